@@ -1,0 +1,50 @@
+# The few things one does with a checkout. `make help` lists them.
+# Every target that needs the virtual environment makes it first (scripts/setup.sh, once); nothing here may
+# rely on what somebody installed by hand.
+
+PYTHON ?= python3
+PREFIX ?= /usr/local
+VENV   := .venv
+READY  := $(VENV)/.ready
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint fuzz crash memory install uninstall clean
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+# The stamp is newer than what decides about the environment, so a changed dependency sets it up again.
+$(READY): pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" scripts/setup.sh
+
+setup: $(READY) ## install system packages and the virtual environment .venv (root, Debian or Ubuntu)
+
+demo: $(READY) ## build three layers and a root tree, mount them and show what a union does
+	@scripts/demo.sh
+
+test: $(READY) ## the whole test suite (ARGS="-k name" for a part)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fuzz: $(READY) ## long differential run against kernel overlayfs (ARGS="--seeds 1000")
+	$(BIN)/python scripts/fuzz.py $(ARGS)
+
+crash: $(READY) ## SIGKILL the daemon at random moments and look for loss (ARGS="--kills 500")
+	$(BIN)/python scripts/crash.py $(ARGS)
+
+memory: $(READY) ## the daemon's memory for each inode that the kernel knows
+	$(BIN)/python scripts/memory.py $(ARGS)
+
+install: ## install the command as PREFIX/bin/pyunionfs (PREFIX=/usr/local)
+	@PYTHON="$(PYTHON)" scripts/install.sh install "$(PREFIX)"
+
+uninstall: ## remove what `make install` made
+	@scripts/install.sh uninstall "$(PREFIX)"
+
+clean: ## remove the virtual environment and everything that was built
+	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find unionfs tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
