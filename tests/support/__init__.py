@@ -1,0 +1,3 @@
+"""Helpers that several test packages share: mounts and scratch filesystems. Holds no test of its own."""
+
+from __future__ import annotations
