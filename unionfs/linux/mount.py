@@ -1,0 +1,123 @@
+"""Mounting, unmounting and the table of mounts: the system calls that `os` lacks, each a plain typed function.
+
+Failures are `OSError` with the kernel's errno. Nothing here knows FUSE, unions or messages for people.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_SYNCHRONOUS = 16
+MS_DIRSYNC = 128
+MS_NOATIME = 1024
+MS_NODIRATIME = 2048
+MS_POSIXACL = 1 << 16
+MS_RELATIME = 1 << 21
+MS_STRICTATIME = 1 << 24
+
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+_libc.mount.restype = ctypes.c_int
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_libc.umount2.restype = ctypes.c_int
+
+
+def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
+    """mount(2)."""
+    arguments = (os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, os.fsencode(data))
+    if _libc.mount(*arguments):
+        _raise(target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    if _libc.umount2(os.fsencode(target), flags):
+        _raise(target)
+
+
+def _raise(path: str) -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), path)
+
+
+@dataclass(frozen=True, slots=True)
+class MountPoint:
+    """One line of /proc/self/mountinfo, see proc_pid_mountinfo(5)."""
+
+    mount_id: int
+    parent_id: int
+    device: tuple[int, int]
+    root: str  # the directory of the filesystem that is seen at `path`
+    path: str
+    options: tuple[str, ...]
+    fstype: str
+    source: str
+    super_options: tuple[str, ...]
+
+    def super_option(self, name: str) -> str | None:
+        for option in self.super_options:
+            key, equals, value = option.partition("=")
+            if key == name and equals:
+                return value
+        return None
+
+
+def mount_table() -> list[MountPoint]:
+    """The mounts of this process's mount namespace, in the order in which they were made."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        return [parse_mount(line) for line in table]
+
+
+def parse_mount(line: str) -> MountPoint:
+    fields = line.rstrip("\n").split(" ")
+    dash = fields.index("-", 6)
+    major, minor = fields[2].split(":")
+    # A mount without a source has an empty field there, and super options may be missing altogether.
+    fstype, source, super_options = (fields[dash + 1 :] + ["", ""])[:3]
+    return MountPoint(
+        mount_id=int(fields[0]),
+        parent_id=int(fields[1]),
+        device=(int(major), int(minor)),
+        root=unescape_octal(fields[3]),
+        path=unescape_octal(fields[4]),
+        options=tuple(fields[5].split(",")),
+        fstype=unescape_octal(fstype),
+        source=unescape_octal(source),
+        super_options=tuple(unescape_octal(option) for option in super_options.split(",")),
+    )
+
+
+def unescape_octal(field: str) -> str:
+    r"""Undo the kernel's escapes: space, tab, newline, backslash and others are written as \040 and so on."""
+    if "\\" not in field:
+        return field
+    raw = os.fsencode(field)
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes((int(found[1], 8) & 255,)), raw))
+
+
+def mount_at(path: str, table: list[MountPoint] | None = None) -> MountPoint | None:
+    """The mount that is on top at exactly this path, or None when nothing is mounted there."""
+    on_top = None
+    for entry in mount_table() if table is None else table:
+        if entry.path == path:
+            on_top = entry
+    return on_top
+
+
+def mount_id_of(fd: int) -> int:
+    """The mount that an open descriptor lies on; paths on different mounts cannot be renamed to each other."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
+        for line in info:
+            if line.startswith("mnt_id:"):
+                return int(line.split()[1])
+    raise OSError(f"/proc/self/fdinfo/{fd} has no mnt_id")

@@ -1,0 +1,117 @@
+"""What the kernel says about processes: privileges, limits, memory, descriptors of processes.
+
+Plain functions over /proc and system calls. Nothing here decides anything about mounts or prints.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import select
+import signal
+from collections.abc import Callable
+
+CAP_SYS_ADMIN = 21
+
+# The inode number of the first user namespace is a constant of the kernel (PROC_USER_INIT_INO).
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD
+
+# More descriptors than this cost kernel memory and buy nothing.
+_MOST_DESCRIPTORS = 1048576
+
+
+def effective_capabilities() -> int:
+    """The effective capability set of this process as a bit mask."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16)
+    return 0
+
+
+def has_capability(capability: int) -> bool:
+    return bool(effective_capabilities() >> capability & 1)
+
+
+def in_initial_user_namespace() -> bool:
+    try:
+        return os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER_NAMESPACE
+    except FileNotFoundError:  # a kernel without user namespaces has only the initial one
+        return True
+
+
+def may_use_trusted_xattrs() -> bool:
+    """Whether `trusted.*` can be read and written: the kernel asks for CAP_SYS_ADMIN in the initial namespace."""
+    return has_capability(CAP_SYS_ADMIN) and in_initial_user_namespace()
+
+
+def raise_open_file_limit() -> int:
+    """Raise RLIMIT_NOFILE as far as this process may, and return the limit that holds now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard
+    if os.geteuid() == 0:
+        with open("/proc/sys/fs/nr_open", encoding="ascii") as nr_open:
+            wanted = min(int(nr_open.read()), _MOST_DESCRIPTORS)
+    if hard != resource.RLIM_INFINITY and wanted < hard:
+        wanted = hard
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    except (PermissionError, ValueError):  # root without CAP_SYS_RESOURCE: what is allowed anyway
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        wanted = hard
+    return wanted
+
+
+def resident_memory() -> int:
+    """This process's resident memory in bytes."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+def set_process_name(name: str) -> None:
+    """What `ps -C` and /proc/PID/comm show; the kernel cuts it at 15 bytes."""
+    with open("/proc/self/comm", "w", encoding="ascii") as comm:
+        comm.write(name)
+
+
+def open_process(pid: int) -> int | None:
+    """A descriptor of the process (pidfd), or None when it is gone. Unlike the number, it is never another's."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def wait_for_exit(pidfd: int, timeout: float | None) -> bool:
+    """Wait until the process is gone; False when the time (seconds) is over first."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+
+def try_in_child(action: Callable[[], object], timeout: float) -> int | None:
+    """Run `action` in a forked child: 0, the errno of the OSError that it raised, or None when it does not return.
+
+    For system calls that can hang for ever (a path on a filesystem whose server is stuck): they can be killed but
+    not interrupted, so a thread would keep this process from ending.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = errno.EIO
+        try:
+            action()
+            status = 0
+        except OSError as error:
+            status = error.errno or errno.EIO
+        finally:
+            os._exit(status)
+    pidfd = os.pidfd_open(pid)
+    try:
+        answered = wait_for_exit(pidfd, timeout)
+        if not answered:
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    finally:
+        os.close(pidfd)
+    return os.waitstatus_to_exitcode(status) if answered else None
