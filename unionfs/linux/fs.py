@@ -1,0 +1,176 @@
+"""File-system calls that Python's `os` lacks, as plain typed functions over libc.
+
+Every function raises `OSError` with the errno of the call. Nothing here may know what a union is, keep
+state, or retry: callers see exactly what the kernel said.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+
+# `use_errno` keeps each thread's errno safe from whatever runs between the call and the look at it.
+_libc = ctypes.CDLL(None, use_errno=True)
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_SYMLINK_FOLLOW = 0x400
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR__ATIME = 0x70
+
+# System call numbers that are the same on every architecture (all calls since Linux 5.1 are).
+_NR_OPEN_TREE = 428
+_NR_MOUNT_SETATTR = 442
+
+FICLONE = 0x40049409
+_FS_IOC_GETFSUUID = 0x80111500
+_EXT4_IOC_GETFSUUID = 0x8008662C
+_XFS_IOC_FSGEOMETRY_V1 = 0x80705864
+_BTRFS_IOC_FS_INFO = 0x8400941F
+
+_renameat2 = _libc.renameat2
+_renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_syncfs = _libc.syncfs
+_syncfs.argtypes = (ctypes.c_int,)
+_setfsuid = _libc.setfsuid
+_setfsuid.argtypes = (ctypes.c_uint32,)
+_setfsgid = _libc.setfsgid
+_setfsgid.argtypes = (ctypes.c_uint32,)
+_name_to_handle_at = _libc.name_to_handle_at
+_open_by_handle_at = _libc.open_by_handle_at
+_open_by_handle_at.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+_MAX_HANDLE = 128
+
+
+class _FileHandle(ctypes.Structure):
+    """`struct file_handle` of open_by_handle_at(2)."""
+
+    _fields_ = (
+        ("handle_bytes", ctypes.c_uint),
+        ("handle_type", ctypes.c_int),
+        ("f_handle", ctypes.c_ubyte * _MAX_HANDLE),
+    )
+
+
+_name_to_handle_at.argtypes = (
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.POINTER(_FileHandle),
+    ctypes.POINTER(ctypes.c_int),
+    ctypes.c_int,
+)
+
+
+def _fail() -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code))
+
+
+def renameat2(olddir: int, old: bytes, newdir: int, new: bytes, flags: int) -> None:
+    """renameat2(2): `RENAME_NOREPLACE`, `RENAME_EXCHANGE` or `RENAME_WHITEOUT`."""
+    if _renameat2(olddir, old, newdir, new, flags) != 0:
+        raise _fail()
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): write out everything of the filesystem that *fd* lies on."""
+    if _syncfs(fd) != 0:
+        raise _fail()
+
+
+def set_fs_ids(uid: int, gid: int) -> None:
+    """setfsuid(2) and setfsgid(2) of the calling thread. They report no failure, by design."""
+    _setfsgid(gid)
+    _setfsuid(uid)
+
+
+def name_to_handle(dirfd: int, name: bytes) -> tuple[int, bytes]:
+    """name_to_handle_at(2), not following a symlink: (handle type, handle). An empty *name* is *dirfd* itself."""
+    handle = _FileHandle(handle_bytes=_MAX_HANDLE)
+    mount_id = ctypes.c_int()
+    flags = 0 if name else AT_EMPTY_PATH
+    if _name_to_handle_at(dirfd, name, ctypes.byref(handle), ctypes.byref(mount_id), flags) != 0:
+        raise _fail()
+    return handle.handle_type, bytes(handle.f_handle[: handle.handle_bytes])
+
+
+def open_by_handle(mount_fd: int, handle_type: int, handle: bytes, flags: int) -> int:
+    """open_by_handle_at(2); needs CAP_DAC_READ_SEARCH. *mount_fd* must not be an O_PATH descriptor."""
+    if len(handle) > _MAX_HANDLE:
+        raise OSError(errno.EINVAL, "file handle too long")
+    arg = _FileHandle(handle_bytes=len(handle), handle_type=handle_type)
+    ctypes.memmove(arg.f_handle, handle, len(handle))
+    fd: int = _open_by_handle_at(mount_fd, ctypes.addressof(arg), flags | os.O_CLOEXEC)
+    if fd < 0:
+        raise _fail()
+    return fd
+
+
+def clone_tree(path: str, *, read_only: bool) -> int:
+    """A private, detached copy of the mount at *path*, without the mounts below it.
+
+    As overlayfs's own clone_private_mount(): what is mounted over the layer, before or later, is not seen
+    through it. With *read_only* the kernel itself refuses writes through it, and reading sets no atime.
+    Needs CAP_SYS_ADMIN over the mount namespace.
+    """
+    fd: int = _syscall(
+        ctypes.c_long(_NR_OPEN_TREE),
+        ctypes.c_int(AT_FDCWD),
+        ctypes.c_char_p(os.fsencode(path)),
+        ctypes.c_uint(OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC),
+    )
+    if fd < 0:
+        raise _fail()
+    if read_only:
+        # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+        attr = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME, 0, 0)
+        done = _syscall(
+            ctypes.c_long(_NR_MOUNT_SETATTR),
+            ctypes.c_int(fd),
+            ctypes.c_char_p(b""),
+            ctypes.c_uint(AT_EMPTY_PATH),
+            ctypes.c_char_p(attr),
+            ctypes.c_size_t(len(attr)),
+        )
+        if done < 0:
+            failure = _fail()
+            os.close(fd)
+            raise failure
+    return fd
+
+
+def fs_uuid(fd: int) -> bytes | None:
+    """The 16 bytes that the kernel holds as the filesystem's `s_uuid`, or None where it does not tell.
+
+    Since Linux 6.9 every filesystem answers FS_IOC_GETFSUUID; before that ext4, xfs and btrfs have calls
+    of their own.
+    """
+    for request, size, start in (
+        (_FS_IOC_GETFSUUID, 17, 1),
+        (_EXT4_IOC_GETFSUUID, 24, 8),
+        (_XFS_IOC_FSGEOMETRY_V1, 112, 64),
+        (_BTRFS_IOC_FS_INFO, 1024, 16),
+    ):
+        buffer = bytearray(size)
+        if request == _EXT4_IOC_GETFSUUID:
+            struct.pack_into("=I", buffer, 0, 16)
+        try:
+            fcntl.ioctl(fd, request, buffer)
+        except OSError:
+            continue  # not this filesystem's call
+        return bytes(buffer[start : start + 16])
+    return None

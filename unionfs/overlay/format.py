@@ -1,0 +1,162 @@
+"""The on-disk marks: opaque, redirect, metacopy, origin, nlink, and the names by which they are stored.
+
+Byte for byte what Linux's fs/overlayfs reads and writes; docs/format.md describes it. Nothing here decides
+when a mark is due, and nothing may add a mark that the kernel does not know.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+from unionfs.linux import fs as linux
+from unionfs.overlay.layer import Layer, RealDir
+
+WHITEOUT_PREFIX = b".wh."
+"""AUFS's and OCI's whiteout of NAME is a file `.wh.NAME`; it hides NAME in the layers below."""
+OPAQUE_FILE = b".wh..wh..opq"
+
+REDIRECT_MAX = 256
+"""overlayfs's default limit of a redirect's length; a longer one makes rename answer EXDEV."""
+
+_NO_MARKS: frozenset[str] = frozenset()
+_ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
+
+_FH_HEADER = 21
+_FH_MAGIC = 0xFB
+_FH_BIG_ENDIAN = 1
+_FH_ANY_ENDIAN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A decoded `overlay.origin`: which filesystem, and the file handle in it."""
+
+    uuid: bytes
+    type: int
+    handle: bytes
+
+
+class Format:
+    """The marks under one of the two prefixes: `trusted.overlay.` or `user.overlay.`."""
+
+    __slots__ = (
+        "impure",
+        "metacopy",
+        "nlink",
+        "opaque",
+        "origin",
+        "prefix",
+        "prefix_bytes",
+        "protattr",
+        "redirect",
+        "upper",
+        "uuid",
+        "whiteout",
+    )
+
+    def __init__(self, userxattr: bool) -> None:
+        self.prefix = prefix = "user.overlay." if userxattr else "trusted.overlay."
+        self.prefix_bytes = prefix.encode()
+        self.opaque = prefix + "opaque"
+        self.redirect = prefix + "redirect"
+        self.metacopy = prefix + "metacopy"
+        self.origin = prefix + "origin"
+        self.impure = prefix + "impure"
+        self.nlink = prefix + "nlink"
+        self.upper = prefix + "upper"
+        self.uuid = prefix + "uuid"
+        self.protattr = prefix + "protattr"
+        self.whiteout = prefix + "whiteout"
+
+    # --- names as callers see them -------------------------------------------------------------
+
+    def to_stored(self, name: bytes) -> bytes:
+        """A caller's xattr name as it is stored: `overlay.X` becomes `overlay.overlay.X`."""
+        prefix = self.prefix_bytes
+        return prefix + b"overlay." + name[len(prefix) :] if name.startswith(prefix) else name
+
+    def to_shown(self, name: bytes) -> bytes | None:
+        """A stored xattr name as callers see it; None for the union's own marks."""
+        prefix = self.prefix_bytes
+        if not name.startswith(prefix):
+            return name
+        rest = name[len(prefix) :]
+        return prefix + rest[8:] if rest.startswith(b"overlay.") else None
+
+    def is_private(self, name: str) -> bool:
+        """Whether a stored name is a mark of the union, which a copy-up must not carry along."""
+        prefix = self.prefix
+        return name.startswith(prefix) and not name.startswith("overlay.", len(prefix))
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def marks(self, path: bytes, *, follow: bool = False) -> frozenset[str]:
+        """The marks that an object carries, by stored name: one system call when it carries none."""
+        try:
+            names = os.listxattr(path, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno in _ABSENT or error.errno == errno.EPERM:
+                return _NO_MARKS
+            raise
+        if not names:
+            return _NO_MARKS
+        prefix = self.prefix
+        return frozenset(name for name in names if name.startswith(prefix))
+
+    def read(self, path: bytes, name: str, *, follow: bool = False) -> bytes | None:
+        """The value of one mark, None where it is not set."""
+        try:
+            return os.getxattr(path, name, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise
+
+    def read_redirect(self, path: bytes) -> bytes:
+        """A redirect as overlayfs accepts it: absolute with no empty component, or one name.
+
+        Raises OSError(EIO... as the kernel: EINVAL) for anything else, "." and ".." included.
+        """
+        value = os.getxattr(path, self.redirect, follow_symlinks=False)
+        parts = value[1:].split(b"/") if value.startswith(b"/") else [value]
+        if not all(parts) or b"/" in parts[0] or b"." in parts or b".." in parts or b"\0" in value:
+            raise OSError(errno.EINVAL, "malformed redirect")
+        return value
+
+    def is_whiteout_file(self, directory: RealDir, name: bytes) -> bool:
+        """A zero-size file with `overlay.whiteout`, which counts in a directory with opaque=x only."""
+        st = directory.lstat(name)
+        return (
+            st is not None
+            and st.st_size == 0
+            and self.read(directory.proc_path(name), self.whiteout) is not None
+        )
+
+    # --- origin --------------------------------------------------------------------------------
+
+    def encode_origin(self, layer: Layer, directory: RealDir, name: bytes) -> bytes:
+        """The value of `overlay.origin` for a lower object; empty where its filesystem has no handles.
+
+        `struct ovl_fb` of fs/overlayfs/overlayfs.h: version 0, magic, length, flags, type, uuid, handle.
+        """
+        if layer.uuid is None:
+            return b""
+        try:
+            kind, handle = linux.name_to_handle(directory.open(), name)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EOVERFLOW, errno.EPERM):
+                return b""
+            raise
+        if kind > 0xFF:
+            return b""
+        return bytes((0, _FH_MAGIC, _FH_HEADER + len(handle), 0, kind)) + layer.uuid + handle
+
+    def decode_origin(self, value: bytes) -> Origin | None:
+        """The parts of an origin; None for an empty, foreign or unknown one (overlayfs ignores these too)."""
+        if len(value) <= _FH_HEADER or value[0] != 0 or value[1] != _FH_MAGIC or value[2] != len(value):
+            return None
+        if value[3] & _FH_BIG_ENDIAN and not value[3] & _FH_ANY_ENDIAN:
+            return None
+        return Origin(value[5:21], value[4], value[21:])

@@ -1,0 +1,108 @@
+"""The state of one union: its layers, its tables, its counters. Modules of this package share it.
+
+Read and changed by the state thread only. Holds no operation: those are in the files named after the
+kernel's, and `super.py` is their face.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs.linux import fs as linux
+from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.format import Format, Origin
+from unionfs.overlay.inode import ROOT_INO, Directory, InodeTable
+from unionfs.overlay.layer import DirFds, Layer, RealDir
+from unionfs.overlay.work import Work
+
+
+class OverlayFs:
+    """One mounted stack (the kernel's `struct ovl_fs`)."""
+
+    __slots__ = (
+        "config",
+        "copy_ups",
+        "dirfds",
+        "format",
+        "handle_can_open",
+        "index_dir",
+        "lowers",
+        "metacopy",
+        "root",
+        "table",
+        "trust",
+        "upper",
+        "work",
+    )
+
+    def __init__(
+        self,
+        config: UnionConfig,
+        upper: Layer | None,
+        work: Work | None,
+        lowers: list[Layer],
+        dirfds: DirFds,
+    ) -> None:
+        self.config = config
+        self.upper = upper
+        self.work = work
+        self.lowers = lowers
+        self.dirfds = dirfds
+        self.format = Format(config.userxattr)
+        self.table = InodeTable()
+        self.metacopy = config.metacopy
+        self.trust = config.timeout is None
+        # `work/index/` as a directory of the upper layer; None without index=on.
+        self.index_dir: RealDir | None = None
+        if upper is not None and work is not None and work.index_fd >= 0:
+            self.index_dir = RealDir(upper, None, b"")
+            self.index_dir.fd = work.index_fd
+        self.copy_ups = 0
+        # Whether open_by_handle_at is ours to use; the first refusal settles it.
+        self.handle_can_open = True
+        numbers = self.table.numbers
+        for layer in [upper, *lowers] if upper is not None else lowers:
+            st = os.fstat(layer.root_fd)
+            numbers.of(st.st_dev, st.st_ino)
+        roots = tuple(layer.root for layer in lowers)
+        top = upper.root_fd if upper is not None else lowers[0].root_fd
+        self.root = Directory(
+            ROOT_INO,
+            os.fstat(top).st_mode,
+            upper.root if upper is not None else None,
+            roots,
+        )
+        self.root.pinned = True
+        self.table.add(self.root)
+
+    def writable_work(self) -> Work:
+        """The work directory, for an operation that is about to change something.
+
+        Raises EROFS on a union without an upper.
+        """
+        if self.work is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return self.work
+
+    def stat_origin(self, origin: Origin) -> os.stat_result | None:
+        """The lower object that an origin names, where it still exists and its handle can be opened."""
+        if not self.handle_can_open:
+            return None
+        for layer in self.lowers:
+            if layer.uuid != origin.uuid:
+                continue
+            try:
+                fd = linux.open_by_handle(layer.root_fd, origin.type, origin.handle, os.O_PATH)
+            except OSError as error:
+                if error.errno == errno.EPERM:
+                    self.handle_can_open = False
+                    return None
+                if error.errno in (errno.ESTALE, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT):
+                    continue
+                raise
+            try:
+                return os.fstat(fd)
+            finally:
+                os.close(fd)
+        return None

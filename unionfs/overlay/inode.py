@@ -1,0 +1,314 @@
+"""Inodes and the inode table: what an object of the union is, where it really lies, and who still knows it.
+
+One `Inode` stands for one object, however many names or layers it has. It lives as long as the kernel holds
+lookups of it, a handle is open, or a child is known. Nothing here looks a name up or changes a layer.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from unionfs.overlay.layer import RealDir
+
+if TYPE_CHECKING:
+    from unionfs.overlay.readdir import DirIndex
+    from unionfs.overlay.wait import Task
+
+ROOT_INO = 1
+"""The merged root's number for the kernel (FUSE_ROOT_ID)."""
+
+_FS_SHIFT = 56
+_FS_MAX = 0x7E
+_ALLOCATED = 0x7F << _FS_SHIFT
+
+
+class Numbers:
+    """Inode numbers that are unique in the mount: the real one, with the filesystem in the high bits.
+
+    The first filesystem (upper's, else the top lower's) shows its own numbers; the others are told apart in
+    bits 56 to 62, as overlayfs's xino does. A number that does not fit is given one for the mount's life.
+    """
+
+    __slots__ = ("_allocated", "_filesystems", "_next")
+
+    def __init__(self) -> None:
+        self._filesystems: dict[int, int] = {}
+        self._allocated: dict[tuple[int, int], int] = {}
+        self._next = _ALLOCATED
+
+    def of(self, dev: int, ino: int) -> int:
+        """The union's number for the object *ino* of the filesystem *dev*."""
+        high = self._filesystems.get(dev)
+        if high is None:
+            high = self._filesystems[dev] = len(self._filesystems)
+        if high <= _FS_MAX and ROOT_INO < ino < 1 << _FS_SHIFT:
+            return ino | high << _FS_SHIFT
+        key = (dev, ino)
+        number = self._allocated.get(key)
+        if number is None:
+            number = self._allocated[key] = self.allocate()
+        return number
+
+    def allocate(self) -> int:
+        """A number that no other object has."""
+        self._next += 1
+        return self._next
+
+
+class Inode:
+    """What files and directories have in common.
+
+    `ino` is both the number that callers see and the key in the table. `parent` and `name` are one of its
+    names (the root and nameless objects have none); further names of a file are in `File.aliases`.
+    """
+
+    __slots__ = ("copying", "ino", "mode", "name", "nlookup", "nopen", "parent", "pinned")
+
+    is_dir: ClassVar[bool] = False
+
+    def __init__(self, ino: int, mode: int) -> None:
+        self.ino = ino
+        self.mode = mode
+        self.parent: Directory | None = None
+        self.name = b""
+        self.nlookup = 0
+        self.nopen = 0
+        self.pinned = False
+        self.copying: Task | None = None
+
+    @property
+    def on_upper(self) -> bool:
+        raise NotImplementedError
+
+    def lstat(self) -> os.stat_result:
+        """The stat of the topmost real object."""
+        raise NotImplementedError
+
+    def proc_path(self) -> tuple[bytes, bool]:
+        """A path to the topmost real object, and whether its last component must be followed."""
+        raise NotImplementedError
+
+
+class Directory(Inode):
+    """A directory of the union: at most one in upper, and those of the lowers that it merges, top first."""
+
+    __slots__ = ("children", "impure", "index", "lowers", "opaque", "redirect", "upper")
+
+    is_dir = True
+
+    def __init__(self, ino: int, mode: int, upper: RealDir | None, lowers: tuple[RealDir, ...]) -> None:
+        super().__init__(ino, mode)
+        self.upper = upper
+        self.lowers = lowers
+        self.children: dict[bytes, Inode] = {}
+        self.index: DirIndex | None = None
+        self.redirect: bytes | None = None
+        self.opaque = False
+        self.impure = False
+
+    @property
+    def on_upper(self) -> bool:
+        return self.upper is not None
+
+    @property
+    def merged(self) -> bool:
+        """Whether it exists in more than one layer."""
+        return len(self.lowers) + (self.upper is not None) > 1
+
+    @property
+    def top(self) -> RealDir:
+        return self.upper if self.upper is not None else self.lowers[0]
+
+    def real_dirs(self) -> Iterator[RealDir]:
+        if self.upper is not None:
+            yield self.upper
+        yield from self.lowers
+
+    def lstat(self) -> os.stat_result:
+        return os.fstat(self.top.open())
+
+    def proc_path(self) -> tuple[bytes, bool]:
+        return b"/proc/self/fd/%d" % self.top.open(), True
+
+
+class File(Inode):
+    """Anything but a directory.
+
+    `updir`/`upname` is where it lies in upper, `lowdir`/`lowname` the lower object it is or came from, and
+    `datadir`/`dataname` the lower file that holds the data of a metacopy. `fd` serves it by descriptor (O_PATH)
+    once it has lost its last name in upper. `nlink`, when not None, is the link count that callers see; else
+    the real one is.
+    """
+
+    __slots__ = (
+        "aliases",
+        "datadir",
+        "dataname",
+        "fd",
+        "indexed",
+        "lowdir",
+        "lowname",
+        "metacopy",
+        "nlink",
+        "no_capability",
+        "real_ino",
+        "redirect",
+        "updir",
+        "upname",
+    )
+
+    def __init__(self, ino: int, mode: int) -> None:
+        super().__init__(ino, mode)
+        self.updir: RealDir | None = None
+        self.upname = b""
+        self.real_ino = 0
+        self.lowdir: RealDir | None = None
+        self.lowname = b""
+        self.datadir: RealDir | None = None
+        self.dataname = b""
+        self.metacopy = False
+        self.redirect: bytes | None = None
+        self.indexed = False
+        self.aliases: set[tuple[Directory, bytes]] | None = None
+        self.nlink: int | None = None
+        self.no_capability = False
+        self.fd = -1
+
+    @property
+    def on_upper(self) -> bool:
+        return self.updir is not None or self.fd >= 0
+
+    def names(self) -> Iterator[tuple[Directory, bytes]]:
+        """Every name of it that is known."""
+        if self.parent is not None:
+            yield self.parent, self.name
+        if self.aliases:
+            yield from self.aliases
+
+    def real(self) -> tuple[RealDir, bytes]:
+        """Where the topmost real object lies (not for one served by descriptor)."""
+        if self.updir is not None:
+            return self.updir, self.upname
+        assert self.lowdir is not None
+        return self.lowdir, self.lowname
+
+    def lstat(self) -> os.stat_result:
+        if self.fd >= 0:
+            return os.fstat(self.fd)
+        directory, name = self.real()
+        return os.stat(name, dir_fd=directory.open(), follow_symlinks=False)
+
+    def proc_path(self) -> tuple[bytes, bool]:
+        if self.fd >= 0:
+            return b"/proc/self/fd/%d" % self.fd, True
+        directory, name = self.real()
+        return directory.proc_path(name), False
+
+    def open_real(self, flags: int) -> int:
+        """Open the topmost real object; an O_PATH descriptor is opened again by way of /proc."""
+        if self.fd >= 0:
+            return os.open(b"/proc/self/fd/%d" % self.fd, flags | os.O_CLOEXEC)
+        directory, name = self.real()
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.open())
+
+    def open_data(self, flags: int) -> int:
+        """Open the object that holds the data: the lower file of a metacopy, else the topmost."""
+        if self.metacopy:
+            assert self.datadir is not None
+            return os.open(self.dataname, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.datadir.open())
+        return self.open_real(flags)
+
+    def data_stat(self) -> os.stat_result:
+        """The stat of the object that holds the data."""
+        if self.metacopy:
+            assert self.datadir is not None
+            return os.stat(self.dataname, dir_fd=self.datadir.open(), follow_symlinks=False)
+        return self.lstat()
+
+    def link_count(self, st: os.stat_result) -> int:
+        return st.st_nlink if self.nlink is None else self.nlink
+
+
+class InodeTable:
+    """Every inode that somebody still knows, by number."""
+
+    __slots__ = ("_by_ino", "numbers")
+
+    def __init__(self) -> None:
+        self._by_ino: dict[int, Inode] = {}
+        self.numbers = Numbers()
+
+    def __len__(self) -> int:
+        return len(self._by_ino)
+
+    def get(self, ino: int) -> Inode | None:
+        return self._by_ino.get(ino)
+
+    def add(self, inode: Inode) -> None:
+        assert inode.ino not in self._by_ino
+        self._by_ino[inode.ino] = inode
+
+    def values(self) -> Iterator[Inode]:
+        return iter(self._by_ino.values())
+
+    def attach(self, inode: Inode, parent: Directory, name: bytes) -> None:
+        """Note that *inode* has this name."""
+        parent.children[name] = inode
+        if inode.parent is None:
+            inode.parent = parent
+            inode.name = name
+        elif (inode.parent is not parent or inode.name != name) and isinstance(inode, File):
+            if inode.aliases is None:
+                inode.aliases = set()
+            inode.aliases.add((parent, name))
+
+    def detach(self, inode: Inode, parent: Directory, name: bytes) -> None:
+        """Note that *inode* has lost this name. It may be left without one."""
+        if parent.children.get(name) is inode:
+            del parent.children[name]
+        if inode.parent is parent and inode.name == name:
+            inode.parent = None
+            inode.name = b""
+            if isinstance(inode, File) and inode.aliases:
+                inode.parent, inode.name = inode.aliases.pop()
+        elif isinstance(inode, File) and inode.aliases:
+            inode.aliases.discard((parent, name))
+        self.drop_if_unused(parent)
+
+    def drop_if_unused(self, inode: Inode) -> None:
+        """Take an inode that nobody knows any more out of the table, and then its parents likewise."""
+        while True:
+            if inode.nlookup or inode.nopen or inode.pinned or inode.copying is not None:
+                return
+            if isinstance(inode, Directory):
+                if inode.children:
+                    return
+                for real in inode.real_dirs():
+                    real.unpin()
+                    real.layer.dirfds.close(real)
+            if self._by_ino.get(inode.ino) is not inode:
+                return
+            del self._by_ino[inode.ino]
+            parent = inode.parent
+            if isinstance(inode, File):
+                if inode.fd >= 0:
+                    os.close(inode.fd)
+                    inode.fd = -1
+                for directory, name in inode.aliases or ():
+                    directory.children.pop(name, None)
+                    if directory is not parent:
+                        self.drop_if_unused(directory)
+                inode.aliases = None
+            inode.parent = None
+            if parent is None:
+                return
+            if parent.children.get(inode.name) is inode:
+                del parent.children[inode.name]
+            inode = parent
+
+
+def file_type(mode: int) -> int:
+    return stat.S_IFMT(mode)

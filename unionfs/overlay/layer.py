@@ -1,0 +1,210 @@
+"""Layers and the directories in them, each reached from its parent by one name and never by a path.
+
+Opening one component at a time beneath a directory descriptor, never following a symlink, is what keeps a
+hostile layer from reaching outside itself. Nothing here may write, nor know what a mark means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterable
+
+from unionfs.errors import MountError
+from unionfs.linux import fs as linux
+
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NAME_MAX = 255
+
+
+class DirFds:
+    """The open directory descriptors, bounded in number.
+
+    A descriptor is closed only by `trim`, which is called between operations: within an operation every
+    descriptor that was handed out stays valid.
+    """
+
+    __slots__ = ("_limit", "_open")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: dict[RealDir, None] = {}
+
+    def add(self, directory: RealDir) -> None:
+        self._open[directory] = None
+
+    def trim(self) -> None:
+        """Close the older half when there are more than the limit."""
+        if len(self._open) > self._limit:
+            for directory in list(self._open)[: self._limit // 2]:
+                self.close(directory)
+
+    def close(self, directory: RealDir) -> None:
+        if self._open.pop(directory, self) is None:
+            os.close(directory.fd)
+            directory.fd = -1
+
+    def close_all(self) -> None:
+        for directory in list(self._open):
+            self.close(directory)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+class Layer:
+    """One tree of the stack. `index` is its place among the lowers, top first; -1 is the upper layer."""
+
+    __slots__ = ("dirfds", "index", "path", "root", "root_fd", "uuid")
+
+    def __init__(self, index: int, path: str, root_fd: int, dirfds: DirFds) -> None:
+        self.index = index
+        self.path = path
+        self.root_fd = root_fd
+        self.dirfds = dirfds
+        self.uuid = linux.fs_uuid(root_fd)
+        self.root = RealDir(self, None, b"")
+        self.root.fd = root_fd
+
+    @property
+    def is_upper(self) -> bool:
+        return self.index < 0
+
+    def close(self) -> None:
+        os.close(self.root_fd)
+
+
+class RealDir:
+    """A directory in a layer: its parent there and its name. The descriptor comes and goes.
+
+    In the upper layer `parent` and `name` follow renames; in lowers they never change.
+    `whiteout_files` says that zero-size files with `overlay.whiteout` are whiteouts in here
+    (`overlay.opaque` = `x`).
+    """
+
+    __slots__ = ("fd", "layer", "name", "parent", "pinned", "whiteout_files")
+
+    def __init__(self, layer: Layer, parent: RealDir | None, name: bytes) -> None:
+        self.layer = layer
+        self.parent = parent
+        self.name = name
+        self.fd = -1
+        self.pinned = False
+        self.whiteout_files = False
+
+    def open(self) -> int:
+        """The O_PATH descriptor of this directory, to be used within the running operation only."""
+        fd = self.fd
+        if fd >= 0:
+            return fd
+        parent = self.parent
+        if parent is None:
+            raise OSError(errno.ESTALE, "the layer is closed")
+        fd = os.open(self.name, _OPEN_DIR, dir_fd=parent.fd if parent.fd >= 0 else parent.open())
+        self.fd = fd
+        self.layer.dirfds.add(self)
+        return fd
+
+    def pin(self) -> None:
+        """Hold the descriptor until `unpin`: the directory is about to lose its name."""
+        if not self.pinned:
+            self.open()
+            self.layer.dirfds._open.pop(self, None)
+            self.pinned = True
+
+    def unpin(self) -> None:
+        if self.pinned:
+            self.pinned = False
+            os.close(self.fd)
+            self.fd = -1
+
+    def child(self, name: bytes) -> RealDir:
+        return RealDir(self.layer, self, name)
+
+    def listing_fd(self) -> int:
+        """A new readable descriptor; the caller closes it."""
+        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.open())
+
+    def lstat(self, name: bytes) -> os.stat_result | None:
+        """The object of this name, or None where there is none (or none can have such a long name)."""
+        try:
+            return os.stat(name, dir_fd=self.fd if self.fd >= 0 else self.open(), follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return None
+            raise
+
+    def has(self, name: bytes) -> bool:
+        """Whether there is an object of this name."""
+        return self.lstat(name) is not None
+
+    def proc_path(self, name: bytes) -> bytes:
+        """A path to *name* for calls that take no directory descriptor; do not follow its last component."""
+        return b"/proc/self/fd/%d/%s" % (self.open(), name)
+
+
+def is_whiteout_device(st: os.stat_result) -> bool:
+    """A character device 0/0: overlayfs's whiteout."""
+    return st.st_rdev == 0 and stat.S_ISCHR(st.st_mode)
+
+
+def open_lowers(paths: Iterable[str], dirfds: DirFds) -> list[Layer]:
+    """Open the lowers as private, read-only mounts where we may, else as plain descriptors."""
+    layers: list[Layer] = []
+    try:
+        for index, path in enumerate(paths):
+            layers.append(Layer(index, path, _open_root(path, read_only=True), dirfds))
+    except BaseException:
+        for layer in layers:
+            layer.close()
+        raise
+    return layers
+
+
+def open_upper(upper: str, work: str, dirfds: DirFds) -> tuple[Layer, int]:
+    """Open upper and work through one mount, for a rename between two mounts is refused by the kernel.
+
+    Returns the upper layer and a descriptor of the work directory.
+    """
+    common = os.path.commonpath((upper, work))
+    top = _open_root(common, read_only=False)
+    try:
+        upper_fd = _open_beneath(top, os.path.relpath(upper, common))
+        try:
+            work_fd = _open_beneath(top, os.path.relpath(work, common))
+        except BaseException:
+            os.close(upper_fd)
+            raise
+    finally:
+        os.close(top)
+    return Layer(-1, upper, upper_fd, dirfds), work_fd
+
+
+def _open_root(path: str, *, read_only: bool) -> int:
+    try:
+        tree = linux.clone_tree(path, read_only=read_only)
+    except OSError:
+        # Without CAP_SYS_ADMIN, on an old kernel, or where the mount may not be cloned: what lies mounted
+        # on the layer is then seen through it. Whatever is truly wrong with the path, this open says.
+        try:
+            return os.open(path, _OPEN_ROOT)
+        except OSError as error:
+            raise MountError(f"cannot open layer {path}: {error.strerror}") from error
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, tree)
+        return os.open(b".", _OPEN_ROOT, dir_fd=tree)
+
+
+def _open_beneath(top: int, path: str) -> int:
+    fd = os.dup(top)
+    for part in path.split("/"):
+        if part != ".":
+            below = os.open(part, _OPEN_ROOT | os.O_NOFOLLOW, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    return os.open(b".", _OPEN_ROOT, dir_fd=fd) if path == "." else fd

@@ -1,0 +1,279 @@
+"""Listings: the index of a merged directory, and the snapshot that an open directory serves.
+
+A merged directory keeps, once it has been needed, which layers have which name. Lowers do not change while
+mounted and every change of upper comes through the mount, so the index is true for as long as it lives: it
+makes a lookup, a miss included, cost the same with 2 layers as with 100. Nothing here looks an object up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from unionfs.overlay.format import OPAQUE_FILE, WHITEOUT_PREFIX
+from unionfs.overlay.layer import is_whiteout_device
+from unionfs.overlay.wait import Wait
+
+if TYPE_CHECKING:
+    from unionfs.overlay.format import Format
+    from unionfs.overlay.fs import OverlayFs
+    from unionfs.overlay.inode import Directory
+
+PRESENT = True
+HIDDEN = False
+
+_SLOW_SIZE = 256 * 1024
+"""A directory of at least this size (bytes, `st_size`) is listed by a worker; it has some thousand names."""
+
+_Scan = list[tuple[bytes, bool]]
+"""Names in one real directory, and whether each is there (else it is a whiteout)."""
+
+
+class DirIndex:
+    """Which layers have which name.
+
+    `lower` maps a name to the places in `Directory.lowers` that have it, top first; a place where it is
+    whited out stands as its complement (`~place`). `upper` maps a name to PRESENT or HIDDEN (a whiteout).
+    """
+
+    __slots__ = ("lower", "upper")
+
+    def __init__(self) -> None:
+        self.lower: dict[bytes, tuple[int, ...]] = {}
+        self.upper: dict[bytes, bool] = {}
+
+    def names(self) -> list[bytes]:
+        """Every name that a caller sees."""
+        upper = self.upper
+        names = [name for name, there in upper.items() if there]
+        names += [name for name, places in self.lower.items() if places[0] >= 0 and name not in upper]
+        return names
+
+
+def scan(fd: int, fmt: Format, whiteout_files: bool) -> _Scan:
+    """List one real directory (a readable descriptor). A name may be both whited out for below and present.
+
+    `.wh.` files are turned into what they mean, the opaque mark left out: it belongs to the directory.
+    """
+    found: _Scan = []
+    append = found.append
+    path = b"/proc/self/fd/%d" % fd
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith(WHITEOUT_PREFIX):
+                if name != OPAQUE_FILE:
+                    append((name[len(WHITEOUT_PREFIX) :], HIDDEN))
+            elif entry.is_file(follow_symlinks=False):
+                hidden = whiteout_files and _is_whiteout_file(entry, fmt)
+                append((name, not hidden))
+            elif entry.is_dir(follow_symlinks=False) or entry.is_symlink():
+                append((name, PRESENT))
+            else:
+                append((name, not is_whiteout_device(entry.stat(follow_symlinks=False))))
+    return found
+
+
+def _is_whiteout_file(entry: os.DirEntry[bytes], fmt: Format) -> bool:
+    return (
+        entry.stat(follow_symlinks=False).st_size == 0 and fmt.read(entry.path, fmt.whiteout) is not None
+    )
+
+
+def build_index(upper: _Scan | None, lowers: Iterable[_Scan]) -> DirIndex:
+    """Merge what the layers' directories hold, top first."""
+    index = DirIndex()
+    if upper is not None:
+        table = index.upper
+        for name, there in upper:
+            # An object beside its own `.wh.` mark is there: the mark speaks of the layers below.
+            if there or name not in table:
+                table[name] = there
+    lower = index.lower
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for place, names in enumerate(lowers):
+        marks: list[bytes] = []
+        mine = (place,)
+        for name, there in names:
+            if there:
+                before = lower.get(name)
+                places = mine if before is None else (*before, place)
+                lower[name] = shared.setdefault(places, places)
+            else:
+                marks.append(name)
+        for name in marks:
+            places = (*lower.get(name, ()), ~place)
+            lower[name] = shared.setdefault(places, places)
+    return index
+
+
+class IndexTask:
+    """Listing the layers of a directory; the listing itself runs anywhere.
+
+    What changes in upper meanwhile (only a copy-up that ends can) is noted in `changes`.
+    """
+
+    __slots__ = ("_directory", "_fds", "_fs", "_index", "changes")
+
+    def __init__(self, fs: OverlayFs, directory: Directory) -> None:
+        self._fs = fs
+        self._directory = directory
+        self._index: DirIndex | None = None
+        self.changes: list[tuple[bytes, bool | None]] = []
+        self._fds: list[tuple[int, bool, bool]] = []
+        try:
+            for real in directory.real_dirs():
+                self._fds.append((real.listing_fd(), real.layer.is_upper, real.whiteout_files))
+        except BaseException:
+            self._close()
+            raise
+
+    @property
+    def is_slow(self) -> bool:
+        return any(os.fstat(fd).st_size >= _SLOW_SIZE for fd, _, _ in self._fds)
+
+    def run(self) -> None:
+        fmt = self._fs.format
+        scans = [(is_upper, scan(fd, fmt, files)) for fd, is_upper, files in self._fds]
+        upper = next((found for is_upper, found in scans if is_upper), None)
+        self._index = build_index(upper, [found for is_upper, found in scans if not is_upper])
+
+    def finish(self, error: BaseException | None) -> None:
+        self._close()
+        directory = self._directory
+        directory.copying = None
+        if error is None and self._index is not None:
+            directory.index = self._index
+            for name, there in self.changes:
+                note_upper(directory, name, there)
+        else:
+            self._fs.table.drop_if_unused(directory)
+
+    def _close(self) -> None:
+        for fd, _, _ in self._fds:
+            os.close(fd)
+        self._fds = []
+
+
+def index_of(fs: OverlayFs, directory: Directory) -> DirIndex:
+    """The index of a merged directory, made when it is first needed.
+
+    Raises `Wait` for a directory that takes long to list.
+    """
+    index = directory.index
+    if index is not None:
+        return index
+    if directory.copying is not None:
+        raise Wait(directory.copying)
+    task = IndexTask(fs, directory)
+    if task.is_slow:
+        directory.copying = task
+        raise Wait(task)
+    task.run()
+    task.finish(None)
+    assert directory.index is not None
+    return directory.index
+
+
+def note_upper(directory: Directory, name: bytes, there: bool | None) -> None:
+    """Tell the index what upper now holds at a name: PRESENT, HIDDEN (a whiteout) or None (nothing)."""
+    index = directory.index
+    if index is None:
+        if isinstance(directory.copying, IndexTask):
+            directory.copying.changes.append((name, there))
+    elif there is None:
+        index.upper.pop(name, None)
+    else:
+        index.upper[name] = there
+
+
+class SnapshotTask:
+    """Listing a large directory that lies in one layer only."""
+
+    __slots__ = ("_fd", "_fs", "_handle", "_whiteout_files", "names")
+
+    def __init__(self, fs: OverlayFs, handle: DirHandle) -> None:
+        self._fs = fs
+        self._handle = handle
+        real = handle.directory.top
+        self._fd = real.listing_fd()
+        self._whiteout_files = real.whiteout_files
+        self.names: list[bytes] = []
+
+    @property
+    def is_slow(self) -> bool:
+        return os.fstat(self._fd).st_size >= _SLOW_SIZE
+
+    def run(self) -> None:
+        found = scan(self._fd, self._fs.format, self._whiteout_files)
+        self.names = [name for name, there in found if there]
+
+    def finish(self, error: BaseException | None) -> None:
+        os.close(self._fd)
+        handle = self._handle
+        handle.pending = None
+        if error is None:
+            handle.names = self.names
+            handle.fresh = True
+
+
+class DirHandle:
+    """An open directory: the names it had when the listing began, so that cookies stay valid.
+
+    A cookie is a place in that list, after "." and "..". Names that have gone meanwhile are left out, names
+    that have come are not shown: POSIX leaves both open. A rewind takes a new snapshot.
+    """
+
+    __slots__ = ("directory", "fresh", "names", "pending")
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.names: list[bytes] | None = None
+        self.fresh = False
+        self.pending: SnapshotTask | None = None
+
+    def snapshot(self, fs: OverlayFs, *, rewind: bool) -> list[bytes]:
+        """The names from the beginning; may raise `Wait`."""
+        names = self.names
+        if names is not None and (self.fresh or not rewind):
+            self.fresh = False
+            return names
+        if self.pending is not None:
+            raise Wait(self.pending)
+        directory = self.directory
+        if directory.merged and fs.trust:
+            names = self.names = index_of(fs, directory).names()
+            return names
+        if directory.merged:
+            # Layers may change underneath: list them afresh.
+            task = IndexTask(fs, directory)
+            task.run()
+            task.finish(None)
+            assert directory.index is not None
+            names = self.names = directory.index.names()
+            directory.index = None
+            return names
+        listing = SnapshotTask(fs, self)
+        if listing.is_slow:
+            self.pending = listing
+            raise Wait(listing)
+        listing.run()
+        listing.finish(None)
+        self.fresh = False
+        return listing.names
+
+
+def has_entries(found: _Scan) -> bool:
+    """Whether a real directory shows anything to a caller when nothing lies below it."""
+    return any(there for _, there in found)
+
+
+def scan_real(fmt: Format, real_fd: int, whiteout_files: bool = False) -> _Scan:
+    """`scan` of a directory given by an O_PATH descriptor."""
+    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=real_fd)
+    try:
+        return scan(fd, fmt, whiteout_files)
+    finally:
+        os.close(fd)
+

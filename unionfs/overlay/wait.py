@@ -1,0 +1,52 @@
+"""How the union says "this needs slow work first" without knowing threads or tasks.
+
+An operation that finds that it needs slow work (copying a file's data, listing a huge directory) raises
+`Wait` *before it has changed anything*. Whoever called it runs `task.run()` wherever it likes, then
+`task.finish()` on the state thread, and calls the operation again. `run` works only on immutable lowers and
+private files; `finish` commits to the union's state in a few system calls.
+
+Several operations may raise the same task: it must be run once, and all of them be called again after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Task(Protocol):
+    """Slow work and its commit. `finish` must be called exactly once, also when `run` raised."""
+
+    def run(self) -> None:
+        """Do the slow part; any thread. May raise OSError."""
+
+    def finish(self, error: BaseException | None) -> None:
+        """Commit, or with *error* clear away; state thread only. May raise OSError."""
+
+
+class Wait(Exception):
+    """Not an error: the operation has changed nothing and wants `task` done before it is called again."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+
+def complete(operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call *operation* and do its slow work in place, in this thread, as often as it asks for some."""
+    while True:
+        try:
+            return operation(*args, **kwargs)
+        except Wait as wait:
+            task = wait.task
+        error: BaseException | None = None
+        try:
+            task.run()
+        except BaseException as failure:
+            error = failure
+        task.finish(error)
+        if error is not None:
+            raise error

@@ -1,0 +1,153 @@
+"""The work directory: private objects under preparation, whiteouts, and clearing away what a crash left.
+
+Layout as overlayfs's: `work/work/#<hex>` for temporary objects, `work/index/` for hard links by origin, and
+`work/work/incompat/volatile` while a volatile mount is up or did not end well. Objects in here are nobody's
+yet: only a rename or a link makes them part of upper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+from unionfs.errors import MountError
+from unionfs.linux import fs as linux
+
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_WHITEOUT_MODE = stat.S_IFCHR
+_TRIES = 1000
+
+
+def remove_tree(dirfd: int, name: bytes) -> None:
+    """Remove an object of any type that is reachable by nobody but us; what is below it, first."""
+    try:
+        os.unlink(name, dir_fd=dirfd)
+        return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EPERM):
+            raise
+    # Copied-up directories may lack the owner's permissions, which stop an ordinary user's daemon.
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+    try:
+        with contextlib.suppress(PermissionError):
+            os.chmod(b"/proc/self/fd/%d" % fd, stat.S_IRWXU)
+        below = os.open(b".", _OPEN_DIR, dir_fd=fd)
+        try:
+            for entry in os.listdir(below):
+                remove_tree(below, os.fsencode(entry))
+        finally:
+            os.close(below)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=dirfd)
+
+
+class Work:
+    """The temporary part of a work directory, open for the life of a mount."""
+
+    __slots__ = ("_counter", "_top", "_whiteout", "fd", "index_fd")
+
+    def __init__(self, top: int, *, index: bool, volatile: bool) -> None:
+        """Take over the work directory *top* (descriptor), clear what is left in it and mark it when volatile."""
+        self._top = top
+        self._counter = 0
+        self._whiteout: bytes | None = None
+        self.index_fd = -1
+        self.fd = self._make(b"work")
+        try:
+            self._clear()
+            if volatile:
+                os.mkdir(b"incompat", 0o700, dir_fd=self.fd)
+                os.mkdir(b"incompat/volatile", 0o700, dir_fd=self.fd)
+                os.mknod(b"incompat/volatile/dirty", stat.S_IFREG, dir_fd=self.fd)
+            if index:
+                self.index_fd = self._make(b"index")
+        except BaseException:
+            self._close_fds()
+            raise
+
+    def _make(self, name: bytes) -> int:
+        with contextlib.suppress(FileExistsError):
+            # Mode 0 as overlayfs's, in effect: nobody but the daemon has business in here.
+            os.mkdir(name, 0o700, dir_fd=self._top)
+        fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._top)
+        try:
+            # overlayfs makes it mode 0, which stops an ordinary user's daemon.
+            if not os.fstat(fd).st_mode & stat.S_IRWXU:
+                os.chmod(b"/proc/self/fd/%d" % fd, stat.S_IRWXU)
+            return os.open(b".", _OPEN_DIR, dir_fd=fd)
+        finally:
+            os.close(fd)
+
+    def _clear(self) -> None:
+        names = [os.fsencode(name) for name in os.listdir(self.fd)]
+        if b"incompat" in names:
+            raise MountError(
+                "the work directory was used by a volatile mount, so upper may be incomplete on disk; start "
+                "with a new upper and work, or, if nothing crashed since, remove work/incompat in it"
+            )
+        for name in names:
+            remove_tree(self.fd, name)
+
+    def temp_name(self) -> bytes:
+        """A name that nothing in here has."""
+        self._counter += 1
+        return b"#%x" % self._counter
+
+    def mkdir(self, mode: int = 0o700) -> bytes:
+        name = self.temp_name()
+        os.mkdir(name, mode, dir_fd=self.fd)
+        return name
+
+    def remove(self, name: bytes) -> None:
+        """Remove a temporary object with all that is in it."""
+        remove_tree(self.fd, name)
+
+    def whiteout(self) -> bytes:
+        """A new whiteout under a temporary name."""
+        name = self.temp_name()
+        self.link_whiteout(self.fd, name)
+        return name
+
+    def link_whiteout(self, dirfd: int, name: bytes) -> None:
+        """Make *name*, which must not exist, a whiteout: one atomic step.
+
+        All whiteouts are links of one inode, as overlayfs's are, until the filesystem refuses more links.
+        """
+        for _ in range(2):
+            if self._whiteout is None:
+                shared = self.temp_name()
+                os.mknod(shared, _WHITEOUT_MODE, os.makedev(0, 0), dir_fd=self.fd)
+                self._whiteout = shared
+            try:
+                os.link(self._whiteout, name, src_dir_fd=self.fd, dst_dir_fd=dirfd, follow_symlinks=False)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMLINK, errno.EPERM, errno.EXDEV):
+                    raise
+            os.unlink(self._whiteout, dir_fd=self.fd)
+            self._whiteout = None
+        os.mknod(name, _WHITEOUT_MODE, os.makedev(0, 0), dir_fd=dirfd)
+
+    def place(self, name: bytes, dirfd: int, target: bytes) -> None:
+        """Rename a prepared object to where nothing is yet; never replaces anything."""
+        linux.renameat2(self.fd, name, dirfd, target, linux.RENAME_NOREPLACE)
+
+    def close(self) -> None:
+        """Clear away what is temporary. A volatile mark stays, as overlayfs's does."""
+        try:
+            if self._whiteout is not None:
+                os.unlink(self._whiteout, dir_fd=self.fd)
+                self._whiteout = None
+        finally:
+            self._close_fds()
+
+    def _close_fds(self) -> None:
+        for fd in (self.fd, self.index_fd, self._top):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.index_fd = self._top = -1
