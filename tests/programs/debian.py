@@ -1,8 +1,8 @@
 """A real Debian or Ubuntu root filesystem as a lower layer, made once by debootstrap and kept in a cache.
 
-It is this machine's own release from this machine's own apt sources, so it works wherever apt works: no host name
-is written here. The packages that a test installs are downloaded into the tree when it is made; tests then need no
-network. The cached tree is only ever a lower layer: no test may write to it.
+It is this machine's own release from this machine's own apt sources, so it works wherever apt works: no host
+name is written here. The packages that a test installs are downloaded into the tree when it is made; tests
+then need no network. The cached tree is only ever a lower layer: no test may write to it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.support.mounts import supports_layers
 
 INSTALLED_LATER = ("git", "less", "patch")
-"""What `apt-get install` finds downloaded in the tree: git has a good two dozen dependencies, perl among them."""
+"""What `apt-get install` finds downloaded in the tree; git has two dozen dependencies, perl among them."""
 
 _VERSION = "1"  # of the way the tree is made; another one makes it anew
 _CHROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -33,16 +33,15 @@ def cache_directory() -> Path:
     return Path(base) / "pyunionfs"
 
 
-def chroot(root: Path, script: str, *, timeout: float = 600, proc: bool = True) -> subprocess.CompletedProcess[str]:
+def chroot(root: Path, script: str, *, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run a shell script with `root` as its root filesystem; output and errors come back together.
 
-    It runs in a mount and a process namespace of its own, so that whatever it mounts or leaves running is gone
-    with it and the root can be unmounted.
+    It runs in a mount and a process namespace of its own, so that whatever it mounts or leaves running is
+    gone with it and the root can be unmounted.
     """
-    prepare = "mount -t proc proc /proc && " if proc else ""
-    done = subprocess.run(
+    return subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "--kill-child", "chroot", str(root), "/bin/sh", "-c"]
-        + [f"{prepare}set -e\n{script}"],
+        + [f"set -e\nmount -t proc proc /proc\n{script}"],
         env={
             "PATH": _CHROOT_PATH,
             "HOME": "/root",
@@ -55,7 +54,6 @@ def chroot(root: Path, script: str, *, timeout: float = 600, proc: bool = True) 
         text=True,
         timeout=timeout,
     )
-    return done
 
 
 def tree() -> Path:
@@ -96,9 +94,10 @@ def _release() -> str:
 
 
 def _sources(release: str) -> list[tuple[str, str, str]]:
-    """This machine's apt sources for its own release, as (address, suite, components), by apt's own parser."""
+    """This machine's apt sources for its own release as (address, suite, components), by apt's own parser."""
+    fields = "$(REPO_URI)|$(RELEASE)|$(CODENAME)|$(COMPONENT)|$(CREATED_BY)"
     done = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(CODENAME)|$(COMPONENT)|$(CREATED_BY)"],
+        ["apt-get", "indextargets", "--format", fields],
         capture_output=True,
         text=True,
         check=True,

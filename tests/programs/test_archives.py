@@ -74,8 +74,8 @@ def test_rsync_round_trip(union: Union, zoo: Path, space: Path) -> None:
         assert not differences(expected, describe(space / "back"))
 
         # bring a changed tree back to what it was, over the lower objects themselves
-        for change in ("rm -rf twins deep", "echo x >> plain", "rm -f listed", "mkdir listed", "chmod 1 group"):
-            run("sh", "-c", change, cwd=merged / "zoo")
+        changes = "rm -rf twins deep; echo x >> plain; rm listed; mkdir listed; chmod 1 group"
+        run("sh", "-ec", changes, cwd=merged / "zoo")
         assert differences(expected, describe(merged / "zoo"))
         run(*rsync, "--delete", "--checksum", f"{space}/back/", "zoo/", cwd=merged)
         assert not differences(expected, describe(merged / "zoo"))

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.programs.conftest import Union
 from tests.support.mounts import needs_fuse, needs_root
 
@@ -52,7 +50,7 @@ def test_appending_to_one_lower_file(union: Union, space: Path) -> None:
         together(_append, merged)
         first, *lines = (merged / "log").read_text().splitlines()
     assert first == "first line"
-    wanted = [f"{client} {number} {'x' * (number * 7)}" for client in range(CLIENTS) for number in range(ROUNDS)]
+    wanted = [f"{who} {number} {'x' * (number * 7)}" for who in range(CLIENTS) for number in range(ROUNDS)]
     assert sorted(lines) == sorted(wanted)
 
 
@@ -141,7 +139,7 @@ def _churn(where: Path, client: int) -> None:
             os.unlink(entry)
         os.rmdir(where / f"moved{client}")
         seen = {entry.name for entry in os.scandir(where)}
-        assert {f"stays{n}" for n in range(50)} <= seen, f"round {number}: a listing missed a name that was always there"
+        assert {f"stays{n}" for n in range(50)} <= seen, f"round {number}: a name that stays was not listed"
 
 
 def test_listing_while_others_create_and_remove(union: Union, space: Path) -> None:

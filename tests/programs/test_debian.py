@@ -41,7 +41,7 @@ def test_apt_get_install_then_remove_usr_share(union: Union, untouched: Path) ->
         assert run(merged, "dpkg --audit").strip() == ""
         assert run(merged, "dpkg --verify git libc6 bash coreutils").strip() == ""
         assert run(merged, "git --version").startswith("git version")
-        run(merged, "cd /root && git init -q x && cd x && echo 1 > f && git add f && git status --short | grep 'A  f'")
+        run(merged, "cd /root && git init -q x && cd x && touch f && git add f && git ls-files -s | grep f")
         run(merged, "apt-get -q purge -y patch && ! test -e /usr/bin/patch")
         run(merged, "ldconfig && ldconfig -p | grep libc.so.6")
         assert len(os.listdir(merged / "usr/share")) > 10
@@ -49,7 +49,7 @@ def test_apt_get_install_then_remove_usr_share(union: Union, untouched: Path) ->
         output = run(merged, "rm -rf /usr/share/* /usr/share/.[!.]* && ls -A /usr/share")
         assert output == ""
         assert os.listdir(merged / "usr/share") == []
-        run(merged, "rmdir /usr/share && mkdir /usr/share && touch /usr/share/new && ls /usr/share | grep -x new")
+        assert run(merged, "cd /usr && rmdir share && mkdir share && touch share/x && ls -A share") == "x\n"
         assert (untouched / "usr/share/doc").is_dir()
 
 
@@ -66,12 +66,8 @@ def test_users_and_services_files(union: Union, untouched: Path) -> None:
     """useradd rewrites /etc/passwd and friends by lock file, link and rename, su reads them."""
     with union([untouched]) as merged:
         run(merged, "useradd -m -s /bin/sh alice && echo alice:secret | chpasswd")
-        assert run(merged, "su alice -c 'id -un; cd; pwd; umask 027; echo hi > f; stat -c \"%U %a\" f'").split() == [
-            "alice",
-            "/home/alice",
-            "alice",
-            "640",
-        ]
+        said = run(merged, "su alice -c 'id -un; cd; pwd; umask 027; echo hi > f; stat -c \"%U %a\" f'")
+        assert said.split() == ["alice", "/home/alice", "alice", "640"]
         run(merged, "userdel -r alice && ! id alice && ! test -e /home/alice")
         assert (merged / "etc/passwd").read_text() == (untouched / "etc/passwd").read_text()
 

@@ -94,11 +94,11 @@ def test_work_in_a_lower_repository(union: Union, lower: Path) -> None:
     assert len(git(lower / "repository", "log", "--oneline").splitlines()) == 6
 
 
-@pytest.mark.parametrize("how", [["--local"], ["--no-local"], ["--no-hardlinks"], ["--shared"]], ids=lambda h: h[0])
-def test_clone(union: Union, lower: Path, how: list[str]) -> None:
+@pytest.mark.parametrize("how", ["--local", "--no-local", "--no-hardlinks", "--shared"])
+def test_clone(union: Union, lower: Path, how: str) -> None:
     """--local makes hard links to the lower repository's objects, which must be copied up for that."""
     with union([lower]) as merged:
-        git(merged, "clone", "-q", *how, "repository", "clone")
+        git(merged, "clone", "-q", how, "repository", "clone")
         clone = merged / "clone"
         assert git(clone, "status", "--porcelain") == ""
         git(clone, "fsck", "--strict", "--full")

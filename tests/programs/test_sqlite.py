@@ -78,8 +78,9 @@ def test_several_processes_on_a_lower_database(union: Union, space: Path, journa
         connection = connect(path)
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] in (journal, "delete")
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        rows = connection.execute("SELECT writer, count(*), count(DISTINCT number) FROM t GROUP BY writer").fetchall()
-        assert rows == [(-1, LOWER_ROWS, LOWER_ROWS)] + [(n, ROWS, ROWS) for n in range(WRITERS)]
+        query = "SELECT writer, count(*), count(DISTINCT number) FROM t GROUP BY writer"
+        wanted = [(-1, LOWER_ROWS, LOWER_ROWS)] + [(n, ROWS, ROWS) for n in range(WRITERS)]
+        assert connection.execute(query).fetchall() == wanted
         connection.execute("VACUUM")
         assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
         connection.close()

@@ -1,0 +1,88 @@
+"""Mounts without privilege: an ordinary user with fusermount3, and the root of a user namespace."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounts import environment, needs_fuse, needs_root, scratch
+
+pytestmark = [needs_root, needs_fuse]
+
+UNSHARE_USER = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+@pytest.fixture
+def user() -> Iterator[pwd.struct_passwd]:
+    """An ordinary user, made for the test and removed after it."""
+    name = f"pyunionfs{os.getpid()}"
+    subprocess.run(["useradd", "--no-create-home", "--user-group", "--shell", "/bin/sh", name], check=True)
+    try:
+        yield pwd.getpwnam(name)
+    finally:
+        subprocess.run(["userdel", name], check=True)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A directory that everybody can reach and whose filesystem has user.* attributes."""
+    with scratch() as where:
+        os.chmod(where, 0o755)
+        if not all(above.stat().st_mode & 0o001 for above in where.parents):
+            pytest.skip(f"{where} cannot be reached by an ordinary user (set TMPDIR)")
+        home = where / "home"
+        home.mkdir()
+        try:
+            os.setxattr(home, "user.probe", b"")
+            os.removexattr(home, "user.probe")
+        except OSError as error:
+            pytest.skip(f"{where} has no user.* attributes: {error}")
+        yield home
+
+
+def user_namespaces() -> bool:
+    """Whether the kernel lets this process make one."""
+    return subprocess.run([*UNSHARE_USER, "true"], capture_output=True).returncode == 0
+
+
+def as_user(user: pwd.struct_passwd, *module: str | Path) -> list[str]:
+    """The command that runs a module of the test suite as `user`."""
+    arguments = [str(user.pw_uid), str(user.pw_gid), *map(str, module)]
+    return ["unshare", "--mount", sys.executable, "-m", "tests.programs.as_user", *arguments]
+
+
+def life(command: list[str]) -> None:
+    """Run user_life somehow; it says at its end that it came to its end."""
+    done = subprocess.run(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("all done\n")
+
+
+@pytest.mark.skipif(not shutil.which("fusermount3"), reason="needs fusermount3")
+def test_ordinary_user_with_fusermount3(user: pwd.struct_passwd, home: Path) -> None:
+    os.chown(home, user.pw_uid, user.pw_gid)
+    life(as_user(user, "tests.programs.user_life", home))
+    owners = {path.lstat().st_uid for path in home.rglob("*")}
+    assert owners == {user.pw_uid}
+
+
+@pytest.mark.skipif(not user_namespaces(), reason="the kernel gives no user namespaces")
+def test_user_namespace_of_root(home: Path) -> None:
+    life([*UNSHARE_USER, sys.executable, "-m", "tests.programs.user_life", str(home)])
+
+
+@pytest.mark.skipif(not user_namespaces(), reason="the kernel gives no user namespaces")
+def test_user_namespace_of_an_ordinary_user(user: pwd.struct_passwd, home: Path) -> None:
+    os.chown(home, user.pw_uid, user.pw_gid)
+    life(as_user(user, "tests.programs.in_namespace", "tests.programs.user_life", home))
+    owners = {path.lstat().st_uid for path in home.rglob("*")}
+    assert owners == {user.pw_uid}
