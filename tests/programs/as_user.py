@@ -1,4 +1,4 @@
-"""Becomes an ordinary user and runs a module of the test suite: `-m tests.programs.as_user UID GID MODULE ...`.
+"""Becomes an ordinary user, then runs a module of the test suite: `-m tests.programs.as_user UID GID MODULE`.
 
 Must be started by root in a mount namespace of its own (`unshare --mount`): it mounts what the user needs and
 never takes it away, since the namespace ends with the program. On a usual machine there is nothing to mount.
