@@ -5,8 +5,8 @@
 
 Mounts a lower layer of many small directories, walks it all (every name is looked up and its attributes are
 read), then makes the kernel forget what it knows. Prints the daemon's memory at the three moments and exits
-with 1 when an inode costs more than 1 KiB or the memory does not come back. Nothing is estimated. It drops the
-whole machine's caches, so other programs are slower for a moment.
+with 1 when an inode costs more than 1 KiB or the memory does not come back. Nothing is estimated. It drops
+the whole machine's caches, so other programs are slower for a moment.
 """
 
 from __future__ import annotations
