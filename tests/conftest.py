@@ -1,7 +1,7 @@
 """What all tests share: the choice of what is mounted.
 
-`--on overlayfs` runs the tests that only use a mount on kernel overlayfs instead of pyunionfs: a test that fails
-there too has found its own fault and not the daemon's.
+`--on overlayfs` runs the tests that only use a mount on kernel overlayfs instead of pyunionfs: a test that
+fails there too has found its own fault and not the daemon's. `--on fuse-overlayfs` is there to compare.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--on",
-        choices=("pyunionfs", "overlayfs"),
+        choices=("pyunionfs", "overlayfs", "fuse-overlayfs"),
         default="pyunionfs",
         help="what tests/programs mount (default: pyunionfs)",
     )

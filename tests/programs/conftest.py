@@ -5,6 +5,7 @@ Every fixture takes away what it made; the Debian tree stays in its cache, outsi
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,9 +13,20 @@ from pathlib import Path
 import pytest
 
 from tests.programs import debian
-from tests.support.mounts import overlayfs, pyunionfs, scratch
+from tests.support.mounts import join_layers, overlayfs, pyunionfs, scratch, umount
 
 Union = Callable[..., AbstractContextManager[Path]]
+
+
+@contextmanager
+def fuse_overlayfs(lowers: Sequence[Path], upper: Path, work: Path, merged: Path) -> Iterator[None]:
+    """The other overlay program in FUSE, for comparison only."""
+    layers = f"lowerdir={join_layers(lowers)},upperdir={upper},workdir={work}"
+    subprocess.run(["fuse-overlayfs", "-o", f"{layers},allow_other,suid,dev", merged], check=True)
+    try:
+        yield
+    finally:
+        umount(merged)
 
 
 @pytest.fixture
@@ -33,8 +45,12 @@ def union(request: pytest.FixtureRequest, space: Path) -> Union:
         upper, work, merged = (space / name for name in ("upper", "work", "merged"))
         for directory in (upper, work, merged):
             directory.mkdir(exist_ok=True)
-        if request.config.getoption("--on") == "overlayfs":
+        subject = request.config.getoption("--on")
+        if subject == "overlayfs":
             with overlayfs(lowers, upper, work, merged, options=["redirect_dir=on", *options]):
+                yield merged
+        elif subject == "fuse-overlayfs":
+            with fuse_overlayfs(lowers, upper, work, merged):
                 yield merged
         else:
             with pyunionfs(lowers, upper, work, merged, options=options):
