@@ -4,7 +4,8 @@
     ├── OptionError   the command line or a mount option is wrong
     └── MountError    the machine or the directories refuse
 
-A message is one line: what was asked, what is wrong and what to do about it. It is printed as it stands, so it names
+A message is one line: what was asked, what is wrong and what to do about it. It is printed as it stands, so
+it names
 paths and never a Python type. What a request of a running mount gets is never one of these but an `OSError`.
 """
 

@@ -1,4 +1,4 @@
-"""Mounting, unmounting and the table of mounts: the system calls that `os` lacks, each a plain typed function.
+"""Mounting, unmounting and the table of mounts: system calls that `os` lacks, as plain typed functions.
 
 Failures are `OSError` with the kernel's errno. Nothing here knows FUSE, unions or messages for people.
 """
@@ -115,7 +115,7 @@ def mount_at(path: str, table: list[MountPoint] | None = None) -> MountPoint | N
 
 
 def mount_id_of(fd: int) -> int:
-    """The mount that an open descriptor lies on; paths on different mounts cannot be renamed to each other."""
+    """The mount that an open descriptor lies on. Renaming from one mount to another is refused."""
     with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
         for line in info:
             if line.startswith("mnt_id:"):

@@ -42,13 +42,13 @@ def in_initial_user_namespace() -> bool:
 
 
 def may_use_trusted_xattrs() -> bool:
-    """Whether `trusted.*` can be read and written: the kernel asks for CAP_SYS_ADMIN in the initial namespace."""
+    """Whether `trusted.*` can be used: that needs CAP_SYS_ADMIN in the initial user namespace."""
     return has_capability(CAP_SYS_ADMIN) and in_initial_user_namespace()
 
 
 def raise_open_file_limit() -> int:
     """Raise RLIMIT_NOFILE as far as this process may, and return the limit that holds now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard
     if os.geteuid() == 0:
         with open("/proc/sys/fs/nr_open", encoding="ascii") as nr_open:
@@ -76,7 +76,7 @@ def set_process_name(name: str) -> None:
 
 
 def open_process(pid: int) -> int | None:
-    """A descriptor of the process (pidfd), or None when it is gone. Unlike the number, it is never another's."""
+    """A descriptor of the process (pidfd), or None when it is gone. A number can become another's."""
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
@@ -91,10 +91,10 @@ def wait_for_exit(pidfd: int, timeout: float | None) -> bool:
 
 
 def try_in_child(action: Callable[[], object], timeout: float) -> int | None:
-    """Run `action` in a forked child: 0, the errno of the OSError that it raised, or None when it does not return.
+    """Run `action` in a forked child: 0, the errno of its OSError, or None when it does not return.
 
-    For system calls that can hang for ever (a path on a filesystem whose server is stuck): they can be killed but
-    not interrupted, so a thread would keep this process from ending.
+    For system calls that can hang for ever (a path on a filesystem whose server is stuck): they can be
+    killed but not interrupted, so a thread would keep this process from ending.
     """
     pid = os.fork()
     if pid == 0:
@@ -115,3 +115,28 @@ def try_in_child(action: Callable[[], object], timeout: float) -> int | None:
     finally:
         os.close(pidfd)
     return os.waitstatus_to_exitcode(status) if answered else None
+
+
+def users_of(path: str, most: int = 5) -> list[tuple[int, str]]:
+    """Processes (pid, name) that work below this path or have files open there, as far as we may look."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            links = [f"/proc/{pid}/{name}" for name in ("cwd", "root", "exe")]
+            links += [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+            if any(_leads_below(link, path) for link in links):
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+                    found.append((int(pid), comm.read().rstrip("\n")))
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            continue  # another user's process, or one that ended meanwhile
+        if len(found) == most:
+            break
+    return found
+
+
+def _leads_below(link: str, path: str) -> bool:
+    try:
+        target = os.readlink(link)
+    except FileNotFoundError:  # a descriptor that was closed meanwhile
+        return False
+    return target == path or target.startswith(path.rstrip("/") + "/")

@@ -1,0 +1,79 @@
+"""The command line: `pyunionfs COMMAND ...`, one module a command.
+
+Finds the command and turns what it raises into one line on standard error and an exit status: 0 done, 1
+refused or
+failed, 2 the command line is wrong. Modules are loaded when their command is called, for start-up time
+counts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from unionfs.errors import OptionError, PyUnionFSError
+
+_COMMANDS = {
+    "mount": "show a stack of directories as one writable tree",
+    "umount": "end a mount and wait until its data is written out",
+    "status": "list the mounts, their layers, memory and requests",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    try:
+        return _run(words)
+    except PyUnionFSError as error:
+        _complain(str(error))
+        return 2 if isinstance(error, OptionError) else 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python must not complain at exit that it cannot flush the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if "--debug" in words:
+            raise
+        _complain(str(error))
+        return 1
+
+
+def _complain(text: str) -> None:
+    print("pyunionfs: " + text.replace("\n", "\\n"), file=sys.stderr)
+
+
+def _run(words: list[str]) -> int:
+    command, *rest = words or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if command in ("-V", "--version", "version"):
+        from unionfs import __version__
+
+        print(f"pyunionfs {__version__}")
+        return 0
+    if command not in _COMMANDS:
+        raise OptionError(
+            f"unknown command {command!r}: it is one of {', '.join(_COMMANDS)}; see `pyunionfs --help`"
+        )
+    module = importlib.import_module(f"unionfs.cli.{command}")
+    status: int = module.run(rest)
+    return status
+
+
+def _usage() -> str:
+    lines = [
+        "usage: pyunionfs COMMAND ...",
+        "",
+        "Union mounts with kernel overlayfs's semantics and format.",
+        "",
+    ]
+    lines += [f"  {name:<8} {text}" for name, text in _COMMANDS.items()]
+    lines += ["", "`pyunionfs COMMAND --help` tells more; `pyunionfs --version` prints the version."]
+    return "\n".join(lines)

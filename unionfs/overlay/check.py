@@ -1,0 +1,355 @@
+"""What is refused before a union is opened, because it could not work or would lose data.
+
+`check` looks at the directories; `lock` takes upper and work for this process and then looks at what only
+their
+holder may judge: what lies in work, and whether the filesystem can hold marks (by trying). A refusal is a
+`MountError` with one line for people and leaves the directories as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+
+from unionfs.errors import MountError
+from unionfs.linux import fs as linux
+from unionfs.linux import mount as mounts
+from unionfs.linux.mount import MountPoint
+from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.work import remove_tree
+
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Lock:
+    """Upper and work, taken for one mount. Held until closed, also across fork."""
+
+    __slots__ = ("_fds",)
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def take(self, kind: str, path: str) -> None:
+        fd = os.open(path, _OPEN_DIR)
+        self._fds.append(fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MountError(
+                f"{kind} {path} is in use by another mount: unmount that one (`pyunionfs status` lists the"
+                " mounts),"
+                " or use other directories"
+            ) from None
+        except OSError as error:
+            raise MountError(
+                f"cannot lock {kind} {path}: {error.strerror}; put upper and work on a local filesystem"
+            ) from error
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+
+def check(config: UnionConfig, mountpoint: str) -> None:
+    """Refuse what a look at the directories shows. Changes nothing."""
+    for lower in config.lowers:
+        _check_directory("lower", lower)
+    if config.upper is None or config.work is None:
+        return
+    upper, work = config.upper, config.work
+    for kind, path in (("upper", upper), ("work", work)):
+        _check_directory(kind, path)
+        _check_writable(kind, path)
+    _check_one_filesystem(upper, work)
+    _check_nesting(config, mountpoint)
+
+
+def lock(config: UnionConfig) -> Lock:
+    """Take upper and work for this process, and refuse what is wrong inside them."""
+    taken = Lock()
+    try:
+        if config.upper is not None and config.work is not None:
+            taken.take("upper", config.upper)
+            taken.take("work", config.work)
+            _check_other_programs(config.upper, config.work)
+            _check_work_content(config.upper, config.work)
+            _try_marks(config.upper, config.work, config.userxattr)
+    except BaseException:
+        taken.close()
+        raise
+    return taken
+
+
+def _check_directory(kind: str, path: str) -> None:
+    try:
+        fd = os.open(path, _OPEN_DIR)
+    except FileNotFoundError:
+        raise MountError(f"{kind} {path} does not exist: create it, or correct the path") from None
+    except NotADirectoryError:
+        what = (
+            "is not a directory"
+            if os.path.lexists(path)
+            else "does not exist (something above it is no directory)"
+        )
+        raise MountError(f"{kind} {path} {what}: a layer must be a directory") from None
+    except PermissionError:
+        raise MountError(f"{kind} {path} cannot be read by {_me()}: change its mode or owner") from None
+    except OSError as error:
+        raise MountError(f"{kind} {path} cannot be opened: {_reason(error)}") from error
+    os.close(fd)
+    if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
+        raise MountError(f"{kind} {path} cannot be searched by {_me()}: give {_me()} r and x on it")
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOTCONN:
+        return "a FUSE mount whose daemon has died lies there or above it: unmount that one first"
+    return error.strerror or str(error)
+
+
+def _me() -> str:
+    return "root" if os.geteuid() == 0 else f"user {os.geteuid()}"
+
+
+def _check_writable(kind: str, path: str) -> None:
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        raise MountError(
+            f"{kind} {path} is on a read-only filesystem: choose a writable one, or mount without UPPER and"
+            " WORK for a"
+            " read-only union"
+        )
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        raise MountError(f"{kind} {path} cannot be written by {_me()}: change its owner or mode")
+
+
+def _check_one_filesystem(upper: str, work: str) -> None:
+    same_device = os.stat(upper).st_dev == os.stat(work).st_dev
+    if not same_device or _mount_id(upper) != _mount_id(work):
+        what = "two mounts of one filesystem" if same_device else "different filesystems"
+        raise MountError(
+            f"upper {upper} and work {work} are on {what}: objects are prepared in work and renamed into"
+            " upper, so put"
+            " work beside upper"
+        )
+
+
+def _mount_id(path: str) -> int:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return mounts.mount_id_of(fd)
+    finally:
+        os.close(fd)
+
+
+def _check_nesting(config: UnionConfig, mountpoint: str) -> None:
+    assert config.upper is not None
+    assert config.work is not None
+    table = {entry.mount_id: entry for entry in mounts.mount_table()}
+    upper = _place(config.upper, table)
+    work = _place(config.work, table)
+    if upper == work:
+        raise MountError(
+            f"upper and work are the same directory {config.upper}: make an empty one for work beside it"
+        )
+    for outer, inner, text in (
+        (upper, work, f"work {config.work} is inside upper {config.upper}"),
+        (work, upper, f"upper {config.upper} is inside work {config.work}"),
+    ):
+        if _within(inner, outer):
+            raise MountError(f"{text}: they must lie beside each other")
+    if config.work == mountpoint or mountpoint.startswith(config.work + "/"):
+        raise MountError(f"the mountpoint {mountpoint} is in work {config.work}: mount somewhere else")
+    for path in config.lowers:
+        lower = _place(path, table)
+        for kind, mine, place in (("upper", config.upper, upper), ("work", config.work, work)):
+            if place == lower:
+                raise MountError(
+                    f"{kind} {mine} is also the lower {path}: lowers are never written, so use another"
+                    " directory"
+                )
+            if _within(place, lower) or _within(lower, place):
+                relation = "inside" if _within(place, lower) else "around"
+                raise MountError(
+                    f"{kind} {mine} lies {relation} the lower {path}: lowers must not change while they are"
+                    " mounted, so"
+                    " use a directory apart from it"
+                )
+
+
+Place = tuple[tuple[int, int], tuple[str, ...]]
+
+
+def _place(path: str, table: dict[int, MountPoint]) -> Place:
+    """Where a directory lies in its filesystem, so that bind mounts of one tree are seen to be the same."""
+    entry = table.get(_mount_id(path))
+    if entry is None:  # a mount outside of this process's root directory: all that is known is the path
+        return (-1, os.stat(path).st_dev), _parts(path)
+    below = os.path.relpath(path, entry.path)
+    return entry.device, _parts(entry.root) + (() if below == "." else _parts(below))
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part)
+
+
+def _within(inner: Place, outer: Place) -> bool:
+    """Whether `inner` lies below `outer` or is the same."""
+    return inner[0] == outer[0] and inner[1][: len(outer[1])] == outer[1]
+
+
+def _check_other_programs(upper: str, work: str) -> None:
+    """Kernel overlayfs and fuse-overlayfs take no lock that we could see; the mount table tells."""
+    mine = {_identity(upper): ("upper", upper), _identity(work): ("work", work)}
+    for program, path, where in _foreign_directories():
+        used = mine.get(_identity(path))
+        if used is not None:
+            kind, name = used
+            raise MountError(
+                f"{kind} {name} is in use by {program} mounted at {where}: two writers would destroy it; run"
+                f" `umount {where}` first, or use other directories"
+            )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        st = os.stat(path)
+    except OSError:  # a directory that another mount named and that is gone, or that we may not see
+        return None
+    return st.st_dev, st.st_ino
+
+
+def _foreign_directories() -> Iterator[tuple[str, str, str]]:
+    """(program, directory, mountpoint) of every upper and work that other union filesystems use here."""
+    fuse_overlayfs = None
+    for entry in mounts.mount_table():
+        if entry.fstype == "overlay":
+            for name in ("upperdir", "workdir"):
+                path = entry.super_option(name)
+                # A relative path is relative to a directory that nobody knows any more.
+                if path is not None and path.startswith("/"):
+                    yield "kernel overlayfs", path, entry.path
+        elif entry.fstype == "fuse.fuse-overlayfs":
+            fuse_overlayfs = entry.path
+    if fuse_overlayfs is not None:
+        # Its mounts do not tell their layers; its command lines do.
+        for process in os.listdir("/proc"):
+            if process.isdigit():
+                for path in _fuse_overlayfs_directories(process):
+                    yield "fuse-overlayfs", path, fuse_overlayfs
+
+
+def _fuse_overlayfs_directories(pid: str) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            arguments = [os.fsdecode(argument) for argument in file.read().split(b"\0")]
+        if os.path.basename(arguments[0]) != "fuse-overlayfs":
+            return []
+        cwd = os.readlink(f"/proc/{pid}/cwd")
+    except (OSError, IndexError):  # it ended meanwhile, or is another user's
+        return []
+    words = (word for argument in arguments for word in argument.removeprefix("-o").split(","))
+    named = (word.partition("=") for word in words)
+    return [os.path.join(cwd, path) for name, _, path in named if name in ("upperdir", "workdir") and path]
+
+
+def _check_work_content(upper: str, work: str) -> None:
+    foreign = sorted(set(os.listdir(work)) - {"work", "index"})
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        raise MountError(
+            f"work {work} is not empty and not a work directory (it holds {shown}): give an empty"
+            " directory; whatever"
+            " is in work is deleted"
+        )
+    try:
+        features = os.listdir(f"{work}/work/incompat")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (
+        PermissionError
+    ):  # made by another user or by the kernel with mode 0; nothing else makes it than volatile
+        features = ["volatile"]
+    if "volatile" in features:
+        raise MountError(
+            f"work {work} was used by a volatile mount, so upper {upper} may lack data after a crash: if"
+            " the machine has"
+            f" not crashed since, run `sync` and remove {work}/work/incompat; else start with a new upper"
+            " and work"
+        )
+    if features:
+        raise MountError(
+            f"work {work} was used with the overlayfs feature {features[0]!r}, which this program does not"
+            " know: mount it"
+            " with kernel overlayfs, or start with a new upper and work"
+        )
+
+
+def _try_marks(upper: str, work: str, userxattr: bool) -> None:
+    """Make one mark of each kind in work, as the union will, and take all of it away again."""
+    with contextlib.ExitStack() as stack:
+        top = os.open(work, _OPEN_DIR)
+        stack.callback(os.close, top)
+        times = os.fstat(top)
+        stack.callback(os.utime, top, ns=(times.st_atime_ns, times.st_mtime_ns))
+        try:
+            os.mkdir("work", 0o700, dir_fd=top)
+            stack.callback(os.rmdir, "work", dir_fd=top)
+        except FileExistsError:
+            _open_up(top, "work")
+        inside = os.open("work", _OPEN_DIR | os.O_NOFOLLOW, dir_fd=top)
+        stack.callback(os.close, inside)
+        # A crash here leaves what the next mount of anybody clears away.
+        name = b"#probe%x" % os.getpid()
+        os.mkdir(name, 0o700, dir_fd=inside)
+        stack.callback(remove_tree, inside, name)
+        fd = os.open(name, _OPEN_DIR, dir_fd=inside)
+        stack.callback(os.close, fd)
+        _try_xattr(fd, upper, userxattr)
+        _try_whiteout(fd, upper)
+
+
+def _open_up(top: int, name: str) -> None:
+    """Kernel overlayfs makes its directories in work with mode 0, which keeps an ordinary user out."""
+    st = os.stat(name, dir_fd=top, follow_symlinks=False)
+    if st.st_uid == os.geteuid() and stat.S_ISDIR(st.st_mode) and st.st_mode & 0o700 != 0o700:
+        os.chmod(name, 0o700, dir_fd=top)
+
+
+def _try_xattr(fd: int, upper: str, userxattr: bool) -> None:
+    prefix = "user" if userxattr else "trusted"
+    try:
+        os.setxattr(fd, f"{prefix}.overlay.opaque", b"y")
+        works = os.getxattr(fd, f"{prefix}.overlay.opaque") == b"y"
+        reason = "they read back wrong"
+    except OSError as error:
+        works, reason = False, error.strerror or str(error)
+    if not works:
+        raise MountError(
+            f"the filesystem of upper {upper} cannot hold {prefix}.* extended attributes ({reason}), where"
+            " a union keeps"
+            " its marks: put upper and work on ext4, xfs, btrfs or tmpfs"
+        )
+
+
+def _try_whiteout(fd: int, upper: str) -> None:
+    advice = "put them on ext4, xfs, btrfs or tmpfs, not on overlayfs (a container's own root) or a network"
+    try:
+        os.mknod("whiteout", stat.S_IFCHR, os.makedev(0, 0), dir_fd=fd)
+    except OSError as error:
+        raise MountError(
+            f"the filesystem of upper {upper} cannot hold whiteouts (mknod of a character device 0/0:"
+            f" {error.strerror}): {advice}"
+        ) from error
+    try:
+        os.mknod("file", stat.S_IFREG | 0o600, dir_fd=fd)
+        linux.renameat2(fd, b"file", fd, b"moved", linux.RENAME_WHITEOUT)
+        linux.renameat2(fd, b"moved", fd, b"whiteout", linux.RENAME_EXCHANGE)
+    except OSError as error:
+        raise MountError(
+            f"the filesystem of upper {upper} cannot rename with RENAME_WHITEOUT and RENAME_EXCHANGE"
+            f" ({error.strerror}), by which changes stay atomic: {advice}"
+        ) from error
