@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""Random histories on pyunionfs and on kernel overlayfs, compared step by step (the oracle of
+tests/oracle).
+
+scripts/fuzz.py --seeds 0-999 --ops 150 --fs ext4 --redirect on --jobs 2 scripts/fuzz.py --replay
+/tmp/finding-17.case
+
+Options that are not given are drawn from the seed. Exit status 1 if there was any difference; every
+difference is printed with a case file that replays it, shortened as far as --minimise seconds go. Must run
+as root, and leaves nothing behind but the case files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import multiprocessing
+import os
+import queue
+import random
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.oracle import sides
+from tests.oracle.campaign import Campaign, Finding, campaign
+from tests.oracle.case import Case, Config
+
+Results: TypeAlias = "multiprocessing.Queue[Result]"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job has to say about one seed. An empty report: no difference."""
+
+    seed: int
+    config: str
+    report: str = ""
+    cause: tuple[str, ...] = ()
+
+
+def main() -> int:
+    options = _arguments()
+    if os.geteuid() != 0:
+        print("fuzz.py: must run as root: it mounts overlayfs and makes device nodes", file=sys.stderr)
+        return 2
+    if options.replay:
+        return _replay(options)
+    seeds = list(range(options.seeds[0], options.seeds[1] + 1))
+    start = time.monotonic()
+    results: Results = multiprocessing.Queue()
+    jobs = [
+        multiprocessing.Process(target=_job, args=(options, seeds[number :: options.jobs], results))
+        for number in range(options.jobs)
+    ]
+    for job in jobs:
+        job.start()
+    causes: collections.Counter[tuple[str, ...]] = collections.Counter()
+    tried = 0
+    for result in _results(results, jobs, len(seeds)):
+        tried += 1
+        if result.report:
+            causes[result.cause] += 1
+            print(f"--- {result.report}", flush=True)
+        elif options.verbose:
+            print(f"seed {result.seed} on {result.config}: no difference", flush=True)
+    for job in jobs:
+        job.join()
+    different = sum(causes.values())
+    print(
+        f"seeds {seeds[0]}-{seeds[-1]} on {options.fs}, {options.subject} against {options.reference}: "
+        f"{tried} of {len(seeds)} tried, {options.ops} operations each, {different} with a difference, "
+        f"{time.monotonic() - start:.0f} s"
+    )
+    for cause, count in causes.most_common():
+        print(f"  {count:4}  {' | '.join(cause)}")
+    return 0 if tried == len(seeds) and not different else 1
+
+
+def _results(results: Results, jobs: Sequence[multiprocessing.Process], count: int) -> Iterator[Result]:
+    """Results as they come; ends early if all jobs are gone before."""
+    for _ in range(count):
+        while True:
+            try:
+                yield results.get(timeout=1)
+                break
+            except queue.Empty:
+                if not any(job.is_alive() for job in jobs) and results.empty():
+                    return
+
+
+def _arguments() -> argparse.Namespace:
+    def seeds(text: str) -> tuple[int, int]:
+        first, _, last = text.partition("-")
+        return int(first), int(last or first)
+
+    parser = argparse.ArgumentParser(
+        description="Compare pyunionfs with kernel overlayfs by random operations."
+    )
+    parser.add_argument("--seeds", type=seeds, default=(0, 99), metavar="A-B")
+    parser.add_argument("--ops", type=int, default=150, help="operations a seed")
+    parser.add_argument(
+        "--fs", default="ext4", choices=["ext4", "xfs", "btrfs", "tmpfs", "here"], help="of upper"
+    )
+    for name in ("redirect", "index", "metacopy"):
+        parser.add_argument(f"--{name}", choices=["on", "off"], help="drawn from the seed if not given")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--minimise", type=float, default=60, metavar="SECONDS", help="for each difference")
+    parser.add_argument("--replay", type=Path, metavar="CASE", help="try this case file once")
+    parser.add_argument("--out", type=Path, default=Path("/tmp"), metavar="DIRECTORY", help="for case files")
+    parser.add_argument("--reference", default="kernel", choices=["kernel", "pyunionfs", "fuse-overlayfs"])
+    parser.add_argument("--subject", default="pyunionfs", choices=["kernel", "pyunionfs", "fuse-overlayfs"])
+    parser.add_argument("--mount-options", default="", metavar="OPTS", help="more options for pyunionfs")
+    parser.add_argument("--verbose", action="store_true", help="a line for every seed")
+    return parser.parse_args()
+
+
+def _config(options: argparse.Namespace, seed: int) -> Config:
+    rng = random.Random(f"{seed} options")
+    drawn = {
+        name: rng.random() < share for name, share in (("redirect", 0.6), ("index", 0.4), ("metacopy", 0.4))
+    }
+    for name in drawn:
+        given = getattr(options, name)
+        if given is not None:
+            drawn[name] = given == "on"
+    if not drawn["redirect"] and options.metacopy is None:
+        drawn["metacopy"] = False
+    return Config(options.fs, **drawn)
+
+
+def _campaign_for(options: argparse.Namespace, fs: str) -> contextlib.AbstractContextManager[Campaign]:
+    extra = [option for option in options.mount_options.split(",") if option]
+    chosen = []
+    for name in (options.reference, options.subject):
+        chosen.append(sides.PyUnionFS(extra) if name == "pyunionfs" else sides.by_name(name))
+    return campaign(fs, *chosen, ops=options.ops)
+
+
+def _job(options: argparse.Namespace, seeds: list[int], results: Results) -> None:
+    with _campaign_for(options, options.fs) as field:
+        for seed in seeds:
+            config = _config(options, seed)
+            try:
+                finding = field.try_seed(seed, config)
+                if finding is None:
+                    results.put(Result(seed, str(config)))
+                else:
+                    results.put(_described(field, finding, options))
+            except Exception:
+                # The oracle's own fault, or a machine that is full: it counts, and the other seeds go on.
+                report = f"seed {seed} on {config}: the oracle failed\n{traceback.format_exc()}"
+                results.put(Result(seed, str(config), report, ("oracle",)))
+
+
+def _described(field: Campaign, finding: Finding, options: argparse.Namespace) -> Result:
+    if options.minimise:
+        finding = field.minimised(finding, seconds=options.minimise)
+    case = finding.case
+    path = options.out / f"pyunionfs-{options.fs}-{case.seed}.case"
+    case.save(path)
+    report = f"{finding.report()}\n  replay: scripts/fuzz.py --replay {path}"
+    return Result(case.seed, str(case.config), report, finding.difference.cause)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    case = Case.load(options.replay)
+    with _campaign_for(options, case.config.fs) as field:
+        finding = field.try_case(case)
+    print("no difference" if finding is None else finding.report())
+    return 0 if finding is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

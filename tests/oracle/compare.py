@@ -1,0 +1,380 @@
+"""Performs a case on both sides and finds the first difference.
+
+The way of a case: both sides get the same layers, built apart; layers that overlayfs itself is to have
+written are made by kernel mounts on both. Then the reference performs the operations (drawing them if the
+case has none yet), the subject performs the same, and stops at the first outcome that differs. Both trees
+are compared, what lies in upper is compared, and each upper is mounted by the other side and compared
+again. Of the subject alone: lowers untouched, work empty, numbers constant.
+
+Must not forgive anything that is not a rule with a reason, written down where it is applied.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeGuard
+
+from tests.oracle import layers, snapshot
+from tests.oracle.case import Case, Op, Stack
+from tests.oracle.operations import SEEN_FIELDS, Outcome
+from tests.oracle.sides import Kernel, Side, SideError, Union
+from tests.oracle.worker import NoAnswerError, Worker
+from tests.oracle.workload import Workload
+
+REMOUNT = "remount"
+CHANGES_NOTHING = {
+    "read",
+    "readlink",
+    "getxattr",
+    "listxattr",
+    "list",
+    "stat",
+    "access",
+    "fread",
+    "fstat",
+    "fsync",
+}
+STACK_OPS = 25
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where the subject first was not like the reference."""
+
+    phase: str
+    """operation, tree, upper, swap, numbers, lowers, work, mount."""
+    where: str
+    reference: object
+    subject: object
+    index: int | None = None
+    """Of the operation, for the phase `operation`."""
+
+    @property
+    def cause(self) -> tuple[str, ...]:
+        """What two differences of one cause have in common, as far as one can see from outside."""
+        if self.phase == "operation":
+            return self.phase, self.where.split("(")[0], *_kinds(self.reference, self.subject)
+        return self.phase, self.where.rsplit(": ", 1)[-1], *_fields(self.reference, self.subject)
+
+    def __str__(self) -> str:
+        number = "" if self.index is None else f" {self.index}"
+        return (
+            f"{self.phase}{number}: {self.where}\n"
+            f"    reference: {_shorten(self.reference)}\n    subject:   {_shorten(self.subject)}"
+        )
+
+
+def _kinds(reference: object, subject: object) -> tuple[str, ...]:
+    kinds = tuple(
+        str(value[1]) if value[0] == "error" else "ok" for value in (reference, subject) if _is_pair(value)
+    )
+    if kinds == ("ok", "ok") and isinstance(reference, tuple) and isinstance(subject, tuple):
+        return *kinds, *_fields(reference[1], subject[1])
+    return kinds
+
+
+def _is_pair(value: object) -> TypeGuard[tuple[str, object]]:
+    return isinstance(value, tuple) and len(value) == 2
+
+
+def _fields(reference: object, subject: object) -> tuple[str, ...]:
+    """Names of the fields that differ, if these are what `seen` gives (alone, or after a number of bytes)."""
+    if _is_pair(reference) and _is_pair(subject):
+        reference, subject = reference[1], subject[1]
+    if isinstance(reference, tuple) and isinstance(subject, tuple) and len(reference) == len(SEEN_FIELDS):
+        pairs = zip(SEEN_FIELDS, reference, subject, strict=True)
+        return tuple(name for name, left, right in pairs if left != right)
+    if isinstance(reference, dict) and isinstance(subject, dict):
+        names = sorted(reference.keys() | subject.keys())
+        return tuple(name for name in names if reference.get(name) != subject.get(name))
+    return ()
+
+
+def _shorten(value: object) -> str:
+    text = repr(value) if not isinstance(value, str) else value
+    return text if len(text) < 1500 else text[:700] + " ... " + text[-700:]
+
+
+class OracleError(Exception):
+    """The oracle itself is wrong: the reference does not agree with itself."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where cases are tried: a directory on upper's filesystem, and one on another."""
+
+    upper_fs: Path
+    other_fs: Path
+
+
+class _Stage:
+    """One side's directories, mount and worker."""
+
+    def __init__(self, name: str, side: Side, case: Case, ground: Ground) -> None:
+        self.name = name
+        self.side = side
+        self.case = case
+        self.base = ground.upper_fs / name
+        self.other = ground.other_fs / name
+        for directory in (self.base, self.other):
+            directory.mkdir()
+        self.union = Union(
+            tuple(reversed([self._layer(number) for number in range(case.lowers)])),
+            self._made(self.base / "upper"),
+            self._made(self.base / "work"),
+            self._made(self.base / "merged"),
+        )
+        self.worker = Worker()
+
+    def _made(self, path: Path) -> Path:
+        path.mkdir()
+        return path
+
+    def _layer(self, number: int) -> Path:
+        return self._made(
+            (self.other if self.case.stacks[number].elsewhere else self.base) / f"layer{number}"
+        )
+
+    def lower(self, number: int) -> Path:
+        return self.union.lowers[self.case.lowers - 1 - number]
+
+    @contextmanager
+    def mounted(self, side: Side, union: Union, options: list[str]) -> Iterator[None]:
+        """Mount with the worker inside."""
+        with side.mount(union, options):
+            try:
+                self.worker.enter(union.merged)
+                yield
+                self.worker.leave()
+            except BaseException as error:
+                if isinstance(error, NoAnswerError):
+                    side.cut_off()
+                self.worker.close()
+                raise
+
+    # Making layers ----------------------------------------------------------------------------------------
+
+    def build(self) -> Case:
+        """Put the layers on disk; returns the case with the operations that this took."""
+        case = self.case
+        stacks: list[Stack] = []
+        for number in range(case.lowers):
+            directory = self.lower(number)
+            layers.build([entry for entry in case.entries if entry.layer == number], directory)
+            stack = case.stacks[number]
+            if number and (stack.ops or (not case.ops and layers.is_stacked(case, number))):
+                work = self._made(directory.parent / f"work{number}")
+                below = tuple(self.lower(index) for index in range(number - 1, -1, -1))
+                union = Union(below, directory, work, self.union.merged)
+                stack = self._stack_ops(number, stack, union, index=False)
+            stacks.append(stack)
+        layers.build([entry for entry in case.entries if entry.layer == -1], self.union.upper)
+        stack = case.stacks[-1]
+        if stack.ops or (not case.ops and layers.is_stacked(case, case.lowers)):
+            stack = self._stack_ops(case.lowers, stack, self.union, index=case.config.index)
+        self.case = replace(case, stacks=(*stacks, stack))
+        return self.case
+
+    def _stack_ops(self, number: int, stack: Stack, union: Union, *, index: bool) -> Stack:
+        config = replace(self.case.config, redirect=stack.redirect or self.case.config.metacopy, index=index)
+        is_upper = number == self.case.lowers
+        with self.mounted(Kernel(), union, config.options()):
+            if stack.ops:
+                for op in stack.ops:
+                    self.worker.perform(op)
+                return stack
+            workload = Workload(
+                f"{self.case.seed} stack {number} {self.case.config}",
+                links=is_upper or self.case.config.index,
+            )
+            return replace(stack, ops=tuple(op for op, _ in _draw(self.worker, workload, STACK_OPS)))
+
+    # The comparison's operations ----------------------------------------------------------------------------
+
+    @contextmanager
+    def union_mounted(self, side: Side | None = None) -> Iterator[None]:
+        with self.mounted(side or self.side, self.union, self.case.config.options()):
+            yield
+
+    def layer_fingerprints(self) -> dict[str, object]:
+        return {lower.name: snapshot.layer_fingerprint(os.fsencode(lower)) for lower in self.union.lowers}
+
+    def litter(self) -> list[str]:
+        return sorted(os.listdir(self.union.work / "work"))
+
+
+def _draw(worker: Worker, workload: Workload, count: int) -> Iterator[tuple[Op, Outcome]]:
+    workload.show(worker.tree())
+    for _ in range(count):
+        op = workload.draw()
+        outcome = worker.perform(op)
+        yield op, outcome
+        if outcome[0] == "ok" and op.name not in CHANGES_NOTHING:
+            workload.show(worker.tree())
+
+
+def run(
+    case: Case, reference: Side, subject: Side, ground: Ground, *, ops: int
+) -> tuple[Case, Difference | None]:
+    """Try a case. Returns it with all its operations, and the first difference."""
+    with ExitStack() as cleanup:
+        left = _Stage("reference", reference, case, ground)
+        cleanup.callback(left.worker.close)
+        case = left.build()
+        right = _Stage("subject", subject, case, ground)
+        cleanup.callback(right.worker.close)
+        right.build()
+        lowers_before = right.layer_fingerprints()
+        _check_oracle(left, right)
+        outcomes, left_tree, case = _reference(left, case, ops)
+        right.case = left.case = case
+        try:
+            difference = _subject(right, case, outcomes, left_tree)
+            if difference is None and right.layer_fingerprints() != lowers_before:
+                difference = Difference(
+                    "lowers", "a lower layer was changed", lowers_before, right.layer_fingerprints()
+                )
+            if difference is None:
+                difference = _uppers(left, right) or _swap(left, right, left_tree)
+            if difference is None and right.layer_fingerprints() != lowers_before:
+                difference = Difference(
+                    "lowers", "a lower layer was changed", lowers_before, right.layer_fingerprints()
+                )
+        except NoAnswerError as error:
+            difference = Difference("mount", "no answer", "answers", str(error))
+        except SideError as error:
+            difference = Difference("mount", "the mount itself failed", "mounts and ends well", str(error))
+        return case, difference
+
+
+def _check_oracle(left: _Stage, right: _Stage) -> None:
+    """What both sides start from must be equal, or nothing that comes after means anything."""
+    pairs = [*zip(left.union.lowers, right.union.lowers, strict=True), (left.union.upper, right.union.upper)]
+    for one, other in pairs:
+        found = list(snapshot.differences(_raw(one), _raw(other)))
+        if found:
+            raise OracleError(f"two builds of {one.name} differ: {found[:3]}")
+
+
+def _raw(directory: Path) -> snapshot.Snapshot:
+    return snapshot.raw_upper(os.fsencode(directory))
+
+
+def _reference(left: _Stage, case: Case, count: int) -> tuple[list[Outcome], snapshot.Snapshot, Case]:
+    outcomes: list[Outcome] = []
+    tree = snapshot.Snapshot()
+    if case.ops:
+        rounds = _split_at_remounts(case.ops)
+        for number, part in enumerate(rounds):
+            with left.union_mounted():
+                outcomes += [left.worker.perform(op) for op in part]
+                if number == len(rounds) - 1:
+                    tree = left.worker.snapshot()
+                else:
+                    outcomes.append(("ok", None))
+        return outcomes, tree, case
+    workload = Workload(f"{case.seed} ops {case.config}", links=True)
+    first = count // 2
+    done: list[Op] = []
+    for number, share in enumerate((first, count - first)):
+        with left.union_mounted():
+            for op, outcome in _draw(left.worker, workload, share):
+                done.append(op)
+                outcomes.append(outcome)
+            if number == 0:
+                done.append(Op(REMOUNT))
+                outcomes.append(("ok", None))
+            else:
+                tree = left.worker.snapshot()
+    return outcomes, tree, replace(case, ops=tuple(done))
+
+
+def _split_at_remounts(ops: tuple[Op, ...]) -> list[list[Op]]:
+    parts: list[list[Op]] = [[]]
+    for op in ops:
+        if op.name == REMOUNT:
+            parts.append([])
+        else:
+            parts[-1].append(op)
+    return parts
+
+
+def _subject(
+    right: _Stage, case: Case, outcomes: list[Outcome], left_tree: snapshot.Snapshot
+) -> Difference | None:
+    index = 0
+    tree = snapshot.Snapshot()
+    parts = _split_at_remounts(case.ops)
+    own = right.side.name == "pyunionfs"
+    numbers: dict[bytes, tuple[int, int]] | None = None
+    for number, part in enumerate(parts):
+        with right.union_mounted():
+            if own and numbers is not None:
+                changed = _changed_numbers(numbers, right.worker.numbers())
+                if changed:
+                    return changed
+            for op in part:
+                # Looking at the numbers also warms every cache; so only in every other case.
+                if own and case.seed % 2:
+                    outcome, complaint = right.worker.perform_watching_numbers(op)
+                else:
+                    outcome, complaint = right.worker.perform(op), None
+                if outcome != outcomes[index]:
+                    return Difference("operation", str(op), outcomes[index], outcome, index)
+                if complaint is not None:
+                    return Difference("numbers", f"{op.name}: number changed", "constant", complaint, index)
+                index += 1
+            if number == len(parts) - 1:
+                tree = right.worker.snapshot()
+            elif own:
+                numbers = right.worker.numbers()
+        index += 1
+        # Kernel overlayfs leaves there the one whiteout that it links all others from; the next mount
+        # clears it.
+        if own and right.litter():
+            return Difference("work", "work/work after unmount", [], right.litter())
+    return (_complaints(tree) if own else None) or _first("tree", left_tree, tree)
+
+
+def _complaints(tree: snapshot.Snapshot) -> Difference | None:
+    # Not asked of the kernel: without xino its d_ino is the real directory's where layers are on several
+    # filesystems.
+    if not tree.complaints:
+        return None
+    return Difference("numbers", f"{tree.complaints[0]}: rules of a tree", [], tree.complaints)
+
+
+def _changed_numbers(
+    before: dict[bytes, tuple[int, int]], after: dict[bytes, tuple[int, int]]
+) -> Difference | None:
+    for path in before.keys() & after.keys():
+        if before[path][1] != after[path][1]:
+            return Difference("numbers", f"{path!r}: number after a remount", before[path][1], after[path][1])
+    return None
+
+
+def _first(phase: str, left: snapshot.Snapshot, right: snapshot.Snapshot) -> Difference | None:
+    for path, what, reference, subject in snapshot.differences(left, right):
+        return Difference(phase, f"{path}: {what}", reference, subject)
+    return None
+
+
+def _uppers(left: _Stage, right: _Stage) -> Difference | None:
+    """What lies in upper: whiteouts, opaque marks, redirects, metacopies must be what the kernel writes."""
+    return _first("upper", _raw(left.union.upper), _raw(right.union.upper))
+
+
+def _swap(left: _Stage, right: _Stage, left_tree: snapshot.Snapshot) -> Difference | None:
+    """Each side's upper mounted by the other must show the tree that both agreed on."""
+    with right.union_mounted(left.side):
+        theirs = right.worker.snapshot()
+    found = _first(f"swap: {left.side.name} on the upper of {right.side.name}", left_tree, theirs)
+    if found:
+        return found
+    with left.union_mounted(right.side):
+        ours = left.worker.snapshot()
+    return _first(f"swap: {right.side.name} on the upper of {left.side.name}", left_tree, ours)

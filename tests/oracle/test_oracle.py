@@ -1,0 +1,99 @@
+"""Fixed seeds of the oracle over filesystems and mount options, and the oracle's own tests.
+
+`make fuzz` goes on from here with as many seeds as one likes. An oracle that finds nothing where there is
+something would make all of this worthless, so it is tried on sides that are known to differ, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.oracle import layers
+from tests.oracle.campaign import campaign
+from tests.oracle.case import Case, Config, Op
+from tests.oracle.sides import Kernel, PyUnionFS, Union
+from tests.support.mounts import needs_fuse, needs_overlayfs
+
+OPERATIONS = 150
+OPTIONS = [
+    {"redirect": True},
+    {"redirect": False},
+    {"redirect": True, "index": True},
+    {"redirect": False, "index": True},
+    {"redirect": True, "metacopy": True},
+    {"redirect": True, "index": True, "metacopy": True},
+]
+SEEDS = {"ext4": range(3), "xfs": range(10, 11), "btrfs": range(20, 21), "tmpfs": range(30, 31)}
+
+pytestmark = needs_overlayfs
+
+
+@needs_fuse
+@pytest.mark.parametrize("fs", SEEDS)
+def test_same_as_kernel_overlayfs(fs: str, tmp_path: Path) -> None:
+    findings = []
+    with campaign(fs, Kernel(), PyUnionFS(), ops=OPERATIONS) as field:
+        for options in OPTIONS:
+            for seed in SEEDS[fs]:
+                finding = field.try_seed(seed, Config(fs, **options))
+                if finding is not None:
+                    findings.append(finding)
+        if findings:
+            # One readable case says more than many raw ones.
+            findings[0] = field.minimised(findings[0], seconds=30)
+            findings[0].case.save(tmp_path / "first.case")
+    reports = "\n\n".join(finding.report() for finding in findings[:3])
+    assert not findings, f"{len(findings)} seeds differ (replay: {tmp_path / 'first.case'})\n{reports}"
+
+
+def test_the_kernel_agrees_with_itself() -> None:
+    with campaign("ext4", Kernel(), Kernel(), ops=OPERATIONS) as field:
+        for number, options in enumerate(OPTIONS):
+            finding = field.try_seed(1000 + number, Config("ext4", **options))
+            assert finding is None, finding.report()
+
+
+class _Unlike(Kernel):
+    """A kernel mount that does not do as it is told."""
+
+    def __init__(self, told: str, does: str) -> None:
+        self.told = told
+        self.does = does
+
+    def mount(self, union: Union, options: Sequence[str]) -> AbstractContextManager[object]:
+        return super().mount(union, [self.does if option == self.told else option for option in options])
+
+
+@pytest.mark.parametrize(
+    ("told", "does", "config"),
+    [
+        ("redirect_dir=on", "redirect_dir=off", Config("tmpfs")),
+        ("index=on", "index=off", Config("tmpfs", index=True)),
+        ("metacopy=off", "metacopy=on", Config("tmpfs")),
+    ],
+)
+def test_a_side_that_differs_is_found_out(told: str, does: str, config: Config) -> None:
+    with campaign("tmpfs", Kernel(), _Unlike(told, does), ops=OPERATIONS) as field:
+        findings = [field.try_seed(seed, config) for seed in range(15)]
+        found = [finding for finding in findings if finding is not None]
+        assert found, "no seed noticed"
+        short = field.minimised(found[0], seconds=10)
+        assert len(short.case.ops) < OPERATIONS / 5
+        assert field.try_case(short.case) is not None, "the minimised case does not replay"
+
+
+def test_a_case_survives_being_written_down(tmp_path: Path) -> None:
+    case = layers.generate(7, Config("tmpfs", index=True))
+    with campaign("tmpfs", Kernel(), _Unlike("index=on", "index=off"), ops=40) as field:
+        for seed in range(40):
+            finding = field.try_seed(seed, case.config)
+            if finding is not None and any(stack.ops for stack in finding.case.stacks):
+                case = finding.case
+                break
+    assert case.ops and Op("remount") in case.ops
+    case.save(tmp_path / "a.case")
+    assert Case.load(tmp_path / "a.case") == case

@@ -1,0 +1,188 @@
+"""The process that performs operations inside one mount.
+
+A process of its own for three reasons: its root directory is the mount, so that no symlink, however
+strange, leads out of it; it can become another user; and when the filesystem does not answer, only this
+process waits, and is cut off. Must not import or open anything after it has changed its root.
+"""
+
+from __future__ import annotations
+
+import encodings.idna  # noqa: F401  (loaded now: in the mount there is no standard library to load it from)
+import multiprocessing
+import os
+import stat
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tests.oracle import snapshot
+from tests.oracle.case import Op
+from tests.oracle.operations import Outcome, Slots, perform
+from tests.oracle.workload import Tree
+
+
+class NoAnswerError(Exception):
+    """The mount did not answer in time, or the worker died of what it answered."""
+
+
+class Worker:
+    """Performs operations in a mount, from another process. To be closed before the mount is."""
+
+    def __init__(self, timeout: float = 30.0) -> None:
+        context = multiprocessing.get_context("fork")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._connection), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._timeout = timeout
+
+    def enter(self, merged: Path) -> None:
+        """Make this mount the worker's root."""
+        self._ask("enter", os.fsencode(merged))
+
+    def leave(self) -> None:
+        """Close all descriptors and return to the real root, so that the mount can be unmounted."""
+        self._ask("leave", None)
+
+    def perform(self, op: Op) -> Outcome:
+        outcome: Outcome = self._ask("perform", op)
+        return outcome
+
+    def perform_watching_numbers(self, op: Op) -> tuple[Outcome, str | None]:
+        """Perform it, and complain if an object that it changed or moved, or an open one, got another
+        st_ino.
+        """
+        outcome, complaint = self._ask("watch", op)
+        return outcome, complaint
+
+    def tree(self) -> Tree:
+        """Paths and kinds of everything in the mount."""
+        tree: Tree = self._ask("tree", None)
+        return tree
+
+    def snapshot(self) -> snapshot.Snapshot:
+        taken: snapshot.Snapshot = self._ask("snapshot", None)
+        return taken
+
+    def numbers(self) -> dict[bytes, tuple[int, int]]:
+        """st_dev and st_ino of everything in the mount."""
+        numbers: dict[bytes, tuple[int, int]] = self._ask("numbers", None)
+        return numbers
+
+    def close(self) -> None:
+        """End the process, by force if it does not answer."""
+        self._connection.close()
+        self._process.join(1)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join(5)
+
+    def _ask(self, what: str, argument: Any) -> Any:
+        try:
+            self._connection.send((what, argument))
+            if not self._connection.poll(self._timeout):
+                raise NoAnswerError(f"no answer within {self._timeout:.0f} s to {what} {argument or ''}")
+            kind, answer = self._connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise NoAnswerError(f"the worker died at {what} {argument or ''}") from None
+        if kind == "raised":
+            raise NoAnswerError(f"{what} {argument or ''}: {answer}")
+        return answer
+
+
+def _serve(connection: Connection, other_end: Connection) -> None:
+    other_end.close()
+    real_root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    slots = Slots()
+    while True:
+        try:
+            what, argument = connection.recv()
+        except EOFError:
+            os._exit(0)
+        try:
+            connection.send(("answer", _answer(slots, real_root, what, argument)))
+        except OSError as error:
+            connection.send(("raised", repr(error)))
+
+
+_KEEPS_NUMBER = {
+    "chmod",
+    "chown",
+    "utime",
+    "setxattr",
+    "removexattr",
+    "truncate",
+    "put",
+    "mmap_write",
+    "link",
+}
+
+
+def _watch(slots: Slots, op: Op) -> tuple[Outcome, str | None]:
+    moved = op.name == "rename"
+    before = _number(op.args[0]) if moved or op.name in _KEEPS_NUMBER else None
+    open_before = {slot: (fd, os.fstat(fd).st_ino) for slot, fd in slots}
+    outcome = perform(slots, op)
+    if outcome[0] != "ok":
+        return outcome, None
+    after = None if before is None else _number(op.args[1] if moved else op.args[0])
+    if before != after:
+        return outcome, f"st_ino was {before} before {op} and is {after} after it"
+    for slot, fd in slots:
+        if slot in open_before and open_before[slot][0] == fd and op.name not in ("open", "openat"):
+            now = os.fstat(fd).st_ino
+            if now != open_before[slot][1]:
+                return (
+                    outcome,
+                    f"fstat of an open file: st_ino {open_before[slot][1]} before {op}, {now} after it",
+                )
+    return outcome, None
+
+
+def _number(path: bytes) -> int | None:
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return None
+
+
+def _answer(slots: Slots, real_root: int, what: str, argument: Any) -> Any:
+    if what == "perform":
+        return perform(slots, argument)
+    if what == "watch":
+        return _watch(slots, argument)
+    if what == "enter":
+        os.chdir(argument)
+        os.chroot(b".")
+        return None
+    if what == "leave":
+        slots.close_all()
+        os.fchdir(real_root)
+        os.chroot(b".")
+        return None
+    if what == "tree":
+        tree: Tree = [(b"", "dir")]
+        _walk(b"", tree)
+        return tree
+    taken = snapshot.take(b"/", with_data=what == "snapshot")
+    return taken if what == "snapshot" else taken.numbers
+
+
+def _walk(path: bytes, tree: Tree) -> None:
+    try:
+        with os.scandir(b"/" + path) as listing:
+            entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in listing)
+    except OSError:
+        return  # what cannot be listed is compared by the operations; here it only means: nothing known below
+    for name, is_dir in entries:
+        child = path + b"/" + name if path else name
+        if is_dir:
+            tree.append((child, "dir"))
+            _walk(child, tree)
+            continue
+        try:
+            mode = os.lstat(b"/" + child).st_mode
+        except OSError:
+            continue
+        kind = "file" if stat.S_ISREG(mode) else "symlink" if stat.S_ISLNK(mode) else "special"
+        tree.append((child, kind))
