@@ -24,6 +24,7 @@ from unionfs.transport.mount import FSTYPE
 _ANSWER_TIME = 3.0
 _MOST_BYTES = 1 << 22
 _SUFFIX = ".sock"
+_LOG = ".log"
 
 Status = dict[str, Any]
 
@@ -54,22 +55,25 @@ def make_directory() -> str | None:
     return None
 
 
+def log_beside(directory: str, stem: str) -> str:
+    """The log of a daemon that has neither a log file nor syslog, next to its socket `stem`."""
+    return f"{directory}/{stem}{_LOG}"
+
+
 class ControlSocket:
     """The daemon's end. Bound before the mount, which may cover the directory, and removed by descriptor."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, stem: str) -> None:
         self._dirfd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._name = self._listen()
+            self._name = self._listen(stem)
         except BaseException:
             self._socket.close()
             os.close(self._dirfd)
             raise
 
-    def _listen(self) -> str:
-        # Random, because another container may share the directory and count its processes from 1 too.
-        name = os.urandom(8).hex()
+    def _listen(self, name: str) -> str:
         # By descriptor, because a socket's path must be shorter than 108 bytes. It gets its name when it
         # listens: a client takes a socket that refuses it for a dead daemon's.
         self._socket.bind(f"/proc/self/fd/{self._dirfd}/{name}")
@@ -141,14 +145,22 @@ def _ask(directory: int, name: str) -> Running | None:
         try:
             client.connect(f"/proc/self/fd/{directory}/{name}")
         except ConnectionRefusedError:
-            with contextlib.suppress(OSError):  # another client may have been faster
-                os.unlink(name, dir_fd=directory)
+            _forget(directory, name)
             return None
         except OSError:
             return None
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid: int = struct.unpack("3i", credentials)[0]
         return Running(pid, _receive(client))
+
+
+def _forget(directory: int, name: str) -> None:
+    """Remove what a dead daemon left: its socket, and its log when nothing is in it."""
+    with contextlib.suppress(OSError):  # another client may have been faster
+        os.unlink(name, dir_fd=directory)
+        log = name.removesuffix(_SUFFIX) + _LOG
+        if os.stat(log, dir_fd=directory).st_size == 0:
+            os.unlink(log, dir_fd=directory)
 
 
 def _receive(client: socket.socket) -> Status | None:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from unionfs import log
-from unionfs.control import ControlSocket, Status, make_directory
+from unionfs.control import ControlSocket, Status, log_beside, make_directory
 from unionfs.errors import MountError, PyUnionFSError
 from unionfs.linux import process
 from unionfs.linux.mount import mount_at
@@ -92,17 +92,19 @@ def _daemon(options: MountOptions, writer: int) -> None:
     status = 1
     try:
         os.setsid()
-        status = _Life(options, writer).run()
-    except PyUnionFSError as error:
-        os.write(writer, _FAILED + os.fsencode(str(error)))
-    except BaseException as error:
-        os.write(writer, _FAILED + b"this is a bug in pyunionfs: " + log.format_traceback(error).encode())
+        life = _Life(options, writer)
+        try:
+            status = life.run()
+        except PyUnionFSError as error:
+            # Once it has been ready nobody listens, and the number may be another file's.
+            if life.ready is not None:
+                os.write(life.ready, _FAILED + os.fsencode(str(error)))
     finally:
         os._exit(status)
 
 
 class _Life:
-    """One mount, from its first descriptor to its last. `ready` is the pipe to whoever waits; in front, None."""
+    """One mount, from its first descriptor to its last. `ready` is the pipe to who waits; in front, None."""
 
     def __init__(self, options: MountOptions, ready: int | None) -> None:
         self.options = options
@@ -126,16 +128,26 @@ class _Life:
         process.raise_open_file_limit()
         process.set_process_name("pyunionfs")
         directory = make_directory()
-        fallback = f"{directory}/{os.getpid()}.log" if directory and self.ready is not None else None
+        # Random, because another container may share the directory and count its processes from 1 too.
+        stem = f"{os.getpid()}-{os.urandom(4).hex()}"
+        fallback = log_beside(directory, stem) if directory and self.ready is not None else None
         self.log_place = log.set_up(
             foreground=options.foreground,
             debug=options.debug,
             log_file=options.log_file,
             fallback=fallback,
         )
-        control = _open_control(directory)
+        control = _open_control(directory, stem)
         try:
             return self._mount_and_serve(control)
+        except PyUnionFSError:
+            raise
+        except BaseException as error:
+            logger.exception("a bug has ended this mount")
+            raise MountError(
+                f"cannot mount {options.mountpoint}: a bug in pyunionfs, {type(error).__name__}: {error};"
+                f" its traceback went to {self.log_place}"
+            ) from error
         finally:
             if control is not None:
                 control.close()
@@ -324,12 +336,12 @@ def _our_device(mountpoint: str) -> tuple[int, int] | None:
     return device if entry is not None and entry.fstype == FSTYPE and entry.device == device else None
 
 
-def _open_control(directory: str | None) -> ControlSocket | None:
+def _open_control(directory: str | None, stem: str) -> ControlSocket | None:
     if directory is None:
         logger.warning("no directory for the control socket: `pyunionfs status` will not show this mount")
         return None
     try:
-        return ControlSocket(directory)
+        return ControlSocket(directory, stem)
     except OSError as error:
         logger.warning("no control socket in %s: %s; `status` will not show this mount", directory, error)
         return None

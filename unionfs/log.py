@@ -2,8 +2,8 @@
 
 The mount may cover anything, `/etc`, `/usr` or the log's own directory, and the thread that logs is the one
 that answers requests: opening a file there would be waiting for itself. So everything is opened before the
-mount, times are in UTC (local ones make libc look at /etc/localtime), and tracebacks are printed without their
-source lines. Nothing here decides what is worth a line.
+mount, times are in UTC (local ones make libc look at /etc/localtime), and tracebacks are printed without
+their source lines. Nothing here decides what is worth a line.
 """
 
 from __future__ import annotations

@@ -75,11 +75,12 @@ class FuseMountOptions:
 def check_mountpoint(mountpoint: str) -> None:
     """Refuse a mountpoint that is missing, not a directory, or a mount that does not answer."""
     answer: int | None
+    # statvfs, because the answer to a stat may still be cached when the daemon is dead.
     if any(entry.fstype.startswith("fuse") for entry in linux.mount_table()):
         # Its daemon may be stuck, and then so would we be.
-        answer = try_in_child(lambda: os.stat(mountpoint), _ANSWER_TIME)
+        answer = try_in_child(lambda: os.statvfs(mountpoint), _ANSWER_TIME)
     else:
-        answer = _errno_of_stat(mountpoint)
+        answer = _errno_of_statvfs(mountpoint)
     if answer is None or answer == errno.ENOTCONN:
         what = "that does not answer" if answer is None else "whose daemon has died"
         lazy = "--lazy " if answer is None else ""
@@ -95,9 +96,9 @@ def check_mountpoint(mountpoint: str) -> None:
         raise MountError(f"the mountpoint {mountpoint} is not a directory: a union is mounted on one")
 
 
-def _errno_of_stat(path: str) -> int:
+def _errno_of_statvfs(path: str) -> int:
     try:
-        os.stat(path)
+        os.statvfs(path)
     except OSError as error:
         return error.errno or errno.EIO
     return 0
