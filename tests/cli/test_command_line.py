@@ -1,0 +1,104 @@
+"""The command line without a mount: which command, which exit status, and one line on standard error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unionfs
+from unionfs.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["fly"], 2, "unknown command 'fly'"),
+        (["mount"], 2, "0 directories were given"),
+        (["mount", "/l", "/u", "/m"], 2, "three directories"),
+        (["mount", "-o", "nonsense", "/l", "/m"], 2, "unknown mount option 'nonsense'"),
+        (["mount", "--nonsense", "/l", "/m"], 2, "--nonsense"),
+        (["mount", "-o"], 2, "expected one argument"),
+        (["mount", "--log", "x", "/l", "/m"], 2, "--log"),
+        (["umount"], 2, "MERGED"),
+        (["umount", "/proc"], 1, "is a proc mount and not pyunionfs's"),
+        (["umount", "/nowhere/at all"], 1, "nothing is mounted on /nowhere/at all"),
+        (["status", "/nowhere"], 1, "/nowhere is not a mount of pyunionfs"),
+        (["status", "a", "b"], 2, "unrecognized arguments: b"),
+    ],
+)
+def test_refusals(words: list[str], status: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("pyunionfs: ")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def test_a_newline_in_a_path_does_not_break_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["umount", "/no\nwhere"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_options_may_stand_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mount", str(tmp_path / "l"), "-o", "ro", str(tmp_path), "-f"]) == 1
+    assert f"lower {tmp_path}/l does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--version"], ["-V"], ["version"]])
+def test_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"pyunionfs {unionfs.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {command} " in out for command in ("mount", "umount", "status"))
+
+
+def test_help_of_mount_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    from unionfs.options import OPTIONS
+
+    with pytest.raises(SystemExit) as ended:
+        main(["mount", "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name}" in out for name in OPTIONS)
+
+
+def test_the_version_is_the_distributions() -> None:
+    assert f'version = "{unionfs.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_public_names_exist() -> None:
+    for name in unionfs.__all__:
+        assert getattr(unionfs, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = unionfs.nonsense
+
+
+def test_refusing_loads_neither_trio_nor_pyfuse3() -> None:
+    """A mount's start-up time counts, and so does that of `umount` and `status`."""
+    program = (
+        "import sys; from unionfs.cli import main; import unionfs.daemon, unionfs.unmount;"
+        "main(['mount', '/nowhere', '/']); main(['status']);"
+        "sys.exit(' '.join({'trio', 'pyfuse3', 'subprocess'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    script = f"{sys.executable} -m unionfs mount --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

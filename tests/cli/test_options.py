@@ -1,0 +1,224 @@
+"""Options and the layer list, as text: escapes, values, contradictions, and what every complaint says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from unionfs import options
+from unionfs.errors import OptionError
+from unionfs.options import MountOptions, join_lowers, split_lowers
+
+
+def parse(*texts: str, writable: bool = True, **keywords: bool | str) -> MountOptions:
+    directories = ["/l", "/u", "/w", "/m"] if writable else ["/l", "/m"]
+    return options.parse(directories, texts, privileged=True, **keywords)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "lowers"),
+    [
+        ("a", ["a"]),
+        ("a:b:c", ["a", "b", "c"]),
+        (r"a\:b:c", ["a:b", "c"]),
+        (r"a\\:b", ["a\\", "b"]),
+        (r"a\\\:b", ["a\\:b"]),
+        ("a b,c", ["a b,c"]),
+        (r"\a", ["a"]),
+    ],
+)
+def test_lowers_are_split_at_colons_that_no_backslash_precedes(text: str, lowers: list[str]) -> None:
+    assert split_lowers(text) == lowers
+
+
+@pytest.mark.parametrize("lowers", [["/a"], ["/a:b", "/c"], ["/a\\", "/b"], ["/\\:", "/:\\", "/,"]])
+def test_joined_lowers_split_to_the_same(lowers: list[str]) -> None:
+    assert split_lowers(join_lowers(lowers)) == lowers
+
+
+@pytest.mark.parametrize("text", ["a::b", ":a", "a:", ":"])
+def test_an_empty_lower_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="empty entry"):
+        split_lowers(text)
+
+
+def test_a_backslash_at_the_end_is_refused() -> None:
+    with pytest.raises(OptionError, match="end in a backslash"):
+        split_lowers("a:b\\")
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("redirect_dir=off", "redirect_dir", "off"),
+        ("redirect_dir=follow", "redirect_dir", "follow"),
+        ("redirect_dir=nofollow", "redirect_dir", "nofollow"),
+        ("index=on", "index", True),
+        ("index=on,index=off", "index", False),
+        ("metacopy=on", "metacopy", True),
+        ("userxattr", "userxattr", True),
+        ("volatile", "volatile", True),
+        ("timeout=1.5", "timeout", 1.5),
+        ("timeout=0", "timeout", 0.0),
+    ],
+)
+def test_options_of_the_union(text: str, field: str, value: object) -> None:
+    config = parse(text).config
+    assert getattr(config, field) == value
+    assert getattr(config, field) is not None
+
+
+def test_defaults() -> None:
+    given = parse()
+    config = given.config
+    assert (config.redirect_dir, config.index, config.metacopy, config.volatile) == (
+        "on",
+        False,
+        False,
+        False,
+    )
+    assert (config.userxattr, config.timeout) == (False, None)
+    assert given.fuse.flag_names() == []
+    assert given.fuse.fsname == "pyunionfs"
+    assert given.fuse.allow_other == (os.geteuid() == 0)
+    assert given.transport == "auto"
+
+
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (["ro"], ["ro"]),
+        (["ro", "rw"], []),
+        (["nodev,nosuid,noexec,noatime"], ["nosuid", "nodev", "noexec", "noatime"]),
+        (["noexec,exec", "noatime,atime"], []),
+        (["defaultx"], None),
+        (["default_permissions"], []),
+        (["ro,,nodev,"], ["ro", "nodev"]),
+    ],
+)
+def test_flags_of_the_mount_and_the_last_one_counts(texts: list[str], names: list[str] | None) -> None:
+    if names is None:
+        with pytest.raises(OptionError, match="unknown mount option 'defaultx'"):
+            parse(*texts)
+    else:
+        assert parse(*texts).fuse.flag_names() == names
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("colour=blue", "unknown mount option 'colour'"),
+        ("volatil", "did you mean volatile"),
+        ("=on", "unknown mount option ''"),
+        ("redirect_dir", "needs a value: redirect_dir=on|off|follow|nofollow"),
+        ("redirect_dir=", "needs a value"),
+        ("redirect_dir=yes", "'yes' is not one of its values"),
+        ("index=1", "index=on|off"),
+        ("metacopy", "metacopy=on|off"),
+        ("volatile=on", "takes no value"),
+        ("timeout=soon", "give a number of seconds"),
+        ("timeout=-1", "0 or more"),
+        ("timeout=nan", "0 or more"),
+        ("timeout=inf", "0 or more"),
+        ("fsname=", "needs a value"),
+        ("fsname=a\nb", "control characters"),
+        ("transport=pigeon", "auto|pyfuse3"),
+        ("lowerdir=/a", "the layers are arguments"),
+        ("ro\\", "end in a backslash"),
+        ("metacopy=on,redirect_dir=off", "contradict each other"),
+        ("metacopy=on,redirect_dir=nofollow", "contradict each other"),
+    ],
+)
+def test_complaints_are_one_line_that_names_the_fault(text: str, says: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        parse(text)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["volatile", "index=on", "metacopy=on"])
+def test_options_about_upper_need_one(text: str) -> None:
+    with pytest.raises(OptionError, match="needs an upper layer"):
+        parse(text, writable=False)
+
+
+@pytest.mark.parametrize(
+    ("directories", "says"),
+    [
+        ([], "0 directories were given"),
+        (["/l"], "1 directories were given"),
+        (["/l", "/u", "/m"], "three directories were given"),
+        (["/l", "/u", "/w", "/m", "/x"], "5 directories were given"),
+        (["", "/m"], "LOWER is empty"),
+        (["/l", "", "/w", "/m"], "UPPER is empty"),
+        (["/l", "/u", "/w", ""], "MERGED is empty"),
+        (["/l\0", "/m"], "NUL"),
+    ],
+)
+def test_two_or_four_directories(directories: list[str], says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        options.parse(directories)
+
+
+def test_a_comma_in_a_name_is_escaped() -> None:
+    assert parse(r"fsname=a\,b,ro").fuse.fsname == "a,b"
+    assert parse(r"fsname=a\,b,ro").fuse.read_only
+
+
+def test_without_privilege_marks_are_user_attributes() -> None:
+    assert options.parse(["/l", "/m"], privileged=False).config.userxattr
+
+
+def test_paths_become_absolute_and_free_of_symlinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("real", "u", "w", "m"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "u")
+    given = options.parse(["../link:../missing", ".", "../w", "../m/"], privileged=True)
+    base = os.path.realpath(tmp_path)
+    assert given.config.lowers == (f"{base}/real", f"{base}/missing")
+    assert (given.config.upper, given.config.work) == (f"{base}/u", f"{base}/w")
+    assert given.mountpoint == f"{base}/m"
+
+
+@pytest.mark.parametrize("path", [".", "./", "x/..", "../m", "../m//"])
+def test_every_way_to_write_a_mountpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    (tmp_path / "m" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "m")
+    assert options.resolve_mountpoint(path) == os.path.realpath(tmp_path / "m")
+
+
+def test_the_root_directory_is_a_mountpoint() -> None:
+    assert options.resolve_mountpoint("/") == "/"
+    assert options.resolve_mountpoint("//") == "/"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [],
+        ["ro", "noatime", "timeout=2.5", "redirect_dir=off", "index=on"],
+        ["metacopy=on", "userxattr", "volatile", r"fsname=a\,b\\c", "transport=pyfuse3"],
+        ["debug", r"log_file=/tmp/a\,b"],
+    ],
+)
+def test_printed_options_parse_to_the_same(texts: list[str]) -> None:
+    given = parse(*texts)
+    assert parse(*given.words()) == given
+
+
+def test_the_help_table_has_every_option() -> None:
+    names = {syntax.partition("=")[0] for syntax, _ in options.option_table()}
+    assert names == set(options.OPTIONS)
+    assert all(text for _, text in options.option_table())
+
+
+@pytest.mark.parametrize("text", ["dev", "suid"])
+def test_an_ordinary_user_is_told_that_dev_and_suid_are_roots(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(OptionError, match="root only"):
+        parse(text)
