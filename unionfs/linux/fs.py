@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 
 # `use_errno` keeps each thread's errno safe from whatever runs between the call and the look at it.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -43,15 +44,23 @@ _renameat2 = _libc.renameat2
 _renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _syncfs = _libc.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
+_fstatfs = _libc.fstatfs
+_fstatfs.argtypes = (ctypes.c_int, ctypes.c_char_p)
 _setfsuid = _libc.setfsuid
 _setfsuid.argtypes = (ctypes.c_uint32,)
 _setfsgid = _libc.setfsgid
 _setfsgid.argtypes = (ctypes.c_uint32,)
+_prctl = _libc.prctl
+_prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 _name_to_handle_at = _libc.name_to_handle_at
 _open_by_handle_at = _libc.open_by_handle_at
 _open_by_handle_at.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
+
+_PR_GET_SECUREBITS = 27
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 4
 
 _MAX_HANDLE = 128
 
@@ -92,14 +101,34 @@ def syncfs(fd: int) -> None:
         raise _fail()
 
 
+def filesystem_type(fd: int) -> int:
+    """`f_type` of fstatfs(2): the filesystem's magic number. Works on O_PATH descriptors."""
+    buffer = ctypes.create_string_buffer(512)
+    if _fstatfs(fd, buffer) != 0:
+        raise _fail()
+    return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
+
+
 def set_fs_ids(uid: int, gid: int) -> None:
     """setfsuid(2) and setfsgid(2) of the calling thread. They report no failure, by design."""
     _setfsgid(gid)
     _setfsuid(uid)
 
 
+def keep_capabilities_across_fsuid() -> bool:
+    """Make this thread keep its capabilities when its fsuid leaves 0 (SECBIT_NO_SETUID_FIXUP).
+
+    Returns whether it could; it needs CAP_SETPCAP. See capabilities(7).
+    """
+    bits: int = _prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
+    if bits < 0:
+        return False
+    done: int = _prctl(_PR_SET_SECUREBITS, bits | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
+    return done == 0
+
+
 def name_to_handle(dirfd: int, name: bytes) -> tuple[int, bytes]:
-    """name_to_handle_at(2), not following a symlink: (handle type, handle). An empty *name* is *dirfd* itself."""
+    """name_to_handle_at(2) without following symlinks: (type, handle). An empty *name* is *dirfd* itself."""
     handle = _FileHandle(handle_bytes=_MAX_HANDLE)
     mount_id = ctypes.c_int()
     flags = 0 if name else AT_EMPTY_PATH

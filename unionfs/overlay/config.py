@@ -35,5 +35,5 @@ class UnionConfig:
 
     @property
     def redirect_follow(self) -> bool:
-        """Whether redirects that layers hold are followed ("off" follows, as overlayfs's redirect_always_follow)."""
+        """Whether redirects that layers hold are followed; "off" does, as overlayfs by default."""
         return self.redirect_dir != "nofollow"

@@ -11,6 +11,7 @@ import os
 
 from unionfs.linux import fs as linux
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.cred import Identity
 from unionfs.overlay.format import Format, Origin
 from unionfs.overlay.inode import ROOT_INO, Directory, InodeTable
 from unionfs.overlay.layer import DirFds, Layer, RealDir
@@ -26,6 +27,7 @@ class OverlayFs:
         "dirfds",
         "format",
         "handle_can_open",
+        "identity",
         "index_dir",
         "lowers",
         "metacopy",
@@ -43,12 +45,14 @@ class OverlayFs:
         work: Work | None,
         lowers: list[Layer],
         dirfds: DirFds,
+        identity: Identity,
     ) -> None:
         self.config = config
         self.upper = upper
         self.work = work
         self.lowers = lowers
         self.dirfds = dirfds
+        self.identity = identity
         self.format = Format(config.userxattr)
         self.table = InodeTable()
         self.metacopy = config.metacopy

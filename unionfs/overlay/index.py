@@ -47,7 +47,7 @@ def find(fs: OverlayFs, inode: File, lower: os.stat_result) -> None:
 
 
 def adopt(fs: OverlayFs, inode: File, upper: os.stat_result, lower: os.stat_result) -> None:
-    """Take the union's link count for an upper file whose origin has an index entry that is the same inode."""
+    """Take the union's link count for an upper file that is the index entry of its origin."""
     assert fs.index_dir is not None
     if upper.st_nlink < 2:
         return

@@ -7,7 +7,6 @@ lookups of it, a handle is open, or a child is known. Nothing here looks a name 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
@@ -138,7 +137,7 @@ class File(Inode):
     """Anything but a directory.
 
     `updir`/`upname` is where it lies in upper, `lowdir`/`lowname` the lower object it is or came from, and
-    `datadir`/`dataname` the lower file that holds the data of a metacopy. `fd` serves it by descriptor (O_PATH)
+    `datadir`/`dataname` the lower file that holds the data of a metacopy. `fd` (O_PATH) serves it
     once it has lost its last name in upper. `nlink`, when not None, is the link count that callers see; else
     the real one is.
     """
@@ -278,6 +277,34 @@ class InodeTable:
             inode.aliases.discard((parent, name))
         self.drop_if_unused(parent)
 
+    def move(
+        self, inode: Inode, olddir: Directory, oldname: bytes, newdir: Directory, newname: bytes
+    ) -> None:
+        """Note that a name of *inode* has become another one; what had that one is detached already."""
+        self._rename(inode, olddir, oldname, newdir, newname)
+        if olddir.children.get(oldname) is inode:
+            del olddir.children[oldname]
+        newdir.children[newname] = inode
+        self.drop_if_unused(olddir)
+
+    def exchange(
+        self, one: Inode, olddir: Directory, oldname: bytes, other: Inode, newdir: Directory, newname: bytes
+    ) -> None:
+        """Note that two inodes have taken each other's name."""
+        self._rename(one, olddir, oldname, newdir, newname)
+        self._rename(other, newdir, newname, olddir, oldname)
+        olddir.children[oldname] = other
+        newdir.children[newname] = one
+
+    def _rename(
+        self, inode: Inode, olddir: Directory, oldname: bytes, newdir: Directory, newname: bytes
+    ) -> None:
+        if inode.parent is olddir and inode.name == oldname:
+            inode.parent, inode.name = newdir, newname
+        elif isinstance(inode, File) and inode.aliases:
+            inode.aliases.discard((olddir, oldname))
+            inode.aliases.add((newdir, newname))
+
     def drop_if_unused(self, inode: Inode) -> None:
         """Take an inode that nobody knows any more out of the table, and then its parents likewise."""
         while True:
@@ -308,7 +335,3 @@ class InodeTable:
             if parent.children.get(inode.name) is inode:
                 del parent.children[inode.name]
             inode = parent
-
-
-def file_type(mode: int) -> int:
-    return stat.S_IFMT(mode)

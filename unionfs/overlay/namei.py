@@ -147,7 +147,8 @@ def _search_lowers(fs: OverlayFs, parent: Directory, found: Found) -> None:
                 hidden = ~at in names.lower[name]
             else:
                 hidden = at < len(lowers) - 1 and _has_wh_file(base, name)
-            walk.stop = walk.stop or hidden
+            if hidden:
+                walk.stop = True
         if hit is not None:
             if (found.upper_metacopy or walk.metacopy) and fs.config.userxattr:
                 raise OSError(errno.EPERM, "refusing to follow a metacopy")
@@ -249,12 +250,49 @@ def _walk_path(fs: OverlayFs, root: RealDir, walk: _Walk, *, bottom: bool) -> _H
         directory = hit.directory.child(hit.name)
 
 
+def lower_has(fs: OverlayFs, parent: Directory, name: bytes) -> bool:
+    """Whether a lower would show this name if upper had nothing at it (ovl_lower_positive())."""
+    lowers = parent.lowers
+    if not lowers:
+        return False
+    if parent.merged and fs.trust:
+        places = index_of(fs, parent).lower.get(name)
+        return places is not None and places[0] >= 0
+    for real in lowers:
+        st = real.lstat(name)
+        if st is not None:
+            return not is_whiteout_device(st) and not (
+                real.whiteout_files and fs.format.is_whiteout_file(real, name)
+            )
+        if _has_wh_file(real, name):
+            return False
+    return False
+
+
+def adopt_new(
+    fs: OverlayFs, parent: Directory, name: bytes, place: RealDir, *, opaque: bool
+) -> tuple[Inode, os.stat_result]:
+    """The inode of an object that was just made in upper: nothing of it can lie below."""
+    st = os.stat(name, dir_fd=place.open(), follow_symlinks=False)
+    table = fs.table
+    number = _free(fs, table.numbers.of(st.st_dev, st.st_ino))
+    inode: Inode
+    if stat.S_ISDIR(st.st_mode):
+        inode = Directory(number, st.st_mode, place.child(name), ())
+        inode.opaque = opaque
+    else:
+        inode = File(number, st.st_mode)
+        inode.updir, inode.upname = place, name
+        inode.real_ino = st.st_ino
+    table.add(inode)
+    table.attach(inode, parent, name)
+    return inode, st
+
+
 # --- from real objects to an inode -----------------------------------------------------------------
 
 
-def _instantiate(
-    fs: OverlayFs, parent: Directory, name: bytes, found: Found
-) -> tuple[Inode, os.stat_result]:
+def _instantiate(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> tuple[Inode, os.stat_result]:
     top = found.upper if found.upper is not None else found.lowers[0]
     if stat.S_ISDIR(top.st.st_mode):
         return _directory(fs, parent, name, found), top.st

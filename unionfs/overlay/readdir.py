@@ -76,9 +76,7 @@ def scan(fd: int, fmt: Format, whiteout_files: bool) -> _Scan:
 
 
 def _is_whiteout_file(entry: os.DirEntry[bytes], fmt: Format) -> bool:
-    return (
-        entry.stat(follow_symlinks=False).st_size == 0 and fmt.read(entry.path, fmt.whiteout) is not None
-    )
+    return entry.stat(follow_symlinks=False).st_size == 0 and fmt.read(entry.path, fmt.whiteout) is not None
 
 
 def build_index(upper: _Scan | None, lowers: Iterable[_Scan]) -> DirIndex:
@@ -276,4 +274,3 @@ def scan_real(fmt: Format, real_fd: int, whiteout_files: bool = False) -> _Scan:
         return scan(fd, fmt, whiteout_files)
     finally:
         os.close(fd)
-

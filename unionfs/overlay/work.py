@@ -52,7 +52,7 @@ class Work:
     __slots__ = ("_counter", "_top", "_whiteout", "fd", "index_fd")
 
     def __init__(self, top: int, *, index: bool, volatile: bool) -> None:
-        """Take over the work directory *top* (descriptor), clear what is left in it and mark it when volatile."""
+        """Take over the work directory *top* (a descriptor) and clear what is left in it."""
         self._top = top
         self._counter = 0
         self._whiteout: bytes | None = None
@@ -97,6 +97,10 @@ class Work:
         """A name that nothing in here has."""
         self._counter += 1
         return b"#%x" % self._counter
+
+    def fd_path(self, name: bytes) -> bytes:
+        """A path to a temporary object for calls that take no directory descriptor."""
+        return b"/proc/self/fd/%d/%s" % (self.fd, name)
 
     def mkdir(self, mode: int = 0o700) -> bytes:
         name = self.temp_name()

@@ -1,0 +1,108 @@
+"""getattr, setattr, readlink and statfs: attributes as the caller sees them, and changing them.
+
+A change of attributes copies up first (without data where `metacopy=on`). Setuid, setgid and capabilities are
+dropped as Linux drops them on truncate and chown; on write, `file.py` does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+from unionfs.overlay.copy_up import ensure_upper
+from unionfs.overlay.cred import Caller
+from unionfs.overlay.file import OpenFile
+from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.inode import Directory, File, Inode
+from unionfs.overlay.priv import drop_set_ids
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a setattr asks for; None leaves as it is. Times are nanoseconds since the epoch."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+def link_count(inode: Inode, st: os.stat_result) -> int:
+    """`st_nlink`: 1 for a merged directory, as overlayfs says, never counted by walking."""
+    if isinstance(inode, Directory):
+        return 1 if inode.merged else st.st_nlink
+    assert isinstance(inode, File)
+    return st.st_nlink if inode.nlink is None else inode.nlink
+
+
+def blocks(inode: Inode, st: os.stat_result) -> int:
+    """`st_blocks`: those of the data, which for a metacopy lies below."""
+    if isinstance(inode, File) and inode.metacopy:
+        return inode.data_stat().st_blocks
+    return st.st_blocks
+
+
+def change(
+    fs: OverlayFs, inode: Inode, changes: Changes, caller: Caller, handle: OpenFile | None = None
+) -> os.stat_result:
+    """chmod, chown, truncate and utimes in one. Returns the new stat. May raise `Wait`."""
+    size = changes.size
+    if isinstance(inode, Directory) and size is not None:
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    ensure_upper(fs, inode, data=size is not None, truncate=size == 0)
+    path, follow = inode.proc_path()
+    if size is not None:
+        assert isinstance(inode, File)
+        _truncate(inode, size, caller, handle)
+    if changes.uid is not None or changes.gid is not None:
+        uid = -1 if changes.uid is None else changes.uid
+        gid = -1 if changes.gid is None else changes.gid
+        # The filesystem drops setuid, setgid and the capability by itself.
+        os.chown(path, uid, gid, follow_symlinks=follow)
+    if changes.mode is not None:
+        if stat.S_ISLNK(inode.mode):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        os.chmod(path, stat.S_IMODE(changes.mode))
+    atime, mtime = changes.atime_ns, changes.mtime_ns
+    if atime is not None or mtime is not None:
+        if atime is None or mtime is None:
+            now = inode.lstat()
+            atime = now.st_atime_ns if atime is None else atime
+            mtime = now.st_mtime_ns if mtime is None else mtime
+        os.utime(path, ns=(atime, mtime), follow_symlinks=follow)
+    st = inode.lstat()
+    inode.mode = st.st_mode
+    if isinstance(inode, File):
+        inode.no_capability = False
+    return st
+
+
+def _truncate(inode: File, size: int, caller: Caller, handle: OpenFile | None) -> None:
+    drop_set_ids(inode, caller)
+    if handle is not None and handle.writable and handle.is_current:
+        os.ftruncate(handle.fd, size)
+        return
+    fd = inode.open_real(os.O_WRONLY)
+    try:
+        os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
+
+
+def readlink(inode: Inode) -> bytes:
+    """The target of a symlink."""
+    if isinstance(inode, File):
+        if inode.fd >= 0:
+            return os.readlink(b"", dir_fd=inode.fd)
+        directory, name = inode.real()
+        return os.readlink(name, dir_fd=directory.open())
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def statfs(fs: OverlayFs) -> os.statvfs_result:
+    """Upper's filesystem; that of the top lower without an upper."""
+    return os.fstatvfs(fs.root.top.open())

@@ -1,0 +1,76 @@
+"""Copying a file's data between two descriptors: shared where the filesystem can, holes kept, in any thread.
+
+Knows nothing but the two descriptors.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from unionfs.linux.fs import FICLONE
+
+_CHUNK = 64 * 1024 * 1024
+_BUFFER = 1024 * 1024
+# What a kernel or filesystem answers that cannot do it for this pair; everything else is a true error.
+_CANNOT = frozenset(
+    (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EPERM, errno.ETXTBSY)
+)
+
+
+def copy_data(source: int, target: int, size: int) -> None:
+    """Make the empty *target* hold the first *size* bytes of *source*.
+
+    By FICLONE, else copy_file_range, else read and write; holes stay holes. A source that is shorter than
+    *size* leaves a hole at the end. Raises OSError, ENOSPC among them.
+    """
+    if size == 0:
+        return
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+        if os.fstat(target).st_size != size:
+            os.ftruncate(target, size)
+        return
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(source, at, os.SEEK_DATA)
+            end = min(os.lseek(source, start, os.SEEK_HOLE), size)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            if error.errno not in _CANNOT:
+                raise
+            start, end = at, size
+        if start >= size:
+            break
+        _copy_range(source, target, start, end)
+        at = end
+    os.ftruncate(target, size)
+
+
+def _copy_range(source: int, target: int, start: int, end: int) -> None:
+    at = start
+    while at < end:
+        try:
+            done = os.copy_file_range(source, target, min(end - at, _CHUNK), at, at)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            break
+        if done == 0:
+            break
+        at += done
+    while at < end:
+        data = os.pread(source, min(end - at, _BUFFER), at)
+        if not data:
+            return
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(target, view, at)
+            at += written
+            view = view[written:]

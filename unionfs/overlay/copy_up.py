@@ -1,0 +1,370 @@
+"""Copy-up: bringing a lower object into upper, through work, before its first change.
+
+Prepare (slow, any thread): a private object in work gets data, owner, mode, xattrs and times, and is synced.
+Commit (state thread): one rename into place. Interrupted anywhere, upper holds the old state. The rules are
+those of fs/overlayfs/copy_up.c. Never writes a lower, and never copies marks of the union along.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs.overlay import index
+from unionfs.overlay.copy_data import copy_data
+from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.inode import Directory, File, Inode
+from unionfs.overlay.layer import RealDir
+from unionfs.overlay.readdir import PRESENT, note_upper
+from unionfs.overlay.wait import Wait
+
+_MUST_COPY = ("system.posix_acl_access", "system.posix_acl_default", "security.")
+_INLINE = 128 * 1024
+"""Up to this many bytes are copied at once when nothing must be synced: a worker would cost more."""
+
+
+def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bool = False) -> None:
+    """See to it that *inode* lies in upper, parents first.
+
+    *data* False lets a metacopy do (with `metacopy=on`); *truncate* says that the data is about to be cut
+    to nothing, so that none is copied. Raises `Wait` where data must be copied, EROFS without an upper,
+    ENOSPC and the like from the filesystem.
+    """
+    fs.writable_work()
+    if isinstance(inode, Directory):
+        upper_dir(fs, inode)
+        return
+    assert isinstance(inode, File)
+    if inode.on_upper and not (inode.metacopy and data):
+        return
+    if inode.copying is not None:
+        raise Wait(inode.copying)
+    if inode.parent is not None:
+        upper_dir(fs, inode.parent)
+    task: DataCopyUp | FileCopyUp
+    task = DataCopyUp(fs, inode, truncate) if inode.on_upper else FileCopyUp(fs, inode, data, truncate)
+    if task.is_slow:
+        inode.copying = task
+        raise Wait(task)
+    error: BaseException | None = None
+    try:
+        task.run()
+    except BaseException as failure:
+        error = failure
+        raise
+    finally:
+        task.finish(error)
+
+
+def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
+    """The directory in upper, copied up if need be, parents first."""
+    if directory.upper is not None:
+        return directory.upper
+    work = fs.writable_work()
+    parent = directory.parent
+    if parent is None:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    place = upper_dir(fs, parent)
+    source = directory.lowers[0]
+    st = os.fstat(source.open())
+    temp = work.mkdir()
+    try:
+        copy_metadata(fs, b"/proc/self/fd/%d" % source.open(), st, work.fd, temp)
+        set_origin(fs, source.parent, source.name, source, work.fd, temp)
+        with ParentTimes(place):
+            work.place(temp, place.open(), directory.name)
+    except BaseException:
+        work.remove(temp)
+        raise
+    fs.copy_ups += 1
+    directory.upper = RealDir(place.layer, place, directory.name)
+    note_upper(parent, directory.name, PRESENT)
+    set_impure(fs, parent)
+    return directory.upper
+
+
+class ParentTimes:
+    """Put a directory's times back after something was placed in it that was there before, for the caller."""
+
+    __slots__ = ("_directory", "_st")
+
+    def __init__(self, directory: RealDir) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> None:
+        self._st = os.fstat(self._directory.open())
+
+    def __exit__(self, *exc: object) -> None:
+        st = self._st
+        os.utime(b"/proc/self/fd/%d" % self._directory.open(), ns=(st.st_atime_ns, st.st_mtime_ns))
+
+
+class FileCopyUp:
+    """Copying one non-directory up. Made and finished on the state thread, run anywhere."""
+
+    __slots__ = (
+        "_data",
+        "_fs",
+        "_inode",
+        "_real_ino",
+        "_size",
+        "_source",
+        "_st",
+        "_temp",
+        "_work",
+        "is_slow",
+    )
+
+    def __init__(self, fs: OverlayFs, inode: File, data: bool, truncate: bool) -> None:
+        self._fs = fs
+        self._inode = inode
+        self._work = fs.writable_work()
+        self._temp = self._work.temp_name()
+        self._st = st = inode.lstat()
+        self._real_ino = 0
+        regular = stat.S_ISREG(st.st_mode)
+        # A metacopy needs the lower's data; an empty file is a file without data.
+        self._data = data or not fs.metacopy or not regular
+        self._size = 0 if truncate or not regular else st.st_size
+        flags = os.O_PATH | os.O_NOFOLLOW
+        self._source = [inode.open_real(flags)]
+        if self._data and self._size:
+            try:
+                self._source.append(inode.open_data(os.O_RDONLY))
+            except BaseException:
+                os.close(self._source[0])
+                raise
+        self.is_slow = len(self._source) > 1 and (not fs.config.volatile or self._size > _INLINE)
+
+    def run(self) -> None:
+        st, temp, work = self._st, self._temp, self._work.fd
+        source = b"/proc/self/fd/%d" % self._source[0]
+        fd = -1
+        try:
+            if stat.S_ISREG(st.st_mode):
+                fd = os.open(temp, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=work)
+                if len(self._source) > 1:
+                    copy_data(self._source[1], fd, self._size)
+                elif self._size:
+                    os.ftruncate(fd, self._size)
+            elif stat.S_ISLNK(st.st_mode):
+                os.symlink(os.readlink(b"", dir_fd=self._source[0]), temp, dir_fd=work)
+            else:
+                os.mknod(temp, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev, dir_fd=work)
+            copy_metadata(self._fs, source, st, work, temp)
+            if fd >= 0:
+                if not self._data:
+                    os.setxattr(fd, self._fs.format.metacopy, b"")
+                elif self._size and not self._fs.config.volatile:
+                    os.fsync(fd)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def finish(self, error: BaseException | None) -> None:
+        """Rename into place, or clear away."""
+        inode = self._inode
+        inode.copying = None
+        for fd in self._source:
+            os.close(fd)
+        try:
+            if error is None:
+                self._commit()
+        finally:
+            self._work.remove(self._temp)
+            self._fs.table.drop_if_unused(inode)
+
+    def _commit(self) -> None:
+        fs, inode, temp, work = self._fs, self._inode, self._temp, self._work
+        st = os.stat(temp, dir_fd=work.fd, follow_symlinks=False)
+        links = self._st.st_nlink
+        keeps_links = links > 1 and fs.index_dir is not None
+        assert inode.lowdir is not None
+        parent, name = inode.parent, inode.name
+        index_name = index.name_of(fs, inode) if keeps_links else None
+        if links == 1 or index_name is not None:
+            set_origin(fs, inode.lowdir, inode.lowname, None, work.fd, temp)
+        if links > 1 and inode.nlink is None:
+            inode.nlink = links
+        if index_name is not None and fs.index_dir is not None:
+            os.setxattr(
+                work.fd_path(temp),
+                fs.format.nlink,
+                f"L{(inode.nlink or links) - links:+d}".encode(),
+                follow_symlinks=False,
+            )
+            work.place(temp, fs.index_dir.open(), index_name)
+            inode.updir, inode.upname, inode.indexed = fs.index_dir, index_name, True
+            inode.real_ino = st.st_ino
+            if parent is not None:
+                link_up(fs, inode, parent, name)
+        elif parent is None:
+            # It lost its name meanwhile: a private file that only its open handles reach.
+            inode.fd = os.open(temp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
+        else:
+            place = upper_dir(fs, parent)
+            with ParentTimes(place):
+                work.place(temp, place.open(), name)
+            inode.updir, inode.upname = place, name
+            note_upper(parent, name, PRESENT)
+            set_impure(fs, parent)
+        inode.real_ino = st.st_ino
+        inode.mode = st.st_mode
+        inode.no_capability = False
+        if self._data:
+            inode.metacopy = False
+        elif inode.datadir is None:
+            inode.metacopy = True
+            inode.datadir, inode.dataname = inode.lowdir, inode.lowname
+        else:
+            inode.metacopy = True
+        if links > 1 and not inode.indexed:
+            # Without an index only this inode knows that the lower's other names are this file too.
+            inode.pinned = True
+        fs.copy_ups += 1
+
+
+class DataCopyUp:
+    """Bringing the data of a metacopy up. Until the mark is gone, readers take the lower's data."""
+
+    __slots__ = ("_capability", "_fs", "_inode", "_size", "_source", "_st", "_target", "is_slow")
+
+    def __init__(self, fs: OverlayFs, inode: File, truncate: bool) -> None:
+        self._fs = fs
+        self._inode = inode
+        self._st = inode.lstat()
+        self._size = 0 if truncate else self._st.st_size
+        self._target = inode.open_real(os.O_RDWR)
+        try:
+            self._capability = _capability(self._target)
+            self._source = inode.open_data(os.O_RDONLY)
+        except BaseException:
+            os.close(self._target)
+            raise
+        self.is_slow = self._size > 0 and (not fs.config.volatile or self._size > _INLINE)
+
+    def run(self) -> None:
+        # The target keeps its size all the while: with the mark still on, its size is the file's. What an
+        # interrupted attempt has left in it is the same data.
+        if self._size:
+            copy_data(self._source, self._target, self._size)
+            if not self._fs.config.volatile:
+                os.fsync(self._target)
+
+    def finish(self, error: BaseException | None) -> None:
+        inode, st = self._inode, self._st
+        inode.copying = None
+        fmt = self._fs.format
+        try:
+            if error is None:
+                if not self._size:
+                    os.ftruncate(self._target, 0)
+                os.removexattr(self._target, fmt.metacopy)
+                inode.metacopy = False
+                self._fs.copy_ups += 1
+            # Writing has dropped the capability and changed the times; neither is the caller's doing.
+            if self._size:
+                if self._capability is not None:
+                    os.setxattr(self._target, "security.capability", self._capability)
+                os.utime(self._target, ns=(st.st_atime_ns, st.st_mtime_ns))
+        finally:
+            os.close(self._source)
+            os.close(self._target)
+            self._fs.table.drop_if_unused(inode)
+
+
+def _capability(fd: int) -> bytes | None:
+    try:
+        return os.getxattr(fd, "security.capability")
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise
+
+
+def link_up(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
+    """Give a copied-up file its entry in upper under a further name that so far only a lower has."""
+    place = upper_dir(fs, parent)
+    if place.has(name):
+        return
+    index.store_nlink(fs, inode, by_lower=True)
+    with ParentTimes(place):
+        link_real(inode, place.open(), name)
+    note_upper(parent, name, PRESENT)
+    set_impure(fs, parent)
+    if inode.updir is None or inode.updir is fs.index_dir:
+        inode.updir, inode.upname = place, name
+        if inode.fd >= 0:
+            os.close(inode.fd)
+            inode.fd = -1
+
+
+def link_real(inode: File, dirfd: int, name: bytes) -> None:
+    """link(2) the upper object of *inode* to a new name."""
+    if inode.updir is not None:
+        source = inode.updir.open()
+        os.link(inode.upname, name, src_dir_fd=source, dst_dir_fd=dirfd, follow_symlinks=False)
+    else:
+        os.link(b"/proc/self/fd/%d" % inode.fd, name, dst_dir_fd=dirfd, follow_symlinks=True)
+
+
+def copy_metadata(fs: OverlayFs, source: bytes, st: os.stat_result, dirfd: int, name: bytes) -> None:
+    """Owner, mode, xattrs and times onto a private object; *source* is a path to follow."""
+    target = b"/proc/self/fd/%d/%s" % (dirfd, name)
+    made = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    if (made.st_uid, made.st_gid) != (st.st_uid, st.st_gid):
+        os.chown(name, st.st_uid, st.st_gid, dir_fd=dirfd, follow_symlinks=False)
+    if not stat.S_ISLNK(st.st_mode):
+        os.chmod(name, stat.S_IMODE(st.st_mode), dir_fd=dirfd)
+    # After owner and mode: chown drops capabilities, and chmod would change an ACL.
+    _copy_xattrs(fs, source, target)
+    os.utime(name, ns=(st.st_atime_ns, st.st_mtime_ns), dir_fd=dirfd, follow_symlinks=False)
+
+
+def _copy_xattrs(fs: OverlayFs, source: bytes, target: bytes) -> None:
+    try:
+        names = os.listxattr(source)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EPERM):
+            return
+        raise
+    for name in names:
+        if fs.format.is_private(name):
+            continue
+        value = os.getxattr(source, name)
+        try:
+            os.setxattr(target, name, value, follow_symlinks=False)
+        except OSError as error:
+            # As ovl_copy_xattr(): what upper cannot store may be lost, security never.
+            if error.errno != errno.EOPNOTSUPP or name.startswith(_MUST_COPY):
+                raise
+
+
+def set_origin(
+    fs: OverlayFs, directory: RealDir | None, name: bytes, source: RealDir | None, dirfd: int, temp: bytes
+) -> None:
+    """Note on a private object what it was copied up from; *source* when that is a directory."""
+    if source is not None:
+        value = fs.format.encode_origin(source.layer, source, b"")
+    else:
+        assert directory is not None
+        value = fs.format.encode_origin(directory.layer, directory, name)
+    _set_mark(b"/proc/self/fd/%d/%s" % (dirfd, temp), fs.format.origin, value)
+
+
+def set_impure(fs: OverlayFs, directory: Directory) -> None:
+    """Mark an upper directory as holding objects from below, which tells overlayfs to adjust their d_ino."""
+    if directory.impure or directory.upper is None:
+        return
+    _set_mark(directory.proc_path()[0], fs.format.impure, b"y", follow=True)
+    directory.impure = True
+
+
+def _set_mark(path: bytes, name: str, value: bytes, *, follow: bool = False) -> None:
+    try:
+        os.setxattr(path, name, value, follow_symlinks=follow)
+    except OSError as error:
+        # `user.` xattrs exist on regular files and directories only; overlayfs goes without, too.
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP) or not name.startswith("user."):
+            raise

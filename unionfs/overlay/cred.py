@@ -1,0 +1,94 @@
+"""On whose behalf an operation runs, and making new objects as that caller.
+
+The kernel has checked permissions already (`default_permissions`); this is about ownership only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs.linux import fs as linux
+
+
+class Caller:
+    """The credentials of the process that asked."""
+
+    __slots__ = ("gid", "pid", "uid", "umask")
+
+    def __init__(self, uid: int, gid: int, pid: int, umask: int) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.pid = pid
+        self.umask = umask
+
+    def has_capability(self, number: int) -> bool:
+        """Whether the process has an effective capability (its number in capabilities(7)).
+
+        Where /proc does not tell (the process has ended), root has them all and others none.
+        """
+        for line in self._status():
+            if line.startswith(b"CapEff:"):
+                return bool(int(line[7:], 16) >> number & 1)
+        return self.uid == 0
+
+    def in_group(self, gid: int) -> bool:
+        """Whether *gid* is the process's group or one of its supplementary groups."""
+        if gid == self.gid:
+            return True
+        for line in self._status():
+            if line.startswith(b"Groups:"):
+                return gid in map(int, line[7:].split())
+        return False
+
+    def _status(self) -> list[bytes]:
+        try:
+            with open(f"/proc/{self.pid}/status", "rb") as status:
+                return status.readlines()
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+
+
+CAP_FSETID = 4
+CAP_SETUID = 7
+CAP_SYS_ADMIN = 21
+
+
+class Identity:
+    """The daemon's own credentials, and acting with a caller's for the length of one creation.
+
+    With `setfsuid` and the caller's umask in force, the upper filesystem itself gives the new object its
+    owner, its group (setgid directories) and its inherited ACL, in one atomic step.
+    """
+
+    __slots__ = ("gid", "privileged", "uid")
+
+    def __init__(self, *, privileged: bool) -> None:
+        self.uid = os.geteuid()
+        self.gid = os.getegid()
+        self.privileged = privileged
+
+    def acting_as(self, caller: Caller) -> _Acting:
+        """A context in which objects are made as *caller*; EPERM when we may not act for it."""
+        if not self.privileged and caller.uid != self.uid:
+            raise OSError(errno.EPERM, "an unprivileged daemon makes files for its own user only")
+        return _Acting(self, caller)
+
+
+class _Acting:
+    __slots__ = ("_caller", "_change", "_own")
+
+    def __init__(self, own: Identity, caller: Caller) -> None:
+        self._own = own
+        self._caller = caller
+        self._change = own.privileged and (caller.uid != own.uid or caller.gid != own.gid)
+
+    def __enter__(self) -> None:
+        os.umask(self._caller.umask)
+        if self._change:
+            linux.set_fs_ids(self._caller.uid, self._caller.gid)
+
+    def __exit__(self, *exc: object) -> None:
+        if self._change:
+            linux.set_fs_ids(self._own.uid, self._own.gid)
+        os.umask(0)

@@ -1,0 +1,338 @@
+"""Making and removing names: create, mkdir, mknod, symlink, link, unlink, rmdir.
+
+Each appears in upper by one atomic step; a whiteout is written only where a lower layer has the name, and
+comes out of work. The rules are those of fs/overlayfs/dir.c. Rename is in `rename.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unionfs.linux import fs as linux
+from unionfs.overlay import index
+from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, set_impure, upper_dir
+from unionfs.overlay.cred import Caller
+from unionfs.overlay.format import WHITEOUT_PREFIX
+from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.inode import Directory, File, Inode
+from unionfs.overlay.layer import RealDir, is_whiteout_device
+from unionfs.overlay.namei import adopt_new, lookup, lower_has
+from unionfs.overlay.readdir import HIDDEN, PRESENT, DirHandle, index_of, note_upper, scan_real
+from unionfs.overlay.redirect import set_redirect
+
+Make = Callable[[int, bytes], None]
+"""Makes one object: (directory descriptor, name)."""
+
+Entry = tuple[Inode, os.stat_result]
+
+_DEFAULT_ACL = "system.posix_acl_default"
+
+
+def failure(code: int) -> OSError:
+    """The error that a caller sees."""
+    return OSError(code, os.strerror(code))
+
+
+@dataclass(slots=True)
+class Slot:
+    """A name in upper at which something is to be placed: the directory and what is there now."""
+
+    place: RealDir
+    whiteout: bool
+    lower: bool
+
+
+def find_slot(fs: OverlayFs, parent: Directory, name: bytes) -> Slot:
+    """Look at a name before something is placed at it; the parent is copied up. May raise `Wait` before."""
+    if name.startswith(WHITEOUT_PREFIX):
+        # Such a name would be taken for a mark by whoever mounts this layer.
+        raise failure(errno.EINVAL)
+    if len(name) > 255:
+        raise failure(errno.ENAMETOOLONG)
+    fs.writable_work()
+    lower = lower_has(fs, parent, name)
+    place = upper_dir(fs, parent)
+    st = place.lstat(name)
+    return Slot(place, st is not None and is_whiteout_device(st), lower)
+
+
+# --- making -------------------------------------------------------------------------------------
+
+
+def mkdir(fs: OverlayFs, parent: Directory, name: bytes, mode: int, caller: Caller) -> Entry:
+    """mkdir(2). The directory is opaque wherever lowers could show through."""
+    return _make(fs, parent, name, caller, lambda at, tail: os.mkdir(tail, mode, dir_fd=at), is_dir=True)
+
+
+def mknod(fs: OverlayFs, parent: Directory, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
+    """mknod(2). A character device 0/0 is refused with EPERM, as by overlayfs: it would be a whiteout."""
+    if stat.S_ISCHR(mode) and rdev == 0:
+        raise failure(errno.EPERM)
+    return _make(fs, parent, name, caller, lambda at, tail: os.mknod(tail, mode, rdev, dir_fd=at))
+
+
+def symlink(fs: OverlayFs, parent: Directory, name: bytes, target: bytes, caller: Caller) -> Entry:
+    """symlink(2)."""
+    return _make(fs, parent, name, caller, lambda at, tail: os.symlink(target, tail, dir_fd=at))
+
+
+def create(fs: OverlayFs, parent: Directory, name: bytes, mode: int, caller: Caller) -> Entry:
+    """Make an empty regular file."""
+
+    def make(at: int, tail: bytes) -> None:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(tail, flags, stat.S_IMODE(mode), dir_fd=at))
+
+    return _make(fs, parent, name, caller, make)
+
+
+def _make(
+    fs: OverlayFs, parent: Directory, name: bytes, caller: Caller, make: Make, *, is_dir: bool = False
+) -> Entry:
+    if lookup(fs, parent, name) is not None:
+        raise failure(errno.EEXIST)
+    slot = find_slot(fs, parent, name)
+    place = slot.place
+    opaque = is_dir and parent.merged
+    if slot.whiteout or (opaque and slot.lower):
+        _make_through_work(fs, slot, name, caller, make, is_dir=is_dir)
+    else:
+        with fs.identity.acting_as(caller):
+            make(place.open(), name)
+        if opaque:
+            # No lower has the name; it saves looking for it there.
+            os.setxattr(place.proc_path(name), fs.format.opaque, b"y", follow_symlinks=False)
+    note_upper(parent, name, PRESENT)
+    return adopt_new(fs, parent, name, place, opaque=opaque)
+
+
+def _make_through_work(
+    fs: OverlayFs, slot: Slot, name: bytes, caller: Caller, make: Make, *, is_dir: bool
+) -> None:
+    """Make an object in work and put it in the place of a whiteout, in one step."""
+    work = fs.writable_work()
+    place = slot.place.open()
+    nursery = _nursery(fs, slot.place)
+    at = work.fd if nursery is None else os.open(nursery, os.O_PATH | os.O_CLOEXEC, dir_fd=work.fd)
+    temp = work.temp_name()
+    try:
+        with fs.identity.acting_as(caller):
+            make(at, temp)
+        if is_dir:
+            os.setxattr(b"/proc/self/fd/%d/%s" % (at, temp), fs.format.opaque, b"y", follow_symlinks=False)
+        if not slot.whiteout:
+            linux.renameat2(at, temp, place, name, linux.RENAME_NOREPLACE)
+        elif is_dir:
+            linux.renameat2(at, temp, place, name, linux.RENAME_EXCHANGE)
+        else:
+            os.rename(temp, name, src_dir_fd=at, dst_dir_fd=place)
+    finally:
+        if nursery is None:
+            work.remove(temp)
+        else:
+            os.close(at)
+            work.remove(nursery)
+
+
+def _nursery(fs: OverlayFs, parent: RealDir) -> bytes | None:
+    """A directory in work from which a new object inherits what it would inherit from *parent*.
+
+    The filesystem then applies setgid and default ACLs by itself. None where there is nothing to inherit.
+    """
+    st = os.fstat(parent.open())
+    path = b"/proc/self/fd/%d" % parent.open()
+    acl = fs.format.read(path, _DEFAULT_ACL, follow=True)
+    if acl is None and not st.st_mode & stat.S_ISGID:
+        return None
+    work = fs.writable_work()
+    nursery = work.mkdir()
+    try:
+        os.chown(nursery, -1, st.st_gid, dir_fd=work.fd)
+        os.chmod(nursery, 0o700 | st.st_mode & stat.S_ISGID, dir_fd=work.fd)
+        if acl is not None:
+            os.setxattr(work.fd_path(nursery), _DEFAULT_ACL, acl)
+    except BaseException:
+        work.remove(nursery)
+        raise
+    return nursery
+
+
+def link(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> os.stat_result:
+    """link(2): a further name for a file, which is copied up first."""
+    if not isinstance(inode, File):
+        raise failure(errno.EPERM)
+    if lookup(fs, parent, name) is not None:
+        raise failure(errno.EEXIST)
+    fs.writable_work()
+    lower_has(fs, parent, name)  # may raise Wait: before the copy-up
+    ensure_upper(fs, inode, data=False)
+    if inode.metacopy:
+        set_redirect(fs, inode, absolute=True)
+    slot = find_slot(fs, parent, name)
+    index.store_nlink(fs, inode)
+    if slot.whiteout:
+        work = fs.writable_work()
+        temp = work.temp_name()
+        link_real(inode, work.fd, temp)
+        os.rename(temp, name, src_dir_fd=work.fd, dst_dir_fd=slot.place.open())
+    else:
+        link_real(inode, slot.place.open(), name)
+    note_upper(parent, name, PRESENT)
+    fs.table.attach(inode, parent, name)
+    if inode.nlink is not None:
+        inode.nlink += 1
+    if inode.lowdir is not None:
+        set_impure(fs, parent)
+    if inode.updir is None or inode.updir is fs.index_dir:
+        relocate(inode, slot.place, name)
+    return inode.lstat()
+
+
+# --- removing -----------------------------------------------------------------------------------
+
+
+def unlink(fs: OverlayFs, parent: Directory, name: bytes) -> None:
+    """unlink(2)."""
+    there = lookup(fs, parent, name)
+    if there is None:
+        raise failure(errno.ENOENT)
+    inode = there[0]
+    if not isinstance(inode, File):
+        raise failure(errno.EISDIR)
+    work = fs.writable_work()
+    lower = lower_has(fs, parent, name)
+    prepare_unlink(fs, inode, parent, name)
+    place = upper_dir(fs, parent)
+    at = place.open()
+    if not place.has(name):
+        work.link_whiteout(at, name)
+    elif lower:
+        whiteout = work.whiteout()
+        os.rename(whiteout, name, src_dir_fd=work.fd, dst_dir_fd=at)
+    else:
+        os.unlink(name, dir_fd=at)
+    note_upper(parent, name, HIDDEN if lower else None)
+    finish_unlink(fs, inode, parent, name)
+
+
+def prepare_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
+    """What must be so before a file loses one of its names; may raise `Wait`.
+
+    The link count is known (and with an index stored), and an inode that somebody still knows stays
+    reachable: under another name, else by descriptor.
+    """
+    if inode.nlink is None and not inode.on_upper:
+        st = inode.lstat()
+        if st.st_nlink > 1:
+            if fs.index_dir is None:
+                inode.nlink = st.st_nlink
+            else:
+                ensure_upper(fs, inode, data=False)
+    if inode.indexed:
+        link_up(fs, inode, parent, name)
+        index.store_nlink(fs, inode)
+    if inode.updir is None or inode.updir is not parent.upper or inode.upname != name:
+        return
+    if inode.indexed and inode.nlink is not None and inode.nlink > 1 and fs.index_dir is not None:
+        value = fs.format.read(inode.proc_path()[0], fs.format.origin)
+        if value:
+            relocate(inode, fs.index_dir, value.hex().encode())
+            return
+    for directory, other in inode.names():
+        if (directory is not parent or other != name) and directory.upper is not None:
+            st_other = directory.upper.lstat(other)
+            if st_other is not None and st_other.st_ino == inode.real_ino:
+                relocate(inode, directory.upper, other)
+                return
+    if inode.pinned and inode.nlink is not None and inode.nlink > 1:
+        # Names that only a lower has are this file too: keep its changes under one of them.
+        for directory, other in inode.names():
+            if directory is not parent or other != name:
+                link_up(fs, inode, directory, other)
+                assert directory.upper is not None
+                relocate(inode, directory.upper, other)
+                return
+    if inode.nlookup or inode.nopen or inode.pinned:
+        inode.fd = inode.open_real(os.O_PATH)
+        inode.updir = None
+
+
+def finish_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
+    """Bookkeeping after a file has lost a name."""
+    if inode.nlink is not None:
+        inode.nlink -= 1
+        if inode.nlink == 0:
+            index.remove(fs, inode)
+            inode.pinned = False
+        elif not inode.indexed:
+            inode.pinned = True
+    fs.table.detach(inode, parent, name)
+    fs.table.drop_if_unused(inode)
+
+
+def relocate(inode: File, directory: RealDir, name: bytes) -> None:
+    """Reach the upper object of *inode* by this name from now on."""
+    inode.updir, inode.upname = directory, name
+    if inode.fd >= 0:
+        os.close(inode.fd)
+        inode.fd = -1
+
+
+def rmdir(fs: OverlayFs, parent: Directory, name: bytes) -> None:
+    """rmdir(2) of a directory that is empty to the caller; whiteouts in it go with it."""
+    there = lookup(fs, parent, name)
+    if there is None:
+        raise failure(errno.ENOENT)
+    directory = there[0]
+    if not isinstance(directory, Directory):
+        raise failure(errno.ENOTDIR)
+    check_empty(fs, directory)
+    work = fs.writable_work()
+    lower = lower_has(fs, parent, name)
+    place = upper_dir(fs, parent)
+    at = place.open()
+    if directory.upper is None:
+        work.link_whiteout(at, name)
+    else:
+        directory.upper.pin()
+        if lower:
+            whiteout = work.whiteout()
+            linux.renameat2(work.fd, whiteout, at, name, linux.RENAME_EXCHANGE)
+            work.remove(whiteout)
+        else:
+            remove_upper_dir(fs, place, name)
+    note_upper(parent, name, HIDDEN if lower else None)
+    fs.table.detach(directory, parent, name)
+    fs.table.drop_if_unused(directory)
+
+
+def check_empty(fs: OverlayFs, directory: Directory) -> None:
+    """Raise ENOTEMPTY when a caller would see anything in it."""
+    if directory.merged and fs.trust:
+        names = bool(index_of(fs, directory).names())
+    elif directory.merged:
+        names = bool(DirHandle(directory).snapshot(fs, rewind=False))
+    else:
+        top = directory.top
+        found = scan_real(fs.format, top.open(), top.whiteout_files)
+        names = any(there for _, there in found)
+    if names:
+        raise failure(errno.ENOTEMPTY)
+
+
+def remove_upper_dir(fs: OverlayFs, place: RealDir, name: bytes) -> None:
+    """Remove an upper directory that holds at most whiteouts, in one visible step."""
+    work = fs.writable_work()
+    try:
+        os.rmdir(name, dir_fd=place.open())
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    temp = work.temp_name()
+    os.rename(name, temp, src_dir_fd=place.open(), dst_dir_fd=work.fd)
+    work.remove(temp)

@@ -1,0 +1,116 @@
+"""Open files: read, write, sync. Data goes to and from one real descriptor a handle.
+
+A handle that was opened for reading before its file was copied up changes over to the upper file at its next
+read, so that old readers see new data as POSIX has it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs.overlay.copy_up import ensure_upper
+from unionfs.overlay.cred import Caller
+from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.inode import File, Inode
+from unionfs.overlay.priv import drop_set_ids
+
+_SET_IDS = stat.S_ISUID | stat.S_ISGID
+_RWF_NOWAIT = os.RWF_NOWAIT
+_BLOCKS = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class OpenFile:
+    """One open of a regular file. `fd` is what reads and writes use now."""
+
+    __slots__ = ("_caller", "_retired", "_upper", "fd", "inode", "writable")
+
+    def __init__(self, inode: File, fd: int, caller: Caller, *, writable: bool) -> None:
+        self.inode = inode
+        self.fd = fd
+        self.writable = writable
+        self._caller = caller
+        self._upper = inode.on_upper and not inode.metacopy
+        # Descriptors that a read in another thread may still be using; closed with the handle.
+        self._retired: list[int] = []
+
+    @property
+    def is_current(self) -> bool:
+        """Whether `fd` is the file that holds the data now."""
+        inode = self.inode
+        return self._upper or inode.metacopy or not inode.on_upper
+
+    def follow_copy_up(self) -> None:
+        """Change over to the upper file when there is one by now."""
+        if not self._upper and not self.is_current:
+            fd = self.inode.open_data(os.O_RDONLY)
+            self._retired.append(self.fd)
+            self.fd = fd
+            self._upper = True
+
+    def read_now(self, offset: int, size: int) -> bytes | None:
+        """Read what is in the page cache; None when the disk would have to be waited for."""
+        self.follow_copy_up()
+        buffer = bytearray(size)
+        try:
+            count = os.preadv(self.fd, (buffer,), offset, _RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in _BLOCKS:
+                return None
+            raise
+        if count < size and count and offset + count < os.fstat(self.fd).st_size:
+            return None
+        return bytes(memoryview(buffer)[:count])
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read, waiting for the disk; any thread."""
+        return os.pread(self.fd, size, offset)
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Write at *offset*; for an opener without CAP_FSETID that drops setuid and setgid."""
+        inode = self.inode
+        if inode.mode & _SET_IDS:
+            drop_set_ids(inode, self._caller)
+        inode.no_capability = False
+        return os.pwrite(self.fd, data, offset)
+
+    def sync(self, data_only: bool) -> None:
+        """fsync or fdatasync of the upper file; a lower file has nothing to sync. Any thread."""
+        if self._upper:
+            if data_only:
+                os.fdatasync(self.fd)
+            else:
+                os.fsync(self.fd)
+
+    def flush(self) -> None:
+        """What closing one of its descriptors does: report a late error of the filesystem; any thread."""
+        os.close(os.dup(self.fd))
+
+    def close(self) -> None:
+        os.close(self.fd)
+        for fd in self._retired:
+            os.close(fd)
+        self._retired = []
+
+
+def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller) -> OpenFile:
+    """open(2) of a regular file; one that may write copies up first, O_TRUNC without the data.
+
+    Only the access mode and O_TRUNC matter here: the kernel has taken care of the rest.
+    """
+    if not isinstance(inode, File):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    access = flags & os.O_ACCMODE
+    truncate = bool(flags & os.O_TRUNC)
+    writable = access != os.O_RDONLY
+    if writable or truncate:
+        ensure_upper(fs, inode, truncate=truncate)
+        if truncate:
+            drop_set_ids(inode, caller)
+        fd = inode.open_real(access | flags & os.O_TRUNC)
+        inode.no_capability = False
+    else:
+        fd = inode.open_data(os.O_RDONLY)
+    inode.nopen += 1
+    return OpenFile(inode, fd, caller, writable=writable)

@@ -1,0 +1,46 @@
+"""Redirects: writing where the lower part of a renamed directory, or the data of a metacopy, is found."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs.overlay.format import REDIRECT_MAX
+from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.inode import Directory, File, Inode
+
+
+def set_redirect(fs: OverlayFs, inode: Inode, *, absolute: bool) -> None:
+    """Store on the upper object the name under which its lower part lies (ovl_set_redirect()).
+
+    To be called before the rename, while the names still are the lower's. A redirect that is there already
+    stays, unless it is relative and the object leaves its directory. EXDEV where it would be too long.
+    """
+    assert isinstance(inode, (Directory, File))
+    known = inode.redirect
+    if known is not None and (known.startswith(b"/") or not absolute):
+        return
+    value = _path_below(inode) if absolute else inode.name
+    path, follow = inode.proc_path()
+    os.setxattr(path, fs.format.redirect, value, follow_symlinks=follow)
+    inode.redirect = value
+
+
+def _path_below(inode: Directory | File) -> bytes:
+    """The absolute path at which the layers below have the object, redirects of its parents followed."""
+    parts: list[bytes] = []
+    at: Inode = inode
+    while at.parent is not None:
+        assert isinstance(at, (Directory, File))
+        part = at.redirect if at.redirect is not None else at.name
+        parts.append(part)
+        if part.startswith(b"/"):
+            break
+        at = at.parent
+    parts.reverse()
+    path = b"/".join(parts)
+    if not path.startswith(b"/"):
+        path = b"/" + path
+    if len(path) > REDIRECT_MAX:
+        raise OSError(errno.EXDEV, "the path is too long for a redirect")
+    return path

@@ -1,0 +1,170 @@
+"""rename(2) and its flags, over merged, lower and upper objects: one renameat2 in upper.
+
+What the source's name leaves behind (a whiteout where a lower has the name) and what keeps the moved
+directory together with its lower part (a redirect) or apart from a stranger's (opaque) is settled before.
+The rules are those of ovl_rename().
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs.linux import fs as linux
+from unionfs.overlay.copy_up import copy_metadata, ensure_upper, link_up, set_impure
+from unionfs.overlay.dir import check_empty, failure, find_slot, finish_unlink, prepare_unlink
+from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.inode import Directory, File, Inode
+from unionfs.overlay.layer import RealDir
+from unionfs.overlay.namei import lookup
+from unionfs.overlay.readdir import HIDDEN, PRESENT, note_upper
+from unionfs.overlay.redirect import set_redirect
+
+_KNOWN_FLAGS = linux.RENAME_NOREPLACE | linux.RENAME_EXCHANGE
+
+
+def rename(
+    fs: OverlayFs, olddir: Directory, oldname: bytes, newdir: Directory, newname: bytes, flags: int
+) -> None:
+    """Rename, with RENAME_NOREPLACE or RENAME_EXCHANGE.
+
+    Raises EXDEV for a directory with a lower part unless `redirect_dir=on`, ENOTEMPTY, EEXIST, ENOENT,
+    ENOTDIR, EISDIR; EINVAL for other flags. May raise `Wait`.
+    """
+    if flags & ~_KNOWN_FLAGS or flags == _KNOWN_FLAGS:
+        raise failure(errno.EINVAL)
+    exchange = bool(flags & linux.RENAME_EXCHANGE)
+    there = lookup(fs, olddir, oldname)
+    if there is None:
+        raise failure(errno.ENOENT)
+    old = there[0]
+    there = lookup(fs, newdir, newname)
+    new = there[0] if there is not None else None
+    if new is None and exchange:
+        raise failure(errno.ENOENT)
+    if new is not None and flags & linux.RENAME_NOREPLACE:
+        raise failure(errno.EEXIST)
+    fs.writable_work()
+    if new is old:
+        return
+    if not exchange and new is not None and old.is_dir != new.is_dir:
+        raise failure(errno.ENOTDIR if old.is_dir else errno.EISDIR)
+    _check_movable(fs, old)
+    if exchange:
+        assert new is not None
+        _check_movable(fs, new)
+    elif isinstance(new, Directory):
+        check_empty(fs, new)
+
+    source = find_slot(fs, olddir, oldname)
+    slot = find_slot(fs, newdir, newname)
+    _bring_up(fs, old, olddir, oldname)
+    if exchange:
+        assert new is not None
+        _bring_up(fs, new, newdir, newname)
+    elif isinstance(new, File):
+        prepare_unlink(fs, new, newdir, newname)
+    elif isinstance(new, Directory) and new.upper is not None:
+        _clear_whiteouts(fs, new, slot.place, newname)
+        new.upper.pin()
+
+    same_dir = olddir is newdir
+    _keep_together(fs, old, newdir, same_dir)
+    if exchange:
+        assert new is not None
+        _keep_together(fs, new, olddir, same_dir)
+
+    how = 0
+    left_whiteout = False
+    if exchange:
+        how = linux.RENAME_EXCHANGE
+    elif source.lower:
+        how = linux.RENAME_EXCHANGE if slot.whiteout else linux.RENAME_WHITEOUT
+    elif old.is_dir and slot.whiteout:
+        how = linux.RENAME_EXCHANGE
+        left_whiteout = True
+    linux.renameat2(source.place.open(), oldname, slot.place.open(), newname, how)
+    if left_whiteout:
+        os.unlink(oldname, dir_fd=source.place.open())
+
+    if exchange:
+        assert new is not None
+        fs.table.exchange(old, olddir, oldname, new, newdir, newname)
+        _move_real(old, source.place, oldname, slot.place, newname)
+        _move_real(new, slot.place, newname, source.place, oldname)
+    else:
+        if isinstance(new, File):
+            finish_unlink(fs, new, newdir, newname)
+        elif new is not None:
+            fs.table.detach(new, newdir, newname)
+            fs.table.drop_if_unused(new)
+        fs.table.move(old, olddir, oldname, newdir, newname)
+        _move_real(old, source.place, oldname, slot.place, newname)
+        note_upper(olddir, oldname, HIDDEN if source.lower else None)
+        note_upper(newdir, newname, PRESENT)
+
+
+def _check_movable(fs: OverlayFs, inode: Inode) -> None:
+    """EXDEV for a directory whose lower part could not be found again (ovl_can_move())."""
+    if isinstance(inode, Directory) and inode.lowers and not fs.config.redirect_create:
+        raise failure(errno.EXDEV)
+
+
+def _bring_up(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> None:
+    """Copy up, and see to it that upper has the very name that is about to move."""
+    ensure_upper(fs, inode, data=False)
+    if isinstance(inode, File):
+        link_up(fs, inode, parent, name)
+
+
+def _keep_together(fs: OverlayFs, inode: Inode, newdir: Directory, same_dir: bool) -> None:
+    """Mark what moves so that it finds its own lower part at the new place, and no stranger's."""
+    if isinstance(inode, Directory):
+        if inode.lowers:
+            set_redirect(fs, inode, absolute=not same_dir)
+            set_impure(fs, newdir)
+        elif not inode.opaque and newdir.merged:
+            path, follow = inode.proc_path()
+            os.setxattr(path, fs.format.opaque, b"y", follow_symlinks=follow)
+            inode.opaque = True
+    elif isinstance(inode, File):
+        if inode.metacopy:
+            set_redirect(fs, inode, absolute=not same_dir or (inode.nlink or 1) > 1)
+        if inode.lowdir is not None:
+            set_impure(fs, newdir)
+
+
+def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: bytes) -> None:
+    """Replace a directory that holds whiteouts only by an empty opaque one, for a rename over it."""
+    assert directory.upper is not None
+    if not _has_any(directory.upper):
+        return
+    work = fs.writable_work()
+    st = os.fstat(directory.upper.open())
+    temp = work.mkdir()
+    try:
+        copy_metadata(fs, b"/proc/self/fd/%d" % directory.upper.open(), st, work.fd, temp)
+        os.setxattr(work.fd_path(temp), fs.format.opaque, b"y")
+        directory.upper.pin()
+        linux.renameat2(work.fd, temp, place.open(), name, linux.RENAME_EXCHANGE)
+    finally:
+        work.remove(temp)
+
+
+def _has_any(directory: RealDir) -> bool:
+    """Whether the real directory has any entry, a mark or not."""
+    fd = directory.listing_fd()
+    try:
+        with os.scandir(fd) as entries:
+            return next(entries, None) is not None
+    finally:
+        os.close(fd)
+
+
+def _move_real(inode: Inode, source: RealDir, oldname: bytes, target: RealDir, newname: bytes) -> None:
+    """Follow a rename in upper: where the object now lies."""
+    if isinstance(inode, Directory):
+        if inode.upper is not None:
+            inode.upper.parent, inode.upper.name = target, newname
+    elif isinstance(inode, File) and inode.updir is source and inode.upname == oldname:
+        inode.updir, inode.upname = target, newname

@@ -1,0 +1,274 @@
+"""The union as a whole: the one face that transports call.
+
+Who may call: the state thread only, except where a docstring says "any thread". Every operation takes inode
+numbers as the kernel knows them, raises OSError with the errno that the caller must see, or `Wait` before
+anything has changed (see `wait.py`). An operation that answers with an entry counts one lookup of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+
+from unionfs.linux import fs as linux
+from unionfs.overlay import attr, xattr
+from unionfs.overlay import dir as ovl_dir
+from unionfs.overlay.attr import Changes
+from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
+from unionfs.overlay.file import OpenFile, open_file
+from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.inode import Directory, Inode
+from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
+from unionfs.overlay.namei import lookup
+from unionfs.overlay.readdir import DirHandle
+from unionfs.overlay.rename import rename
+from unionfs.overlay.work import Work
+
+Entry = tuple[Inode, os.stat_result]
+
+_DIR_FDS_MOST = 16384
+
+
+class Union:
+    """A mounted stack. Made by `Union.open`, ended by `close`."""
+
+    __slots__ = ("_open_files", "fs")
+
+    def __init__(self, fs: OverlayFs) -> None:
+        self.fs = fs
+        self._open_files = 0
+
+    @classmethod
+    def open(cls, config: UnionConfig) -> Union:
+        """Open the layers, clear work and mark it as in use. The directories were checked before.
+
+        Raises MountError, and OSError for what only opening can tell.
+        """
+        me = Caller(os.geteuid(), os.getegid(), os.getpid(), 0)
+        privileged = me.has_capability(CAP_SETUID) and linux.keep_capabilities_across_fsuid()
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        dirfds = DirFds(min(_DIR_FDS_MOST, soft // 4))
+        upper: Layer | None = None
+        work: Work | None = None
+        lowers = open_lowers(config.lowers, dirfds)
+        try:
+            if config.upper is not None and config.work is not None:
+                upper, work_fd = open_upper(config.upper, config.work, dirfds)
+                work = Work(work_fd, index=config.index, volatile=config.volatile)
+            return cls(OverlayFs(config, upper, work, lowers, dirfds, Identity(privileged=privileged)))
+        except BaseException:
+            if work is not None:
+                work.close()
+            for layer in [*lowers, upper] if upper is not None else lowers:
+                layer.close()
+            raise
+
+    def close(self) -> None:
+        """Clear work and let go of the layers."""
+        fs = self.fs
+        fs.dirfds.close_all()
+        if fs.work is not None:
+            fs.work.close()
+        for layer in [*fs.lowers, fs.upper] if fs.upper is not None else fs.lowers:
+            layer.close()
+
+    def sync(self) -> None:
+        """Write all of upper's filesystem out, unless the mount is volatile. Any thread."""
+        fs = self.fs
+        if fs.upper is not None and not fs.config.volatile:
+            linux.syncfs(fs.upper.root_fd)
+
+    def stats(self) -> dict[str, int]:
+        fs = self.fs
+        return {
+            "copy_ups": fs.copy_ups,
+            "inodes": len(fs.table),
+            "open_files": self._open_files,
+            "layers": len(fs.lowers) + (fs.upper is not None),
+            "directory_descriptors": len(fs.dirfds),
+        }
+
+    # --- inodes ----------------------------------------------------------------------------------
+
+    def inode(self, ino: int) -> Inode:
+        """The inode of a number that the kernel holds; ESTALE for one that it should not know."""
+        inode = self.fs.table.get(ino)
+        if inode is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return inode
+
+    def _dir(self, ino: int) -> Directory:
+        inode = self.inode(ino)
+        if not isinstance(inode, Directory):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return inode
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel has dropped *count* lookups; never raises."""
+        inode = self.fs.table.get(ino)
+        if inode is not None:
+            inode.nlookup = max(inode.nlookup - count, 0)
+            self.fs.table.drop_if_unused(inode)
+
+    def remember(self, inode: Inode) -> None:
+        """Count a lookup of an entry that a listing has handed to the kernel."""
+        inode.nlookup += 1
+
+    def drop_if_unused(self, inode: Inode) -> None:
+        """Let go of an entry of a listing that the kernel did not take."""
+        self.fs.table.drop_if_unused(inode)
+
+    # --- names -----------------------------------------------------------------------------------
+
+    def lookup(self, parent: int, name: bytes) -> Entry | None:
+        """The entry of a name; None where there is none."""
+        fs = self.fs
+        fs.dirfds.trim()
+        directory = self._dir(parent)
+        if name == b"." or name == b"..":
+            inode: Inode = directory if name == b"." else directory.parent or directory
+            entry: Entry | None = (inode, inode.lstat())
+        else:
+            entry = lookup(fs, directory, name)
+        if entry is not None:
+            entry[0].nlookup += 1
+        return entry
+
+    def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Entry:
+        return self._made(ovl_dir.mkdir(self.fs, self._dir(parent), name, mode, caller))
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
+        return self._made(ovl_dir.mknod(self.fs, self._dir(parent), name, mode, rdev, caller))
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Entry:
+        return self._made(ovl_dir.symlink(self.fs, self._dir(parent), name, target, caller))
+
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[Inode, os.stat_result, OpenFile]:
+        """Make a regular file and open it."""
+        inode, st = ovl_dir.create(self.fs, self._dir(parent), name, mode, caller)
+        try:
+            handle = self._opened(inode, flags & ~os.O_TRUNC, caller)
+        except BaseException:
+            self.fs.table.drop_if_unused(inode)
+            raise
+        inode.nlookup += 1
+        return inode, st, handle
+
+    @staticmethod
+    def _made(entry: Entry) -> Entry:
+        entry[0].nlookup += 1
+        return entry
+
+    def link(self, ino: int, parent: int, name: bytes) -> Entry:
+        inode = self.inode(ino)
+        st = ovl_dir.link(self.fs, inode, self._dir(parent), name)
+        inode.nlookup += 1
+        return inode, st
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        ovl_dir.unlink(self.fs, self._dir(parent), name)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        ovl_dir.rmdir(self.fs, self._dir(parent), name)
+
+    def rename(self, parent: int, name: bytes, newparent: int, newname: bytes, flags: int) -> None:
+        rename(self.fs, self._dir(parent), name, self._dir(newparent), newname, flags)
+
+    # --- attributes ------------------------------------------------------------------------------
+
+    def getattr(self, ino: int) -> Entry:
+        inode = self.inode(ino)
+        return inode, inode.lstat()
+
+    def setattr(self, ino: int, changes: Changes, caller: Caller, handle: OpenFile | None) -> Entry:
+        inode = self.inode(ino)
+        return inode, attr.change(self.fs, inode, changes, caller, handle)
+
+    def readlink(self, ino: int) -> bytes:
+        return attr.readlink(self.inode(ino))
+
+    def statfs(self) -> os.statvfs_result:
+        return attr.statfs(self.fs)
+
+    def getxattr(self, ino: int, name: bytes) -> bytes:
+        return xattr.getxattr(self.fs, self.inode(ino), name)
+
+    def listxattr(self, ino: int, caller: Caller) -> list[bytes]:
+        return xattr.listxattr(self.fs, self.inode(ino), caller)
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
+        xattr.setxattr(self.fs, self.inode(ino), name, value, flags, caller)
+
+    def removexattr(self, ino: int, name: bytes) -> None:
+        xattr.removexattr(self.fs, self.inode(ino), name)
+
+    # --- files and directories, open -------------------------------------------------------------
+
+    def open_file(self, ino: int, flags: int, caller: Caller) -> OpenFile:
+        return self._opened(self.inode(ino), flags, caller)
+
+    def _opened(self, inode: Inode, flags: int, caller: Caller) -> OpenFile:
+        handle = open_file(self.fs, inode, flags, caller)
+        self._open_files += 1
+        return handle
+
+    def release(self, handle: OpenFile) -> None:
+        """The last descriptor of an open is gone."""
+        self._open_files -= 1
+        inode = handle.inode
+        inode.nopen -= 1
+        handle.close()
+        self.fs.table.drop_if_unused(inode)
+
+    def sync_file(self, handle: OpenFile, data_only: bool) -> None:
+        """fsync or fdatasync; nothing when volatile. Any thread."""
+        if not self.fs.config.volatile:
+            handle.sync(data_only)
+
+    def open_dir(self, ino: int) -> DirHandle:
+        directory = self._dir(ino)
+        directory.nopen += 1
+        return DirHandle(directory)
+
+    def release_dir(self, handle: DirHandle) -> None:
+        directory = handle.directory
+        directory.nopen -= 1
+        self.fs.table.drop_if_unused(directory)
+
+    def read_dir(self, handle: DirHandle, offset: int) -> Iterator[tuple[bytes, Inode, os.stat_result, int]]:
+        """The entries from a cookie on: (name, inode, stat, cookie of the next).
+
+        The kernel counts a lookup of each entry that it takes (`remember`), except "." and ".."; give the
+        others to `drop_if_unused`. May raise `Wait`, here, not later.
+        """
+        fs = self.fs
+        fs.dirfds.trim()
+        names = handle.snapshot(fs, rewind=offset == 0)
+        return self._entries(handle.directory, names, offset)
+
+    def _entries(
+        self, directory: Directory, names: list[bytes], offset: int
+    ) -> Iterator[tuple[bytes, Inode, os.stat_result, int]]:
+        fs = self.fs
+        if offset == 0:
+            yield b".", directory, directory.lstat(), 1
+        if offset <= 1:
+            up = directory.parent or directory
+            yield b"..", up, up.lstat(), 2
+        for place in range(max(offset - 2, 0), len(names)):
+            name = names[place]
+            entry = lookup(fs, directory, name)
+            if entry is not None:
+                yield name, entry[0], entry[1], place + 3
+
+    def sync_dir(self, handle: DirHandle) -> int | None:
+        """A descriptor of the upper directory to fsync and close, in any thread; None: nothing to sync."""
+        upper = handle.directory.upper
+        if upper is None or self.fs.config.volatile:
+            return None
+        return upper.listing_fd()

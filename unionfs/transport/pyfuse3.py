@@ -1,0 +1,402 @@
+"""Requests by way of libfuse and pyfuse3, under trio: a thin translation that holds no union rule.
+
+Facts about pyfuse3 that shape this file: only `FUSEError` may leave a handler, anything else ends the main
+loop and the mount with it; listings are always readdirplus, and each entry that `readdir_reply` takes counts
+as one lookup; `st_ino` is the node number too; `open` and `opendir` must never answer ENOSYS.
+
+Handlers run on the state thread and do not wait, except where the union asks for slow work (`Wait`), the disk
+must be read or something is synced: then a worker thread does it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+
+from unionfs.linux.fs import filesystem_type
+from unionfs.overlay.attr import Changes, blocks, link_count
+from unionfs.overlay.cred import Caller
+from unionfs.overlay.file import OpenFile
+from unionfs.overlay.inode import Inode
+from unionfs.overlay.readdir import DirHandle
+from unionfs.overlay.super import Union
+from unionfs.overlay.wait import Task, Wait
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FOREVER = 1e9
+"""Seconds that the kernel may keep what it knows when every change comes through the mount."""
+
+_LOCAL_FILESYSTEMS = frozenset((0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x794C7630))
+"""f_type of ext4, xfs, btrfs, tmpfs, f2fs and overlayfs: their close(2) reports no late error."""
+
+
+Method = Callable[Concatenate["_Operations", P], T]
+Handler = Callable[Concatenate["_Operations", P], Coroutine[Any, Any, T]]
+
+
+def op(opcode: str) -> Callable[[Method[P, T]], Handler[P, T]]:
+    """Make a handler of an operation that does not wait: call it, again after slow work it asks for."""
+
+    def decorate(operation: Method[P, T]) -> Handler[P, T]:
+        @wraps(operation)
+        async def handler(self: _Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            self.counts[opcode] = self.counts.get(opcode, 0) + 1
+            while True:
+                try:
+                    return operation(self, *args, **kwargs)
+                except Wait as wait:
+                    task = wait.task
+                except Exception as error:
+                    raise _answer(error, opcode) from None
+                await self.settle(task, opcode)
+
+        return handler
+
+    return decorate
+
+
+def slow_op(opcode: str) -> Callable[[Handler[P, T]], Handler[P, T]]:
+    """Make a handler of an operation that is a coroutine itself."""
+
+    def decorate(operation: Handler[P, T]) -> Handler[P, T]:
+        @wraps(operation)
+        async def handler(self: _Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            self.counts[opcode] = self.counts.get(opcode, 0) + 1
+            try:
+                return await operation(self, *args, **kwargs)
+            except Exception as error:
+                raise _answer(error, opcode) from None
+
+        return handler
+
+    return decorate
+
+
+def _answer(error: BaseException, opcode: str) -> pyfuse3.FUSEError:
+    """What the kernel is told of a failure: its errno, and EIO for a bug, which is logged."""
+    if isinstance(error, pyfuse3.FUSEError):
+        return error
+    if isinstance(error, OSError) and error.errno:
+        return pyfuse3.FUSEError(error.errno)
+    log.error("a bug has cost one %s request", opcode, exc_info=error)
+    return pyfuse3.FUSEError(errno.EIO)
+
+
+def _caller(ctx: pyfuse3.RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
+
+
+class _Operations(pyfuse3.Operations):
+    """The handlers. `counts` says how many requests of which kind came."""
+
+    enable_acl = True
+    enable_writeback_cache = False
+    supports_dot_lookup = True
+
+    def __init__(self, union: Union) -> None:
+        super().__init__()
+        self.union = union
+        self.counts: dict[str, int] = {}
+        self.files: dict[int, OpenFile] = {}
+        self.dirs: dict[int, DirHandle] = {}
+        self._next_handle = 0
+        self._waiters: dict[Task, trio.Event] = {}
+        timeout = union.fs.config.timeout
+        self._timeout = _FOREVER if timeout is None else timeout
+        self._keep_cache = timeout is None
+        self._flush_matters = filesystem_type(union.fs.root.top.open()) not in _LOCAL_FILESYSTEMS
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    async def settle(self, task: Task, opcode: str) -> None:
+        """Have slow work done once, whoever asked; the first who asks gets its failure."""
+        done = self._waiters.get(task)
+        if done is not None:
+            await done.wait()
+            return
+        done = self._waiters[task] = trio.Event()
+        failure: BaseException | None = None
+        try:
+            with trio.CancelScope(shield=True):
+                try:
+                    await trio.to_thread.run_sync(task.run)
+                except BaseException as error:
+                    failure = error
+                try:
+                    task.finish(failure)
+                except BaseException as error:
+                    failure = failure or error
+        finally:
+            del self._waiters[task]
+            done.set()
+        if failure is not None:
+            raise _answer(failure, opcode) from None
+
+    def _attributes(self, inode: Inode, st: os.stat_result) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = inode.ino
+        entry.entry_timeout = entry.attr_timeout = self._timeout
+        entry.st_mode = st.st_mode
+        entry.st_nlink = link_count(inode, st)
+        entry.st_uid = st.st_uid
+        entry.st_gid = st.st_gid
+        entry.st_rdev = st.st_rdev
+        entry.st_size = st.st_size
+        entry.st_blksize = st.st_blksize
+        entry.st_blocks = blocks(inode, st)
+        entry.st_atime_ns = st.st_atime_ns
+        entry.st_mtime_ns = st.st_mtime_ns
+        entry.st_ctime_ns = st.st_ctime_ns
+        return entry
+
+    def _handle(self) -> int:
+        self._next_handle += 1
+        return self._next_handle
+
+    def _file_info(self, file: OpenFile) -> pyfuse3.FileInfo:
+        fh = self._handle()
+        self.files[fh] = file
+        return pyfuse3.FileInfo(fh=fh, keep_cache=self._keep_cache)
+
+    # --- names -----------------------------------------------------------------------------------
+
+    @op("LOOKUP")
+    def lookup(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        entry = self.union.lookup(parent, name)
+        if entry is None:
+            # Number 0 lets the kernel remember that there is no such name.
+            miss = pyfuse3.EntryAttributes()
+            miss.st_ino = 0
+            miss.entry_timeout = self._timeout
+            return miss
+        return self._attributes(*entry)
+
+    async def forget(self, inode_list: list[tuple[int, int]]) -> None:  # type: ignore[override]
+        self.counts["FORGET"] = self.counts.get("FORGET", 0) + len(inode_list)
+        for ino, count in inode_list:
+            try:
+                self.union.forget(ino, count)
+            except Exception:
+                log.exception("a bug in forgetting inode %d", ino)
+
+    @op("MKDIR")
+    def mkdir(
+        self, parent: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._attributes(*self.union.mkdir(parent, name, mode & 0o7777, _caller(ctx)))
+
+    @op("MKNOD")
+    def mknod(
+        self, parent: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._attributes(*self.union.mknod(parent, name, mode, rdev, _caller(ctx)))
+
+    @op("SYMLINK")
+    def symlink(
+        self, parent: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._attributes(*self.union.symlink(parent, name, target, _caller(ctx)))
+
+    @op("LINK")
+    def link(
+        self, inode: int, parent: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._attributes(*self.union.link(inode, parent, name))
+
+    @op("UNLINK")
+    def unlink(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self.union.unlink(parent, name)
+
+    @op("RMDIR")
+    def rmdir(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self.union.rmdir(parent, name)
+
+    @op("RENAME")
+    def rename(
+        self,
+        parent: int,
+        name: bytes,
+        newparent: int,
+        newname: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        self.union.rename(parent, name, newparent, newname, flags)
+
+    @op("CREATE")
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        inode, st, file = self.union.create(parent, name, mode & 0o7777, flags, _caller(ctx))
+        return self._file_info(file), self._attributes(inode, st)
+
+    # --- attributes ------------------------------------------------------------------------------
+
+    @op("GETATTR")
+    def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        return self._attributes(*self.union.getattr(inode))
+
+    @op("SETATTR")
+    def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        changes = Changes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        handle = self.files.get(fh) if fh is not None else None
+        return self._attributes(*self.union.setattr(inode, changes, _caller(ctx), handle))
+
+    @op("READLINK")
+    def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        return self.union.readlink(inode)
+
+    @op("STATFS")
+    def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        there = self.union.statfs()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = there.f_bsize
+        data.f_frsize = there.f_frsize
+        data.f_blocks = there.f_blocks
+        data.f_bfree = there.f_bfree
+        data.f_bavail = there.f_bavail
+        data.f_files = there.f_files
+        data.f_ffree = there.f_ffree
+        data.f_favail = there.f_favail
+        data.f_namemax = there.f_namemax
+        return data
+
+    @op("GETXATTR")
+    def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        return self.union.getxattr(inode, name)
+
+    @op("LISTXATTR")
+    def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
+        return self.union.listxattr(inode, _caller(ctx))
+
+    @op("SETXATTR")
+    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        # pyfuse3 has checked XATTR_CREATE and XATTR_REPLACE by a getxattr; the kernel holds the inode's
+        # lock all the while, so nothing comes in between.
+        self.union.setxattr(inode, name, value, 0, _caller(ctx))
+
+    @op("REMOVEXATTR")
+    def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self.union.removexattr(inode, name)
+
+    # --- open files ------------------------------------------------------------------------------
+
+    @op("OPEN")
+    def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        return self._file_info(self.union.open_file(inode, flags, _caller(ctx)))
+
+    @slow_op("READ")
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        file = self.files[fh]
+        data = file.read_now(off, size)
+        if data is None:
+            return await trio.to_thread.run_sync(file.read, off, size)
+        return data
+
+    @op("WRITE")
+    def write(self, fh: int, off: int, buf: bytes) -> int:
+        return self.files[fh].write(off, buf)
+
+    @slow_op("FLUSH")
+    async def flush(self, fh: int) -> None:
+        if not self._flush_matters:
+            # The kernel asks no more after this.
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        await trio.to_thread.run_sync(self.files[fh].flush)
+
+    @op("RELEASE")
+    def release(self, fh: int) -> None:
+        self.union.release(self.files.pop(fh))
+
+    @slow_op("FSYNC")
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await trio.to_thread.run_sync(self.union.sync_file, self.files[fh], datasync)
+
+    # --- open directories ------------------------------------------------------------------------
+
+    @op("OPENDIR")
+    def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        fh = self._handle()
+        self.dirs[fh] = self.union.open_dir(inode)
+        return fh
+
+    @op("READDIRPLUS")
+    def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        union = self.union
+        for name, inode, st, cookie in union.read_dir(self.dirs[fh], start_id):
+            if not pyfuse3.readdir_reply(token, name, self._attributes(inode, st), cookie):
+                union.drop_if_unused(inode)
+                return
+            if cookie > 2:
+                union.remember(inode)
+
+    @op("RELEASEDIR")
+    def releasedir(self, fh: int) -> None:
+        self.union.release_dir(self.dirs.pop(fh))
+
+    @slow_op("FSYNCDIR")
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        fd = self.union.sync_dir(self.dirs[fh])
+        if fd is not None:
+            try:
+                await trio.to_thread.run_sync(os.fsync, fd)
+            finally:
+                os.close(fd)
+
+
+class Session:
+    """One mount's conversation with the kernel. pyfuse3 keeps it in globals: one at a time in a process."""
+
+    def __init__(self, union: Union, fuse_fd: int) -> None:
+        """Take over *fuse_fd*, a /dev/fuse descriptor that is mounted already."""
+        self._operations = _Operations(union)
+        self._union = union
+        pyfuse3.init(self._operations, f"/dev/fd/{fuse_fd}", {"default_permissions"})
+
+    async def serve(self) -> None:
+        """Answer requests until the kernel ends the session; cancel to stop earlier."""
+        await pyfuse3.main()
+
+    def counts(self) -> dict[str, int]:
+        """How many requests of each kind have come."""
+        return dict(self._operations.counts)
+
+    def open_handles(self) -> int:
+        """How many files and directories are open."""
+        return len(self._operations.files) + len(self._operations.dirs)
+
+    def close(self) -> None:
+        """Let go of the kernel's side and of all handles. Unmounting is the daemon's."""
+        pyfuse3.close(unmount=False)
+        operations = self._operations
+        for file in operations.files.values():
+            self._union.release(file)
+        for directory in operations.dirs.values():
+            self._union.release_dir(directory)
+        operations.files.clear()
+        operations.dirs.clear()
