@@ -1,0 +1,253 @@
+"""Mounts, loads, kills, mounts again, and holds what is there against the journals.
+
+Upper lives through many kills, so later rounds start from what earlier crashes left. Must tell every loss,
+and must itself write nothing into the mount: what it finds is the starting point of the next round.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.crash import load
+from tests.crash.model import Model, Node, Op, pattern
+from tests.oracle import snapshot
+from tests.support import mounts
+
+PARTS = 3
+BIG = 6 << 20
+GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ENODEV, errno.ESTALE}
+"""What a call may answer when the daemon was killed under it."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Something that is not as the journal says that it must be."""
+
+    what: str
+    where: str
+    journal: Sequence[Op] = ()
+
+    def __str__(self) -> str:
+        tail = "".join(f"\n    {op}" for op in self.journal[-12:])
+        return f"{self.what}: {self.where}" + (f"\n  last operations of this part:{tail}" if tail else "")
+
+
+class Rig:
+    """One union that is killed again and again."""
+
+    def __init__(
+        self, base: Path, seed: str, *, options: Sequence[str] = (), lower_base: Path | None = None
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.options = list(options)
+        if "redirect_dir=off" not in options:
+            self.options.append("redirect_dir=on")  # the kernel's own default depends on how it was built
+        self.base = base
+        self.lowers = tuple((lower_base or base) / name for name in ("lower-top", "lower-bottom"))
+        self.upper, self.work, self.merged = (base / name for name in ("upper", "work", "merged"))
+        for directory in (*self.lowers, self.upper, self.work, self.merged):
+            directory.mkdir()
+        self.journals = base / "journals"
+        self.models = {f"p{number}": self._build(f"p{number}") for number in range(PARTS)}
+        self.before = [snapshot.layer_fingerprint(os.fsencode(lower)) for lower in self.lowers]
+        self.round = 0
+        self.operations = 0
+
+    def _build(self, part: str) -> Model:
+        """This part's lower files; directories lie in both lowers, so that they merge."""
+        rng, model = self.rng, Model()
+        for directory in (part, f"{part}/dir-a", f"{part}/dir-b", f"{part}/dir-b/inner"):
+            for lower in self.lowers:
+                os.mkdir(lower / directory)
+                os.chmod(lower / directory, 0o755)
+            model.add(directory, Node("dir", 0o755))
+        for number in range(14):
+            home = rng.choice([part, f"{part}/dir-a", f"{part}/dir-b", f"{part}/dir-b/inner"])
+            path = f"{home}/{part}-file{number}"
+            size = BIG + rng.randrange(5000) if number < 3 else rng.randrange(0, 30_000)
+            node = Node("file", 0o644).edited(("write", 0, rng.randrange(1_000_000), size))
+            times = rng.randrange(10**9, 15 * 10**17)
+            for lower in self.lowers if rng.random() < 0.2 else [rng.choice(self.lowers)]:
+                (lower / path).write_bytes(pattern(node.edits[0][2], size))
+                os.chmod(lower / path, 0o644)
+                os.utime(lower / path, ns=(times, times))
+            model.add(path, _with_time(node, times))
+        return model
+
+    # A round ----------------------------------------------------------------------------------------------
+
+    def kill_in_load(self) -> list[Loss]:
+        """Load the mount, kill the daemon at a random moment, mount again and look."""
+        self.round += 1
+        shutil.rmtree(self.journals, ignore_errors=True)
+        self.journals.mkdir()
+        context = multiprocessing.get_context("fork")
+        with mounts.pyunionfs(
+            self.lowers, self.upper, self.work, self.merged, options=self.options
+        ) as daemon:
+            processes = [
+                context.Process(target=self._load, args=(part, model.copy(), f"{self.rng.random()}"))
+                for part, model in self.models.items()
+            ]
+            for process in processes:
+                process.start()
+            time.sleep(self.rng.uniform(0.0, 0.7) ** 1.5 + 0.01)
+            daemon.kill()
+            losses = [_hanging(process.pid) for process in processes if _join(process)]
+        return losses or self.look()
+
+    def _load(self, part: str, model: Model, seed: str) -> None:
+        # With redirect_dir=off the right answer to the rename of a merged directory is EXDEV.
+        moves = "redirect_dir=off" not in self.options
+        load.run(self.merged, part, model, seed, self.journals / part, directories_move=moves)
+
+    def look(self) -> list[Loss]:
+        """Mount again; everything that was answered is there, and nothing that is half."""
+        losses: list[Loss] = []
+        with mounts.pyunionfs(self.lowers, self.upper, self.work, self.merged, options=self.options):
+            litter = sorted(os.listdir(self.work / "work"))
+            if litter:
+                losses.append(Loss("litter in work after a mount", repr(litter)))
+            for part in self.models:
+                losses += self._look_at(part)
+            ours = snapshot.take(os.fsencode(self.merged))
+        losses += [Loss("a rule of the tree", complaint) for complaint in ours.complaints]
+        losses += self._look_at_lowers()
+        # The kernel's mount of the same upper must show the same tree; a mount changes nothing that counts.
+        with mounts.overlayfs(self.lowers, self.upper, self.work, self.merged, options=self.options):
+            theirs = snapshot.take(os.fsencode(self.merged))
+        for path, what, left, right in snapshot.differences(theirs, ours):
+            losses.append(Loss("kernel overlayfs sees another tree", f"{path} {what}: {left} here {right}"))
+        return losses
+
+    def _look_at_lowers(self) -> list[Loss]:
+        now = [snapshot.layer_fingerprint(os.fsencode(lower)) for lower in self.lowers]
+        return [] if now == self.before else [Loss("a lower layer was changed", str(self.lowers))]
+
+    def _look_at(self, part: str) -> list[Loss]:
+        journal = load.read_journal(self.journals / part)
+        self.operations += len(journal.answered)
+        if journal.error is not None and journal.error not in GONE:
+            return [
+                Loss(
+                    f"an operation of {part} failed",
+                    f"{journal.interrupted}: {journal.text}",
+                    journal.answered,
+                )
+            ]
+        before = self.models[part].copy()
+        for op in journal.answered:
+            before.apply(op)
+        found = observe(self.merged, part)
+        candidates = list(before.states(journal.interrupted)) if journal.interrupted else [before]
+        for candidate in candidates:
+            if not mismatches(candidate, found):
+                self.models[part] = candidate
+                return []
+        history = [*journal.answered, ("interrupted:", *(journal.interrupted or ()))]
+        return [
+            Loss(f"{part} is neither as before nor as after", text, history)
+            for text in mismatches(candidates[0], found)[:3]
+        ]
+
+
+def _with_time(node: Node, mtime_ns: int) -> Node:
+    return Node(node.kind, node.mode, edits=node.edits, size=node.size, mtime_ns=mtime_ns)
+
+
+def _join(process: multiprocessing.process.BaseProcess) -> bool:
+    """Whether it had to be cut off."""
+    process.join(15)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return True
+    return False
+
+
+def _hanging(pid: int | None) -> Loss:
+    return Loss("a call did not return after the daemon was killed", f"process {pid}")
+
+
+def observe(merged: Path, part: str) -> dict[str, dict[str, Any]]:
+    """What the mount shows of a part, in the words of the model."""
+    found: dict[str, dict[str, Any]] = {}
+    groups: dict[int, list[str]] = {}
+    pending = [part]
+    while pending:
+        path = pending.pop()
+        full = merged / path
+        st = os.lstat(full)
+        seen: dict[str, Any] = {
+            "mode": stat.S_IMODE(st.st_mode),
+            "uid": st.st_uid,
+            "mtime_ns": st.st_mtime_ns,
+        }
+        seen["xattrs"] = tuple(
+            (name, os.getxattr(full, name, follow_symlinks=False))
+            for name in sorted(os.listxattr(full, follow_symlinks=False))
+        )
+        if stat.S_ISDIR(st.st_mode):
+            seen["kind"] = "dir"
+            pending += [f"{path}/{name}" for name in os.listdir(full)]
+        elif stat.S_ISLNK(st.st_mode):
+            seen |= {"kind": "symlink", "target": os.readlink(full)}
+        else:
+            seen |= {"kind": "file", "size": st.st_size}
+            seen["data"] = hashlib.sha256(full.read_bytes()).hexdigest()
+            groups.setdefault(st.st_ino, []).append(path)
+        found[path] = seen
+    for names in groups.values():
+        for name in names:
+            found[name]["links"] = sorted(names)
+    return found
+
+
+def mismatches(model: Model, found: dict[str, dict[str, Any]]) -> list[str]:
+    """Where what was found is not what the model says."""
+    wrong = [f"{path} is missing" for path in sorted(model.paths.keys() - found.keys())]
+    wrong += [f"{path} should not be there" for path in sorted(found.keys() - model.paths.keys())]
+    for path in sorted(model.paths.keys() & found.keys()):
+        for what, value in _expected(model, path).items():
+            if found[path].get(what) != value:
+                wrong.append(f"{path}: {what} should be {value!r}, is {found[path].get(what)!r}")
+    return wrong
+
+
+def _expected(model: Model, path: str) -> dict[str, Any]:
+    node = model[path]
+    expected: dict[str, Any] = {"kind": node.kind, "uid": node.uid, "xattrs": node.xattrs}
+    if node.kind != "symlink":
+        expected["mode"] = node.mode
+    if node.mtime_ns is not None:
+        expected["mtime_ns"] = node.mtime_ns
+    if node.kind == "file":
+        expected |= {"size": node.size, "data": node.digest(), "links": model.links(path)}
+    elif node.kind == "symlink":
+        expected["target"] = node.target
+    return expected
+
+
+# Kills in the middle of one copy-up -----------------------------------------------------------------------
+
+
+def copy_up_under_way(work: Path) -> bool:
+    """Whether some temporary object in work has data in it already."""
+    try:
+        with os.scandir(work / "work") as entries:
+            return any(
+                entry.stat(follow_symlinks=False).st_blocks > 0 for entry in entries if entry.is_file()
+            )
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,101 @@
+"""SIGKILL of the daemon: a handful of random moments, and the middle of a big file's copy-up by every way
+into it.
+
+`make crash` goes on from here with hundreds of kills.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.crash.model import pattern
+from tests.crash.rig import Rig, copy_up_under_way
+from tests.support.mounts import loop_fs, needs_fuse, needs_overlayfs, overlayfs, pyunionfs, scratch
+
+pytestmark = [needs_fuse, needs_overlayfs]
+
+SIZE = 192 << 20
+
+
+@pytest.mark.parametrize("options", [[], ["redirect_dir=off"], ["index=on"], ["metacopy=on"]], ids=str)
+def test_nothing_is_lost(options: list[str]) -> None:
+    with loop_fs("ext4", 1 << 30) as base:
+        rig = Rig(base, f"fixed {options}", options=options)
+        for number in range(4):
+            losses = rig.kill_in_load()
+            assert not losses, f"kill {number}\n" + "\n".join(map(str, losses[:5]))
+        assert rig.operations > 50, "the load did nothing"
+
+
+def _append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"new")
+
+
+WAYS: dict[str, Callable[[Path], object]] = {
+    "append": _append,
+    "chmod": lambda path: os.chmod(path, 0o700),
+    "truncate": lambda path: os.truncate(path, SIZE - 5),
+    "utime": lambda path: os.utime(path, ns=(10**9, 10**9)),
+    "setxattr": lambda path: os.setxattr(path, "user.new", b"1"),
+    "link": lambda path: os.link(path, path.with_name("other")),
+    "rename": lambda path: os.rename(path, path.with_name("other")),
+}
+
+
+def _try(way: str, path: Path) -> None:
+    try:
+        WAYS[way](path)
+    except OSError:
+        os._exit(0)
+    os._exit(3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_in_the_middle_of_a_copy_up(way: str, tmp_path: Path) -> None:
+    with scratch(tmp_path) as base:
+        lower, upper, work, merged = (base / name for name in ("lower", "upper", "work", "merged"))
+        for directory in (lower, upper, work, merged, lower / "dir"):
+            directory.mkdir()
+        file = lower / "dir" / "big"
+        file.write_bytes(pattern(1, SIZE))
+        os.chmod(file, 0o644)
+        os.utime(file, ns=(5 * 10**17, 5 * 10**17 + 7))
+        digest = hashlib.sha256(pattern(1, SIZE)).digest()
+        before = os.lstat(file)
+        with pyunionfs([lower], upper, work, merged) as daemon:
+            caller = multiprocessing.get_context("fork").Process(
+                target=_try, args=(way, merged / "dir" / "big")
+            )
+            caller.start()
+            deadline = time.monotonic() + 20
+            while not copy_up_under_way(work):
+                assert caller.is_alive(), (
+                    f"{way} was answered before its copy-up was seen ({caller.exitcode})"
+                )
+                assert time.monotonic() < deadline, "no copy-up began"
+            daemon.kill()
+            caller.join(15)
+            assert caller.exitcode == 0, "the caller was answered although its copy-up was cut, or hangs"
+        assert not (upper / "dir" / "big").exists(), "half a file, or one that nobody committed, is in upper"
+        with pyunionfs([lower], upper, work, merged):
+            assert os.listdir(work / "work") == []
+            _check_untouched(merged, digest, before)
+        with overlayfs([lower], upper, work, merged):
+            _check_untouched(merged, digest, before)
+        assert os.lstat(file).st_ctime_ns == before.st_ctime_ns
+
+
+def _check_untouched(merged: Path, digest: bytes, before: os.stat_result) -> None:
+    assert os.listdir(merged / "dir") == ["big"]
+    now = os.lstat(merged / "dir" / "big")
+    assert (now.st_mode, now.st_size, now.st_mtime_ns) == (before.st_mode, before.st_size, before.st_mtime_ns)
+    assert os.listxattr(merged / "dir" / "big") == []
+    assert hashlib.sha256((merged / "dir" / "big").read_bytes()).digest() == digest
