@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from unionfs import log
 from unionfs.control import ControlSocket, Status, log_beside, make_directory
@@ -51,14 +51,14 @@ def mount(options: MountOptions) -> int:
     lock = check.lock(options.config)
     try:
         if options.foreground:
-            return _Life(options, None).run()
-        _mount_in_background(options)
+            return _Life(options, lock, None).run()
+        _mount_in_background(options, lock)
         return 0
     finally:
         lock.close()
 
 
-def _mount_in_background(options: MountOptions) -> None:
+def _mount_in_background(options: MountOptions, lock: check.Lock) -> None:
     """Fork the daemon, which holds the lock from now on, and wait until it serves."""
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -66,7 +66,7 @@ def _mount_in_background(options: MountOptions) -> None:
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _daemon(options, writer)
+        _daemon(options, lock, writer)
     os.close(writer)
     try:
         with open(reader, "rb") as pipe:
@@ -87,12 +87,12 @@ def _mount_in_background(options: MountOptions) -> None:
     )
 
 
-def _daemon(options: MountOptions, writer: int) -> None:
+def _daemon(options: MountOptions, lock: check.Lock, writer: int) -> NoReturn:
     """What the forked child is. Never returns."""
     status = 1
     try:
         os.setsid()
-        life = _Life(options, writer)
+        life = _Life(options, lock, writer)
         try:
             status = life.run()
         except PyUnionFSError as error:
@@ -106,8 +106,9 @@ def _daemon(options: MountOptions, writer: int) -> None:
 class _Life:
     """One mount, from its first descriptor to its last. `ready` is the pipe to who waits; in front, None."""
 
-    def __init__(self, options: MountOptions, ready: int | None) -> None:
+    def __init__(self, options: MountOptions, lock: check.Lock, ready: int | None) -> None:
         self.options = options
+        self.lock = lock
         self.ready = ready
         self.device: tuple[int, int] | None = None
         self.started = time.time()
@@ -154,20 +155,13 @@ class _Life:
             log.clear_away(fallback)
 
     def _mount_and_serve(self, control: ControlSocket | None) -> int:
-        # Loaded here, because they are slow, and before the mount, because it may cover them.
-        from unionfs.overlay.super import Union
-        from unionfs.transport.pyfuse3 import Session
-
-        options = self.options
-        self.union = Union.open(options.config)
+        try:
+            self._open()
+        except BaseException:
+            self.lock.undo()
+            raise
         clean = False
         try:
-            fuse_fd = open_fuse(options.mountpoint, options.fuse)
-            try:
-                self.session = Session(self.union, fuse_fd)
-            except BaseException:
-                unmount(options.mountpoint, lazy=True)
-                raise
             try:
                 clean = self._serve(control)
             finally:
@@ -177,6 +171,30 @@ class _Life:
         if self.failure is not None:
             raise self.failure
         return 0 if clean else 1
+
+    def _open(self) -> None:
+        """Open the layers, then mount: the other way round the mount could hide a layer."""
+        # Loaded here, because they are slow, and before the mount, because it may cover them.
+        from unionfs.overlay.super import Union
+        from unionfs.transport.pyfuse3 import Session
+
+        options = self.options
+        try:
+            self.union = Union.open(options.config)
+        except OSError as error:
+            raise MountError(
+                f"cannot mount {options.mountpoint}: opening the layers failed: {error}"
+            ) from error
+        try:
+            fuse_fd = open_fuse(options.mountpoint, options.fuse)
+            try:
+                self.session = Session(self.union, fuse_fd)
+            except BaseException:
+                unmount(options.mountpoint, lazy=True)
+                raise
+        except BaseException:
+            self.union.close()
+            raise
 
     def _serve(self, control: ControlSocket | None) -> bool:
         """Answer requests until the mount is gone; False after a bug."""

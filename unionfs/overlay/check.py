@@ -28,10 +28,36 @@ _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 class Lock:
     """Upper and work, taken for one mount. Held until closed, also across fork."""
 
-    __slots__ = ("_fds",)
+    __slots__ = ("_fds", "_there", "_work")
 
     def __init__(self) -> None:
         self._fds: list[int] = []
+        self._work: str | None = None
+        self._there: list[str] = []
+
+    def note(self, work: str) -> None:
+        """Remember what is in work before the union is opened."""
+        self._work = work
+        self._there = os.listdir(work)
+
+    def undo(self) -> None:
+        """Take away what opening the union has made in work, after a mount that has failed."""
+        if self._work is None:
+            return
+        top = os.open(self._work, _OPEN_DIR)
+        try:
+            for name in ("index", "work"):
+                if name not in self._there:
+                    remove_tree(top, os.fsencode(name))
+            # A volatile mark was not there before, else the mount would have been refused.
+            with contextlib.suppress(FileNotFoundError):
+                inside = os.open("work", _OPEN_DIR | os.O_NOFOLLOW, dir_fd=top)
+                try:
+                    remove_tree(inside, b"incompat")
+                finally:
+                    os.close(inside)
+        finally:
+            os.close(top)
 
     def take(self, kind: str, path: str) -> None:
         fd = os.open(path, _OPEN_DIR)
@@ -78,6 +104,7 @@ def lock(config: UnionConfig) -> Lock:
             _check_other_programs(config.upper, config.work)
             _check_work_content(config.upper, config.work)
             _try_marks(config.upper, config.work, config.userxattr)
+            taken.note(config.work)
     except BaseException:
         taken.close()
         raise
