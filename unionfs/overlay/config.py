@@ -34,6 +34,11 @@ class UnionConfig:
         return self.redirect_dir == "on"
 
     @property
+    def offline_changes(self) -> bool:
+        """Whether lowers may have changed since the upper was last mounted (ovl_allow_offline_changes())."""
+        return not (self.index or self.metacopy or self.redirect_create)
+
+    @property
     def redirect_follow(self) -> bool:
         """Whether redirects that layers hold are followed; "off" does, as overlayfs by default."""
         return self.redirect_dir != "nofollow"

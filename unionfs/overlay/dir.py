@@ -97,14 +97,15 @@ def _make(
         raise failure(errno.EEXIST)
     slot = find_slot(fs, parent, name)
     place = slot.place
-    opaque = is_dir and parent.merged
-    if slot.whiteout or (opaque and slot.lower):
+    opaque = is_dir and (slot.whiteout or slot.lower)
+    if slot.whiteout or opaque:
         _make_through_work(fs, slot, name, caller, make, is_dir=is_dir)
     else:
         with fs.identity.acting_as(caller):
             make(place.open(), name)
-        if opaque:
+        if is_dir and parent.merged and not fs.config.offline_changes:
             # No lower has the name; it saves looking for it there.
+            opaque = True
             os.setxattr(place.proc_path(name), fs.format.opaque, b"y", follow_symlinks=False)
     note_upper(parent, name, PRESENT)
     return adopt_new(fs, parent, name, place, opaque=opaque)
