@@ -32,6 +32,7 @@ class OverlayFs:
         "lowers",
         "metacopy",
         "root",
+        "stale",
         "table",
         "trust",
         "upper",
@@ -63,6 +64,8 @@ class OverlayFs:
             self.index_dir = RealDir(upper, None, b"")
             self.index_dir.fd = work.index_fd
         self.copy_ups = 0
+        # Inodes whose attributes an operation on another one has changed; the transport tells the kernel.
+        self.stale: list[int] = []
         # Whether open_by_handle_at is ours to use; the first refusal settles it.
         self.handle_can_open = True
         numbers = self.table.numbers

@@ -121,6 +121,17 @@ class Union:
         """Let go of an entry of a listing that the kernel did not take."""
         self.fs.table.drop_if_unused(inode)
 
+    def take_stale(self) -> list[int]:
+        """The inodes whose attributes changed by operations on others, since the last call.
+
+        Whoever caches attributes must forget theirs before the operation is answered.
+        """
+        fs = self.fs
+        stale = fs.stale
+        if stale:
+            fs.stale = []
+        return stale
+
     # --- names -----------------------------------------------------------------------------------
 
     def lookup(self, parent: int, name: bytes) -> Entry | None:

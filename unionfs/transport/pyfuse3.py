@@ -10,6 +10,7 @@ must be read or something is synced: then a worker thread does it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -54,7 +55,10 @@ def op(opcode: str) -> Callable[[Method[P, T]], Handler[P, T]]:
             self.counts[opcode] = self.counts.get(opcode, 0) + 1
             while True:
                 try:
-                    return operation(self, *args, **kwargs)
+                    result = operation(self, *args, **kwargs)
+                    if self.fs.stale:
+                        self.invalidate()
+                    return result
                 except Wait as wait:
                     task = wait.task
                 except Exception as error:
@@ -107,6 +111,7 @@ class _Operations(pyfuse3.Operations):
     def __init__(self, union: Union) -> None:
         super().__init__()
         self.union = union
+        self.fs = union.fs
         self.counts: dict[str, int] = {}
         self.files: dict[int, OpenFile] = {}
         self.dirs: dict[int, DirHandle] = {}
@@ -142,6 +147,12 @@ class _Operations(pyfuse3.Operations):
             done.set()
         if failure is not None:
             raise _answer(failure, opcode) from None
+
+    def invalidate(self) -> None:
+        """Have the kernel forget attributes. Unlike that of data, this takes no lock and cannot deadlock."""
+        for ino in self.union.take_stale():
+            with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten the inode already
+                pyfuse3.invalidate_inode(ino, attr_only=True)
 
     def _attributes(self, inode: Inode, st: os.stat_result) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
