@@ -21,7 +21,7 @@ pytestmark = [needs_root, needs_fuse, pytest.mark.slow]
 ENTRIES = 30_000
 BIG = 768 << 20
 PATIENCE = 0.5
-"""Seconds that a small request may take while something large is under way, on a busy machine of few cores."""
+"""Seconds that a small request may take while something large is under way, on a busy machine."""
 
 
 def fill(directory: Path, entries: int) -> None:
