@@ -19,10 +19,10 @@ from unionfs import log
 from unionfs.control import ControlSocket, Status, log_beside, make_directory
 from unionfs.errors import MountError, PyUnionFSError
 from unionfs.linux import process
-from unionfs.linux.mount import mount_at
+from unionfs.linux.mount import mount_at, mount_table
 from unionfs.options import MountOptions, join_lowers
 from unionfs.overlay import check
-from unionfs.transport.mount import FSTYPE, check_mountpoint, open_fuse, unmount
+from unionfs.transport.mount import check_mountpoint, open_fuse, unmount
 
 if TYPE_CHECKING:
     import trio
@@ -187,6 +187,8 @@ class _Life:
             ) from error
         try:
             fuse_fd = open_fuse(options.mountpoint, options.fuse)
+            entry = mount_at(options.mountpoint)
+            self.device = entry.device if entry is not None else None
             try:
                 self.session = Session(self.union, fuse_fd)
             except BaseException:
@@ -206,8 +208,10 @@ class _Life:
             logger.exception(
                 "a bug has ended the serving of %s, which is unmounted now", self.options.mountpoint
             )
-            self._detach_or_log()
             return False
+        finally:
+            # Whatever has ended it: a mount that nobody serves must not stay in anybody's way.
+            self._detach()
         return True
 
     async def _main(self, control: ControlSocket | None) -> None:
@@ -227,16 +231,18 @@ class _Life:
         import trio
 
         mountpoint = self.options.mountpoint
+        served = False
         reason = f"a stat of it was not answered within {_FIRST_ANSWER:g} seconds"
         with trio.move_on_after(_FIRST_ANSWER):
             try:
-                self.device = await trio.to_thread.run_sync(_our_device, mountpoint, abandon_on_cancel=True)
-                reason = "something else is mounted there"
+                st = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+                served = (os.major(st.st_dev), os.minor(st.st_dev)) == self.device
+                reason = "something else was mounted there meanwhile"
             except OSError as error:
                 reason = f"a stat of it fails: {error.strerror}"
-        if self.device is None:
+        if not served:
             self.failure = MountError(f"cannot mount {mountpoint}: {reason}")
-            await trio.to_thread.run_sync(self._detach_or_log, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(self._detach, abandon_on_cancel=True)
             nursery.cancel_scope.cancel()
             return
         logger.info("%s is mounted: %s", mountpoint, self._layers())
@@ -285,7 +291,7 @@ class _Life:
         import trio
 
         self.stopping = True
-        await trio.to_thread.run_sync(self._detach_or_log, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(self._detach, abandon_on_cancel=True)
         # When nobody is inside any more the kernel ends the session and `serve` returns. Whoever only has
         # its working directory here keeps the session alive without an open file, and is not waited for.
         idle = 0
@@ -297,15 +303,16 @@ class _Life:
             logger.warning("%d files are still open after %g seconds", self.session.open_handles(), GRACE)
         nursery.cancel_scope.cancel()
 
-    def _detach_or_log(self) -> None:
-        """Take the mount out of the tree; only ours, never one that somebody has mounted over it."""
+    def _detach(self) -> None:
+        """Take the mount out of the tree if it is there; never one that somebody has mounted over it."""
         mountpoint = self.options.mountpoint
         try:
-            entry = mount_at(mountpoint)
-            if entry is None or entry.fstype != FSTYPE or self.device not in (None, entry.device):
-                logger.warning("%s is no longer what is mounted on %s", "this union", mountpoint)
-            else:
+            table = mount_table()
+            entry = mount_at(mountpoint, table)
+            if entry is not None and entry.device == self.device:
                 unmount(mountpoint, lazy=True)
+            elif any(each.path == mountpoint and each.device == self.device for each in table):
+                logger.warning("%s is covered by another mount: unmount both", mountpoint)
         except (OSError, MountError) as error:
             logger.error("cannot free the mountpoint: %s", error)
 
@@ -344,14 +351,6 @@ class _Life:
             "requests": self.session.counts(),
             "union": self.union.stats(),
         }
-
-
-def _our_device(mountpoint: str) -> tuple[int, int] | None:
-    """The device number of our mount there, by a stat that our daemon has answered."""
-    st = os.stat(mountpoint)
-    device = (os.major(st.st_dev), os.minor(st.st_dev))
-    entry = mount_at(mountpoint)
-    return device if entry is not None and entry.fstype == FSTYPE and entry.device == device else None
 
 
 def _open_control(directory: str | None, stem: str) -> ControlSocket | None:
