@@ -74,17 +74,19 @@ class Campaign:
         """Make the seed's case and try it."""
         return self.try_case(layers.generate(seed, config))
 
-    def try_case(self, case: Case) -> Finding | None:
+    def try_case(self, case: Case, *, until: str = "swap") -> Finding | None:
         """Try a case in directories of its own."""
         with self._directories() as ground:
-            case, difference = run(case, self.reference, self.subject, ground, ops=self.ops)
+            case, difference = run(case, self.reference, self.subject, ground, ops=self.ops, until=until)
         return None if difference is None else Finding(case, difference)
 
     def minimised(self, finding: Finding, *, seconds: float) -> Finding:
         """The same finding, as short as possible."""
 
+        until = "swap" if finding.difference.phase == "mount" else finding.difference.phase.partition(":")[0]
+
         def trial(case: Case) -> Difference | None:
-            found = self.try_case(case)
+            found = self.try_case(case, until=until)
             return None if found is None else found.difference
 
         case, difference = minimise(finding.case, finding.difference, trial, seconds=seconds)

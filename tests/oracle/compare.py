@@ -46,7 +46,7 @@ class Difference:
     """Where the subject first was not like the reference."""
 
     phase: str
-    """operation, tree, upper, swap, numbers, lowers, work, mount."""
+    """operation, numbers, work, tree, lowers, upper, `swap: ...`, or mount."""
     where: str
     reference: object
     subject: object
@@ -218,9 +218,13 @@ def _draw(worker: Worker, workload: Workload, count: int) -> Iterator[tuple[Op, 
 
 
 def run(
-    case: Case, reference: Side, subject: Side, ground: Ground, *, ops: int
+    case: Case, reference: Side, subject: Side, ground: Ground, *, ops: int, until: str = "swap"
 ) -> tuple[Case, Difference | None]:
-    """Try a case. Returns it with all its operations, and the first difference."""
+    """Try a case. Returns it with all its operations, and the first difference.
+
+    `until` names the last phase that is of interest: who shortens a case does not want to wait for the
+    others.
+    """
     with ExitStack() as cleanup:
         left = _Stage("reference", reference, case, ground)
         cleanup.callback(left.worker.close)
@@ -228,27 +232,33 @@ def run(
         right = _Stage("subject", subject, case, ground)
         cleanup.callback(right.worker.close)
         right.build()
-        lowers_before = right.layer_fingerprints()
         _check_oracle(left, right)
         outcomes, left_tree, case = _reference(left, case, ops)
         right.case = left.case = case
         try:
-            difference = _subject(right, case, outcomes, left_tree)
-            if difference is None and right.layer_fingerprints() != lowers_before:
-                difference = Difference(
-                    "lowers", "a lower layer was changed", lowers_before, right.layer_fingerprints()
-                )
-            if difference is None:
-                difference = _uppers(left, right) or _swap(left, right, left_tree)
-            if difference is None and right.layer_fingerprints() != lowers_before:
-                difference = Difference(
-                    "lowers", "a lower layer was changed", lowers_before, right.layer_fingerprints()
-                )
+            return case, _verdict(left, right, outcomes, left_tree, until)
         except NoAnswerError as error:
-            difference = Difference("mount", "no answer", "answers", str(error))
+            return case, Difference("mount", "no answer", "answers", str(error))
         except SideError as error:
-            difference = Difference("mount", "the mount itself failed", "mounts and ends well", str(error))
-        return case, difference
+            return case, Difference("mount", "the mount itself failed", "mounts and ends well", str(error))
+
+
+def _verdict(
+    left: _Stage, right: _Stage, outcomes: list[Outcome], left_tree: snapshot.Snapshot, until: str
+) -> Difference | None:
+    lowers = right.layer_fingerprints()
+    found = _subject(right, right.case, outcomes, left_tree) or _changed_lowers(lowers, right)
+    if found or until not in ("upper", "swap"):
+        return found
+    found = _uppers(left, right)
+    if found or until == "upper":
+        return found
+    return _swap(left, right, left_tree) or _changed_lowers(lowers, right)
+
+
+def _changed_lowers(before: dict[str, object], right: _Stage) -> Difference | None:
+    now = right.layer_fingerprints()
+    return None if now == before else Difference("lowers", "a lower layer was changed", before, now)
 
 
 def _check_oracle(left: _Stage, right: _Stage) -> None:

@@ -245,7 +245,24 @@ def op_listxattr(slots: Slots, path: bytes, follow: bool) -> object:
 
 def op_list(slots: Slots, path: bytes) -> object:
     with os.scandir(path) as entries:
-        return sorted((entry.name, _entry_kind(entry)) for entry in entries)
+        found = sorted((entry.name, _entry_kind(entry)) for entry in entries)
+    return [(name, kind) for name, kind in found if not_a_ghost(os.path.join(path, name))]
+
+
+def not_a_ghost(path: bytes | str, dir_fd: int | None = None) -> bool:
+    """Whether a listed name can be looked up.
+
+    Kernel overlayfs lists a whiteout that lies in a directory which is merged with nothing (only a layer
+    made by hand has such a thing), and then answers ENOENT when one looks. Here a hidden name is not
+    listed. So such names are left out of what is compared; if pyunionfs lists one, the snapshot complains.
+    """
+    try:
+        os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _entry_kind(entry: os.DirEntry[bytes]) -> str:
@@ -327,7 +344,8 @@ def op_fsync(slots: Slots, slot: int) -> None:
 
 
 def op_flist(slots: Slots, slot: int) -> object:
-    return sorted(os.listdir(slots[slot]))
+    fd = slots[slot]
+    return sorted(name for name in os.listdir(fd) if not_a_ghost(name, fd))
 
 
 def op_openat(slots: Slots, slot: int, name: bytes, flags: int, mode: int, new_slot: int) -> object:
