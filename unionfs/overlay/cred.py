@@ -69,9 +69,13 @@ class Identity:
         self.privileged = privileged
 
     def acting_as(self, caller: Caller) -> _Acting:
-        """A context in which objects are made as *caller*; EPERM when we may not act for it."""
-        if not self.privileged and caller.uid != self.uid:
-            raise OSError(errno.EPERM, "an unprivileged daemon makes files for its own user only")
+        """A context in which objects are made as *caller*.
+
+        Raises EPERM when we may not act for it: an unprivileged daemon makes objects for its own user only,
+        and with its own group (a process of that user that has changed its group by newgrp is refused).
+        """
+        if not self.privileged and (caller.uid != self.uid or caller.gid != self.gid):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         return _Acting(self, caller)
 
 

@@ -28,6 +28,7 @@ from unionfs.overlay.rename import rename
 from unionfs.overlay.work import Work
 
 Entry = tuple[Inode, os.stat_result]
+Listed = tuple[bytes, Entry | None, int]
 
 _DIR_FDS_MOST = 16384
 
@@ -116,6 +117,10 @@ class Union:
     def remember(self, inode: Inode) -> None:
         """Count a lookup of an entry that a listing has handed to the kernel."""
         inode.nlookup += 1
+
+    def unused_number(self) -> int:
+        """A number that no inode has or will have."""
+        return self.fs.table.numbers.allocate()
 
     def drop_if_unused(self, inode: Inode) -> None:
         """Let go of an entry of a listing that the kernel did not take."""
@@ -251,8 +256,11 @@ class Union:
         directory.nopen -= 1
         self.fs.table.drop_if_unused(directory)
 
-    def read_dir(self, handle: DirHandle, offset: int) -> Iterator[tuple[bytes, Inode, os.stat_result, int]]:
-        """The entries from a cookie on: (name, inode, stat, cookie of the next).
+    def read_dir(self, handle: DirHandle, offset: int) -> Iterator[Listed]:
+        """The entries from a cookie on: (name, entry, cookie of the next).
+
+        The entry is None for a name whose lookup fails (a metacopy without data, say): the name is there
+        all the same, and whoever looks it up is told the error.
 
         The kernel counts a lookup of each entry that it takes (`remember`), except "." and ".."; give the
         others to `drop_if_unused`. May raise `Wait`, here, not later.
@@ -262,20 +270,22 @@ class Union:
         names = handle.snapshot(fs, rewind=offset == 0)
         return self._entries(handle.directory, names, offset)
 
-    def _entries(
-        self, directory: Directory, names: list[bytes], offset: int
-    ) -> Iterator[tuple[bytes, Inode, os.stat_result, int]]:
+    def _entries(self, directory: Directory, names: list[bytes], offset: int) -> Iterator[Listed]:
         fs = self.fs
         if offset == 0:
-            yield b".", directory, directory.lstat(), 1
+            yield b".", (directory, directory.lstat()), 1
         if offset <= 1:
             up = directory.parent or directory
-            yield b"..", up, up.lstat(), 2
+            yield b"..", (up, up.lstat()), 2
         for place in range(max(offset - 2, 0), len(names)):
             name = names[place]
-            entry = lookup(fs, directory, name)
-            if entry is not None:
-                yield name, entry[0], entry[1], place + 3
+            try:
+                entry = lookup(fs, directory, name)
+            except OSError:
+                yield name, None, place + 3
+            else:
+                if entry is not None:
+                    yield name, entry, place + 3
 
     def sync_dir(self, handle: DirHandle) -> int | None:
         """A descriptor of the upper directory to fsync and close, in any thread; None: nothing to sync."""

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -169,6 +170,14 @@ class _Operations(pyfuse3.Operations):
         entry.st_atime_ns = st.st_atime_ns
         entry.st_mtime_ns = st.st_mtime_ns
         entry.st_ctime_ns = st.st_ctime_ns
+        return entry
+
+    def _placeholder(self) -> pyfuse3.EntryAttributes:
+        """What a listing shows of a name whose lookup fails; the kernel must ask again at once."""
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = self.union.unused_number()
+        entry.st_mode = stat.S_IFREG
+        entry.entry_timeout = entry.attr_timeout = 0
         return entry
 
     def _handle(self) -> int:
@@ -359,7 +368,12 @@ class _Operations(pyfuse3.Operations):
     @op("READDIRPLUS")
     def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         union = self.union
-        for name, inode, st, cookie in union.read_dir(self.dirs[fh], start_id):
+        for name, entry, cookie in union.read_dir(self.dirs[fh], start_id):
+            if entry is None:
+                if not pyfuse3.readdir_reply(token, name, self._placeholder(), cookie):
+                    return
+                continue
+            inode, st = entry
             if not pyfuse3.readdir_reply(token, name, self._attributes(inode, st), cookie):
                 union.drop_if_unused(inode)
                 return
