@@ -61,7 +61,10 @@ def change(
     if changes.uid is not None or changes.gid is not None:
         uid = -1 if changes.uid is None else changes.uid
         gid = -1 if changes.gid is None else changes.gid
-        # The filesystem drops setuid, setgid and the capability by itself.
+        # The filesystem drops the capability by itself, and setuid and setgid but for one case that it
+        # allows to privileged callers: setgid without group execute.
+        if isinstance(inode, File):
+            drop_set_ids(inode, caller)
         os.chown(path, uid, gid, follow_symlinks=follow)
     if changes.mode is not None:
         if stat.S_ISLNK(inode.mode):

@@ -86,7 +86,6 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
         return None
     walk = _Walk(name)
     found = Found(walk)
-    lowers = parent.lowers
     merged = parent.merged
     names = index_of(fs, parent) if merged and fs.trust else None
 
@@ -107,7 +106,7 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
                 return None
             walk.stop = True
 
-    if not walk.stop and lowers:
+    if not walk.stop:
         _search_lowers(fs, parent, found)
 
     if found.upper is None and not found.lowers:

@@ -15,12 +15,16 @@ _SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 
 def drop_set_ids(inode: File, caller: Caller) -> None:
-    """Take setuid away, and setgid where it is one (with group execute), as a write does on Linux."""
+    """Take setuid and setgid away, as a write does on Linux (setattr_should_drop_suidgid()).
+
+    Setgid without group execute stays for a member of the file's group.
+    """
     if not inode.mode & _SET_IDS or caller.has_capability(CAP_FSETID):
         return
-    mode = inode.lstat().st_mode
+    st = inode.lstat()
+    mode = st.st_mode
     kept = mode & ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
+    if mode & stat.S_IXGRP or (mode & stat.S_ISGID and not caller.in_group(st.st_gid)):
         kept &= ~stat.S_ISGID
     if kept != mode:
         os.chmod(inode.proc_path()[0], stat.S_IMODE(kept))
