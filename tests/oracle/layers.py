@@ -38,24 +38,30 @@ def generate(seed: int, config: Config) -> Case:
     rng = random.Random(f"{seed} layers {config}")
     count = rng.choice([1, 1, 2, 2, 2, 3, 3, 4, 5])
     entries: list[Entry] = []
+    merging: set[bytes] | None = set()
     stacks: list[Stack] = []
     for layer in range(count):
         # Files on several filesystems need no file handles from all of them; index=on does, and the kernel
         # would quietly turn it off.
         elsewhere = not config.index and rng.random() < 0.3
         stacks.append(Stack(elsewhere, redirect=rng.random() < 0.7))
-        entries += _Layer(rng, layer, links_anywhere=config.index).entries
+        drawn = _Layer(rng, layer, links_anywhere=config.index, merging=merging)
+        entries += drawn.entries
+        # After operations nobody here knows which directories the layers so far show.
+        if merging is not None:
+            merging = None if _stacked(seed, layer) else drawn.directories_shown()
     stacks.append(Stack(redirect=config.redirect or rng.random() < 0.5))
     entries.append(_root(rng, -1))
     return Case(seed, config, tuple(stacks), tuple(entries))
 
 
 def is_stacked(case: Case, layer: int) -> bool:
-    """Whether this layer (upper is the last) is changed by operations on a kernel mount before the
-    comparison.
-    """
-    rng = random.Random(f"{case.seed} stacked {layer}")
-    return rng.random() < (0.4 if layer else 0.0)
+    """Whether this layer (upper is the last) is changed by operations on a kernel mount beforehand."""
+    return _stacked(case.seed, layer)
+
+
+def _stacked(seed: int, layer: int) -> bool:
+    return layer > 0 and random.Random(f"{seed} stacked {layer}").random() < 0.4
 
 
 def _root(rng: random.Random, layer: int) -> Entry:
@@ -67,11 +73,19 @@ def _root(rng: random.Random, layer: int) -> Entry:
 class _Layer:
     """Draws the entries of one layer, parents before children."""
 
-    def __init__(self, rng: random.Random, number: int, *, links_anywhere: bool) -> None:
+    def __init__(
+        self, rng: random.Random, number: int, *, links_anywhere: bool, merging: set[bytes] | None
+    ) -> None:
         self.rng = rng
         self.number = number
         self.links_anywhere = links_anywhere
-        self.xwhiteouts = number > 0 and rng.random() < 0.12
+        self.merging = merging
+        """Directories that the layers below show, if that is known.
+
+        Kernel overlayfs overlooks a whiteout in an xattr that lies in a directory which merges with
+        nothing: such a layer is made by hand, and wrongly.
+        """
+        self.xwhiteouts = bool(merging) and rng.random() < 0.25
         root = _root(rng, number)
         if self.xwhiteouts:
             # The kernel looks for whiteouts in xattrs only where the layer's root says that there are some.
@@ -81,6 +95,22 @@ class _Layer:
         self._fill(b"", 0)
         if not links_anywhere and rng.random() < 0.5:
             self._linked()
+
+    def directories_shown(self) -> set[bytes]:
+        """The directories that a union of this layer and those below it shows."""
+        own = {entry.path: entry for entry in reversed(self.entries)}
+        shown = {path for path, entry in own.items() if entry.kind == "dir"}
+        for path in sorted(self.merging or ()):
+            parts = path.split(b"/")
+            above = [
+                own[name]
+                for name in (b"/".join(parts[:end]) for end in range(1, len(parts) + 1))
+                if name in own
+            ]
+            hidden = any(entry.kind != "dir" or (OPAQUE, b"y") in entry.xattrs for entry in above[:-1])
+            if not hidden and (not above or above[-1].kind == "dir"):
+                shown.add(path)
+        return shown
 
     def _fill(self, parent: bytes, depth: int) -> None:
         rng = self.rng
@@ -120,7 +150,7 @@ class _Layer:
         if kind != "dir":
             self.entries.append(entry._replace(xattrs=tuple(sorted(attributes.items()))))
             return
-        if self.xwhiteouts and rng.random() < 0.5:
+        if self.merging and path in self.merging and self.xwhiteouts:
             attributes[OPAQUE] = b"x"
             self._xwhiteout(path)
         elif self.number > 0 and rng.random() < 0.12:

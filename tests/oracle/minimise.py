@@ -28,8 +28,12 @@ def minimise(case: Case, difference: Difference, trial: Trial, *, seconds: float
         before = search.size()
         search.shrink(search.case.ops, lambda case, ops: replace(case, ops=tuple(ops)))
         for number in range(len(search.case.stacks)):
+            search.attempt(_stack_setter(number)(search.case, ()))
             search.shrink(search.case.stacks[number].ops, _stack_setter(number))
-        search.shrink(search.case.entries, _set_entries)
+        roots = tuple(entry for entry in search.case.entries if not entry.path)
+        # Not the roots: what a layer's root says about the layer must not silently become untrue.
+        inner = tuple(entry for entry in search.case.entries if entry.path)
+        search.shrink(inner, lambda case, entries: replace(case, entries=(*roots, *entries)))
         search.simplify_entries()
     return search.case, search.difference
 

@@ -6,14 +6,23 @@ A side mounts and unmounts, and can be cut off when it hangs. Must know nothing 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import tempfile
 import time
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import trio  # noqa: F401  (loaded before the fork: see PyUnionFS)
+
+import unionfs.cli
+import unionfs.daemon
+import unionfs.overlay.super
+import unionfs.transport.pyfuse3
 from tests.support import mounts
 
 
@@ -57,41 +66,91 @@ class Kernel(Side):
 
 
 class PyUnionFS(Side):
-    """pyunionfs from this checkout."""
+    """pyunionfs from this checkout.
+
+    A campaign mounts thousands of times, so the daemon is a fork of this process, with Python and its modules
+    loaded already; what it does is what `pyunionfs mount -f` does.
+    """
 
     name = "pyunionfs"
 
     def __init__(self, extra: Sequence[str] = ()) -> None:
         self.extra = list(extra)
-        self._daemon: mounts.Daemon | None = None
+        self._pid: int | None = None
+        self._log = Path()
 
-    def mount(self, union: Union, options: Sequence[str]) -> AbstractContextManager[object]:
-        return _PyUnionFSMount(self, union, [*options, *self.extra])
+    @contextmanager
+    def mount(self, union: Union, options: Sequence[str]) -> Iterator[object]:
+        arguments = ["mount", "-f", "-o", ",".join([*options, *self.extra]), mounts.join_layers(union.lowers)]
+        self._fork([*arguments, str(union.upper), str(union.work), str(union.merged)])
+        try:
+            self._wait_for_mount(union.merged)
+            yield self
+        finally:
+            complaint = self._end(union.merged)
+            log = self._log.read_text(errors="replace")
+            self._log.unlink()
+        if complaint is None and "Traceback" in log:
+            complaint = "the daemon logged a traceback"
+        if complaint is not None:
+            raise SideError(f"{complaint}\n{log}")
+
+    def _fork(self, arguments: list[str]) -> None:
+        fd, log = tempfile.mkstemp(prefix="pyunionfs-", suffix=".log")
+        self._log = Path(log)
+        self._pid = os.fork()
+        if self._pid == 0:
+            status = 70
+            try:
+                os.setsid()
+                os.dup2(fd, 1)
+                os.dup2(fd, 2)
+                # Nothing that this process has open may keep the campaign's mounts or pipes alive.
+                os.closerange(3, 1024)
+                status = unionfs.cli.main(arguments)
+            except BaseException:
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(status)
+        os.close(fd)
+
+    def _wait_for_mount(self, merged: Path) -> None:
+        deadline = time.monotonic() + mounts.START_TIMEOUT
+        while not mounts.mount_types(merged):
+            if self._gone() or time.monotonic() > deadline:
+                raise SideError(f"pyunionfs did not mount\n{self._log.read_text(errors='replace')}")
+            time.sleep(0.002)
+
+    def _gone(self) -> bool:
+        """Whether the daemon has exited; it is left to be reaped."""
+        if (
+            self._pid is not None
+            and os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        ):
+            return False
+        return True
+
+    def _end(self, merged: Path) -> str | None:
+        """Unmount and reap. Returns what was wrong with the daemon's end."""
+        cut = self._gone()
+        while mounts.mount_types(merged):
+            mounts.umount(merged, lazy=cut)
+        deadline = time.monotonic() + mounts.STOP_TIMEOUT
+        while not self._gone() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        hangs = not self._gone()
+        if hangs:
+            self.cut_off()
+        assert self._pid is not None
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = None
+        if hangs:
+            return "the daemon did not end after its unmount"
+        return None if status == 0 else f"the daemon ended with {os.waitstatus_to_exitcode(status)}"
 
     def cut_off(self) -> None:
-        if self._daemon is not None:
-            self._daemon.kill()
-
-
-class _PyUnionFSMount(AbstractContextManager[object]):
-    def __init__(self, side: PyUnionFS, union: Union, options: list[str]) -> None:
-        self._side = side
-        self._stack = ExitStack()
-        self._mount = mounts.pyunionfs(union.lowers, union.upper, union.work, union.merged, options=options)
-
-    def __enter__(self) -> object:
-        try:
-            self._side._daemon = self._stack.enter_context(self._mount)
-        except AssertionError as error:
-            raise SideError(str(error)) from None
-        return self._side._daemon
-
-    def __exit__(self, *_: object) -> None:
-        self._side._daemon = None
-        try:
-            self._stack.close()
-        except AssertionError as error:
-            raise SideError(str(error)) from None
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)
 
 
 class FuseOverlayfs(Side):
