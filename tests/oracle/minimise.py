@@ -30,10 +30,7 @@ def minimise(case: Case, difference: Difference, trial: Trial, *, seconds: float
         for number in range(len(search.case.stacks)):
             search.attempt(_stack_setter(number)(search.case, ()))
             search.shrink(search.case.stacks[number].ops, _stack_setter(number))
-        roots = tuple(entry for entry in search.case.entries if not entry.path)
-        # Not the roots: what a layer's root says about the layer must not silently become untrue.
-        inner = tuple(entry for entry in search.case.entries if entry.path)
-        search.shrink(inner, lambda case, entries: replace(case, entries=(*roots, *entries)))
+        search.shrink([entry for entry in search.case.entries if entry.path], _set_inner_entries)
         search.simplify_entries()
     return search.case, search.difference
 
@@ -45,6 +42,11 @@ def _stack_setter(number: int) -> Callable[[Case, Sequence[Op]], Case]:
         return replace(case, stacks=tuple(stacks))
 
     return set_ops
+
+
+def _set_inner_entries(case: Case, entries: Sequence[Entry]) -> Case:
+    """The roots stay: what a layer's root says about the layer must not silently become untrue."""
+    return replace(case, entries=(*[entry for entry in case.entries if not entry.path], *entries))
 
 
 def _set_entries(case: Case, entries: Sequence[Entry]) -> Case:

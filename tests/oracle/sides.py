@@ -123,12 +123,8 @@ class PyUnionFS(Side):
 
     def _gone(self) -> bool:
         """Whether the daemon has exited; it is left to be reaped."""
-        if (
-            self._pid is not None
-            and os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        ):
-            return False
-        return True
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return self._pid is None or os.waitid(os.P_PID, self._pid, flags) is not None
 
     def _end(self, merged: Path) -> str | None:
         """Unmount and reap. Returns what was wrong with the daemon's end."""
