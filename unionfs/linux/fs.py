@@ -109,6 +109,13 @@ def filesystem_type(fd: int) -> int:
     return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
 
 
+def malloc_trim() -> None:
+    """Return the C library's free memory to the system, where it is glibc."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 def set_fs_ids(uid: int, gid: int) -> None:
     """setfsuid(2) and setfsgid(2) of the calling thread. They report no failure, by design."""
     _setfsgid(gid)

@@ -28,17 +28,20 @@ _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 class Lock:
     """Upper and work, taken for one mount. Held until closed, also across fork."""
 
-    __slots__ = ("_fds", "_there", "_work")
+    __slots__ = ("_fds", "_there", "_times", "_work")
 
     def __init__(self) -> None:
         self._fds: list[int] = []
         self._work: str | None = None
         self._there: list[str] = []
+        self._times = (0, 0)
 
     def note(self, work: str) -> None:
         """Remember what is in work before the union is opened."""
         self._work = work
         self._there = os.listdir(work)
+        st = os.stat(work)
+        self._times = (st.st_atime_ns, st.st_mtime_ns)
 
     def undo(self) -> None:
         """Take away what opening the union has made in work, after a mount that has failed."""
@@ -56,6 +59,7 @@ class Lock:
                     remove_tree(inside, b"incompat")
                 finally:
                     os.close(inside)
+            os.utime(top, ns=self._times)
         finally:
             os.close(top)
 

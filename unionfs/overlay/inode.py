@@ -23,6 +23,8 @@ _FS_SHIFT = 56
 _FS_MAX = 0x7E
 _ALLOCATED = 0x7F << _FS_SHIFT
 
+_WORTH_SHRINKING = 1000
+
 
 class Numbers:
     """Inode numbers that are unique in the mount: the real one, with the filesystem in the high bits.
@@ -234,10 +236,11 @@ class File(Inode):
 class InodeTable:
     """Every inode that somebody still knows, by number."""
 
-    __slots__ = ("_by_ino", "numbers")
+    __slots__ = ("_by_ino", "_most", "numbers")
 
     def __init__(self) -> None:
         self._by_ino: dict[int, Inode] = {}
+        self._most = 0
         self.numbers = Numbers()
 
     def __len__(self) -> int:
@@ -252,6 +255,20 @@ class InodeTable:
 
     def values(self) -> Iterator[Inode]:
         return iter(self._by_ino.values())
+
+    def shrink(self) -> bool:
+        """Give memory back after most inodes were forgotten; returns whether there was much of it.
+
+        A dict never shrinks by itself. To be called after every round of forgetting.
+        """
+        count = len(self._by_ino)
+        if count > self._most:
+            self._most = count
+        elif self._most > _WORTH_SHRINKING and count < self._most // 4:
+            self._most = count
+            self._by_ino = dict(self._by_ino)
+            return True
+        return False
 
     def attach(self, inode: Inode, parent: Directory, name: bytes) -> None:
         """Note that *inode* has this name."""

@@ -377,15 +377,13 @@ def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> 
     st = top.st
     number = table.numbers.of(st.st_dev, st.st_ino)
     known = table.get(number)
-    if (
-        st.st_nlink > 1
-        and isinstance(known, File)
-        and known.lowdir is not None
-        and known.lowdir.layer is top.directory.layer
-    ):
-        # Another name of a lower file, be it copied up under its first name or not.
-        table.attach(known, parent, name)
-        return known
+    if st.st_nlink > 1 and isinstance(known, File):
+        if known.lowdir is None and known.indexed:
+            known.lowdir, known.lowname = top.directory, top.name
+        if known.lowdir is not None and known.lowdir.layer is top.directory.layer:
+            # Another name of a lower file, be it copied up under its first name or not.
+            table.attach(known, parent, name)
+            return known
     inode = File(_free(fs, number), st.st_mode)
     inode.lowdir, inode.lowname = top.directory, top.name
     _take_data(inode, found.lowers, len(found.lowers) > 1)

@@ -8,6 +8,7 @@ anything has changed (see `wait.py`). An operation that answers with an entry co
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 from collections.abc import Iterator
@@ -113,6 +114,12 @@ class Union:
         if inode is not None:
             inode.nlookup = max(inode.nlookup - count, 0)
             self.fs.table.drop_if_unused(inode)
+
+    def give_memory_back(self) -> None:
+        """To be called after a round of `forget`: return what many forgotten inodes have held."""
+        if self.fs.table.shrink():
+            gc.collect()
+            linux.malloc_trim()
 
     def remember(self, inode: Inode) -> None:
         """Count a lookup of an entry that a listing has handed to the kernel."""

@@ -209,6 +209,7 @@ class _Operations(pyfuse3.Operations):
                 self.union.forget(ino, count)
             except Exception:
                 log.exception("a bug in forgetting inode %d", ino)
+        self.union.give_memory_back()
 
     @op("MKDIR")
     def mkdir(
