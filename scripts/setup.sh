@@ -51,6 +51,12 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get -q install -y --no-install-recommends "${missing[@]}"
 fi
 
+# fusermount3 cannot unmount without /etc/mtab, which a system that was never booted (a bare chroot) does not have.
+if ! [ -e /etc/mtab ] && [ "$(id -u)" = 0 ]; then
+    say "linking /etc/mtab to /proc/self/mounts"
+    ln -s ../proc/self/mounts /etc/mtab
+fi
+
 # ---- virtual environment -------------------------------------------------------------------------------------
 # Made anew when its interpreter is gone or another version than the one asked for.
 if ! [ -x .venv/bin/python ] ||

@@ -55,7 +55,9 @@ def user_namespaces() -> bool:
 def as_user(user: pwd.struct_passwd, *module: str | Path) -> list[str]:
     """The command that runs a module of the test suite as `user`."""
     arguments = [str(user.pw_uid), str(user.pw_gid), *map(str, module)]
-    return ["unshare", "--mount", sys.executable, "-m", "tests.programs.as_user", *arguments]
+    # A process namespace too, so that a daemon that fails to end does not outlive the test and its user.
+    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return [*unshare, sys.executable, "-m", "tests.programs.as_user", *arguments]
 
 
 def life(command: list[str]) -> None:
