@@ -36,10 +36,11 @@ def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bo
         upper_dir(fs, inode)
         return
     assert isinstance(inode, File)
+    if inode.copying is not None:
+        # Also for a change that needs no data: what the task puts back when it ends is from when it began.
+        raise Wait(inode.copying)
     if inode.on_upper and not (inode.metacopy and data):
         return
-    if inode.copying is not None:
-        raise Wait(inode.copying)
     if inode.parent is not None:
         upper_dir(fs, inode.parent)
     task: DataCopyUp | FileCopyUp
@@ -48,6 +49,7 @@ def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bo
         inode.copying = task
         raise Wait(task)
     error: BaseException | None = None
+    inode.nopen += 1  # the operation goes on with it: the task must not let go of it
     try:
         task.run()
     except BaseException as failure:
@@ -55,6 +57,7 @@ def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bo
         raise
     finally:
         task.finish(error)
+        inode.nopen -= 1
 
 
 def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from dataclasses import dataclass
 
 from unionfs.linux import fs as linux
@@ -117,22 +118,31 @@ class Format:
     def read_redirect(self, path: bytes) -> bytes:
         """A redirect as overlayfs accepts it: absolute with no empty component, or one name.
 
-        Raises OSError(EIO... as the kernel: EINVAL) for anything else, "." and ".." included.
+        Raises EINVAL for anything else, and EACCES for "." and "..", which lead where no layer may.
         """
-        value = os.getxattr(path, self.redirect, follow_symlinks=False)
+        value = os.getxattr(path, self.redirect, follow_symlinks=False).partition(b"\0")[0]
         parts = value[1:].split(b"/") if value.startswith(b"/") else [value]
-        if not all(parts) or b"/" in parts[0] or b"." in parts or b".." in parts or b"\0" in value:
+        if not all(parts) or b"/" in parts[0]:
             raise OSError(errno.EINVAL, "malformed redirect")
+        if b"." in parts or b".." in parts:
+            raise OSError(errno.EACCES, "malformed redirect")
         return value
 
-    def is_whiteout_file(self, directory: RealDir, name: bytes) -> bool:
-        """A zero-size file with `overlay.whiteout`, which counts in a directory with opaque=x only."""
-        st = directory.lstat(name)
+    def is_whiteout_file(self, directory: RealDir, name: bytes, st: os.stat_result) -> bool:
+        """Whether it is a zero-size regular file with `overlay.whiteout`.
+
+        overlayfs looks for the mark wherever it looks such a file up; `overlay.opaque` = `x` on the directory
+        only says that its listings must look, too.
+        """
         return (
-            st is not None
-            and st.st_size == 0
+            st.st_size == 0
+            and stat.S_ISREG(st.st_mode)
             and self.read(directory.proc_path(name), self.whiteout) is not None
         )
+
+    def holds_whiteout_files(self, path: bytes, *, follow: bool = False) -> bool:
+        """Whether a lower directory is marked as holding whiteout files."""
+        return self.read(path, self.opaque, follow=follow) == b"x"
 
     # --- origin --------------------------------------------------------------------------------
 

@@ -73,6 +73,9 @@ class OverlayFs:
             st = os.fstat(layer.root_fd)
             numbers.of(st.st_dev, st.st_ino)
         roots = tuple(layer.root for layer in lowers)
+        for root in roots[:-1]:
+            path = b"/proc/self/fd/%d" % root.open()
+            root.whiteout_files = self.format.holds_whiteout_files(path, follow=True)
         top = upper.root_fd if upper is not None else lowers[0].root_fd
         self.root = Directory(
             ROOT_INO,

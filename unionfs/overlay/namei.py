@@ -16,7 +16,7 @@ from unionfs.overlay.format import OPAQUE_FILE, WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir, is_whiteout_device
-from unionfs.overlay.readdir import HIDDEN, index_of
+from unionfs.overlay.readdir import ALONE, HIDDEN, PRESENT, index_of
 
 _S_IFMT = 0o170000
 _S_IFDIR = 0o040000
@@ -90,13 +90,15 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
     names = index_of(fs, parent) if merged and fs.trust else None
 
     if parent.upper is not None:
-        there = True if names is None else names.upper.get(name)
+        there = PRESENT if names is None else names.upper.get(name)
         if there is HIDDEN:
             return None
         if there:
             found.upper = hit = _single(fs, parent.upper, walk, name, last=True, bottom=False)
             if walk.found_redirect is not None:
                 walk.name = walk.redirect = walk.found_redirect
+            if there is ALONE:
+                walk.stop = True
             if hit is not None:
                 found.upper_metacopy = walk.metacopy
                 found.upper_redirect = walk.redirect
@@ -155,7 +157,7 @@ def _search_lowers(fs: OverlayFs, parent: Directory, found: Found) -> None:
                 stack.append(hit)
             if walk.redirect is not None and not follow:
                 raise OSError(errno.EPERM, "refusing to follow a redirect")
-            if walk.redirect is not None and walk.redirect.startswith(b"/") and lowers is not roots:
+            if walk.redirect is not None and walk.redirect.startswith(b"/"):
                 lowers, names = roots, None
                 at = base.layer.index
         at += 1
@@ -190,9 +192,7 @@ def _single(
         return None
     fmt = fs.format
     kind = st.st_mode & _S_IFMT
-    if is_whiteout_device(st) or (
-        base.whiteout_files and kind == _S_IFREG and fmt.is_whiteout_file(base, name)
-    ):
+    if is_whiteout_device(st) or (st.st_size == 0 and fmt.is_whiteout_file(base, name, st)):
         walk.stop = walk.opaque = True
         return None
     if last and walk.metacopy and kind != _S_IFREG:
@@ -260,9 +260,7 @@ def lower_has(fs: OverlayFs, parent: Directory, name: bytes) -> bool:
     for real in lowers:
         st = real.lstat(name)
         if st is not None:
-            return not is_whiteout_device(st) and not (
-                real.whiteout_files and fs.format.is_whiteout_file(real, name)
-            )
+            return not is_whiteout_device(st) and not fs.format.is_whiteout_file(real, name, st)
         if _has_wh_file(real, name):
             return False
     return False
@@ -333,7 +331,7 @@ def _lower_dirs(fs: OverlayFs, found: Found) -> list[RealDir]:
         real = hit.directory.child(hit.name)
         if real.layer.index != bottom:
             path = hit.directory.proc_path(hit.name)
-            real.whiteout_files = fs.format.read(path, fs.format.opaque) == b"x"
+            real.whiteout_files = fs.format.holds_whiteout_files(path)
         dirs.append(real)
     return dirs
 

@@ -20,28 +20,31 @@ if TYPE_CHECKING:
     from unionfs.overlay.fs import OverlayFs
     from unionfs.overlay.inode import Directory
 
-PRESENT = True
-HIDDEN = False
+HIDDEN = 0
+PRESENT = 1
+ALONE = 2
+"""What upper holds at a name: a whiteout, an object, or an object beside its own `.wh.` mark, which hides
+what the lowers have of that name."""
 
 _SLOW_SIZE = 256 * 1024
 """A directory of at least this size (bytes, `st_size`) is listed by a worker; it has some thousand names."""
 
-_Scan = list[tuple[bytes, bool]]
-"""Names in one real directory, and whether each is there (else it is a whiteout)."""
+_Scan = list[tuple[bytes, int]]
+"""Names in one real directory, each PRESENT or HIDDEN; one with a `.wh.` mark beside it stands twice."""
 
 
 class DirIndex:
     """Which layers have which name.
 
     `lower` maps a name to the places in `Directory.lowers` that have it, top first; a place where it is
-    whited out stands as its complement (`~place`). `upper` maps a name to PRESENT or HIDDEN (a whiteout).
+    whited out stands as its complement (`~place`). `upper` maps a name to HIDDEN, PRESENT or ALONE.
     """
 
     __slots__ = ("lower", "upper")
 
     def __init__(self) -> None:
         self.lower: dict[bytes, tuple[int, ...]] = {}
-        self.upper: dict[bytes, bool] = {}
+        self.upper: dict[bytes, int] = {}
 
     def names(self) -> list[bytes]:
         """Every name that a caller sees."""
@@ -67,11 +70,12 @@ def scan(fd: int, fmt: Format, whiteout_files: bool) -> _Scan:
                     append((name[len(WHITEOUT_PREFIX) :], HIDDEN))
             elif entry.is_file(follow_symlinks=False):
                 hidden = whiteout_files and _is_whiteout_file(entry, fmt)
-                append((name, not hidden))
+                append((name, HIDDEN if hidden else PRESENT))
             elif entry.is_dir(follow_symlinks=False) or entry.is_symlink():
                 append((name, PRESENT))
             else:
-                append((name, not is_whiteout_device(entry.stat(follow_symlinks=False))))
+                hidden = is_whiteout_device(entry.stat(follow_symlinks=False))
+                append((name, HIDDEN if hidden else PRESENT))
     return found
 
 
@@ -85,9 +89,7 @@ def build_index(upper: _Scan | None, lowers: Iterable[_Scan]) -> DirIndex:
     if upper is not None:
         table = index.upper
         for name, there in upper:
-            # An object beside its own `.wh.` mark is there: the mark speaks of the layers below.
-            if there or name not in table:
-                table[name] = there
+            table[name] = ALONE if table.get(name, there) != there else there
     lower = index.lower
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}
     for place, names in enumerate(lowers):
@@ -118,7 +120,7 @@ class IndexTask:
         self._fs = fs
         self._directory = directory
         self._index: DirIndex | None = None
-        self.changes: list[tuple[bytes, bool | None]] = []
+        self.changes: list[tuple[bytes, int | None]] = []
         self._fds: list[tuple[int, bool, bool]] = []
         try:
             for real in directory.real_dirs():
@@ -174,7 +176,7 @@ def index_of(fs: OverlayFs, directory: Directory) -> DirIndex:
     return directory.index
 
 
-def note_upper(directory: Directory, name: bytes, there: bool | None) -> None:
+def note_upper(directory: Directory, name: bytes, there: int | None) -> None:
     """Tell the index what upper now holds at a name: PRESENT, HIDDEN (a whiteout) or None (nothing)."""
     index = directory.index
     if index is None:
