@@ -16,3 +16,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="pyunionfs",
         help="what tests/programs mount (default: pyunionfs)",
     )
+    parser.addoption(
+        "--mount-options",
+        default="",
+        metavar="OPTIONS",
+        help="what tests/programs mount it with, as in index=on,metacopy=on",
+    )

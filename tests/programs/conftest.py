@@ -46,6 +46,7 @@ def union(request: pytest.FixtureRequest, space: Path) -> Union:
         for directory in (upper, work, merged):
             directory.mkdir(exist_ok=True)
         subject = request.config.getoption("--on")
+        options = [*options, *filter(None, request.config.getoption("--mount-options").split(","))]
         if subject == "overlayfs":
             with overlayfs(lowers, upper, work, merged, options=["redirect_dir=on", *options]):
                 yield merged
