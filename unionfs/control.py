@@ -16,8 +16,10 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any
 
+from unionfs.linux import process
 from unionfs.linux.mount import MountPoint, mount_table
 from unionfs.transport.mount import FSTYPE
 
@@ -28,6 +30,21 @@ _LOG = ".log"
 
 Status = dict[str, Any]
 
+_SHAPE: dict[str, type | UnionType] = {
+    "mountpoint": str,
+    "device": str,
+    "lowers": list,
+    "upper": str | None,
+    "work": str | None,
+    "options": list,
+    "uptime": int | float,
+    "memory": int,
+    "log": str,
+    "open_handles": int,
+    "requests": dict,
+    "union": dict,
+}
+
 
 def _directories() -> list[str]:
     """Where this user's sockets may be, the place to make them first."""
@@ -36,6 +53,7 @@ def _directories() -> list[str]:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isabs(runtime):
         places.append(os.path.join(runtime, "pyunionfs"))
+    uid = process.outer_uid(uid)
     places += [f"/run/user/{uid}/pyunionfs", f"/tmp/pyunionfs-{uid}"]
     return list(dict.fromkeys(places))
 
@@ -109,9 +127,10 @@ class ControlSocket:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A daemon that was found. `pid` is the kernel's word, `status` its own; None when it does not answer."""
+    """A daemon that was found. `pid` and `uid` are the kernel's word; `status`, or None, is its own."""
 
     pid: int
+    uid: int
     status: Status | None
 
 
@@ -133,10 +152,22 @@ def running() -> Iterator[Running]:
             os.close(fd)
 
 
-def find(device: tuple[int, int]) -> Running | None:
-    """The daemon that serves the filesystem of this device number."""
-    wanted = f"{device[0]}:{device[1]}"
-    return next((each for each in running() if each.status and each.status.get("device") == wanted), None)
+def find(entry: MountPoint) -> Running | None:
+    """The daemon that serves this mount."""
+    return next((each for each in running() if _serves(each, entry)), None)
+
+
+def _serves(daemon: Running, entry: MountPoint) -> bool:
+    """Whether it says so and may: a user's socket must not pass for the daemon of another's mount."""
+    return (
+        daemon.status is not None
+        and daemon.status["device"] == _device(entry)
+        and entry.super_option("user_id") == str(daemon.uid)
+    )
+
+
+def _device(entry: MountPoint) -> str:
+    return f"{entry.device[0]}:{entry.device[1]}"
 
 
 def _ask(directory: int, name: str) -> Running | None:
@@ -150,8 +181,8 @@ def _ask(directory: int, name: str) -> Running | None:
         except OSError:
             return None
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid: int = struct.unpack("3i", credentials)[0]
-        return Running(pid, _receive(client))
+        pid, uid, _ = struct.unpack("3i", credentials)
+        return Running(pid, uid, _receive(client))
 
 
 def _forget(directory: int, name: str) -> None:
@@ -169,12 +200,18 @@ def _receive(client: socket.socket) -> Status | None:
         while len(received) <= _MOST_BYTES:
             part = client.recv(65536)
             if not part:
-                answer = json.loads(received)
-                return answer if isinstance(answer, dict) else None
+                return _checked(json.loads(received))
             received += part
-    except (OSError, ValueError):  # it is stuck, ended meanwhile, or is no daemon of ours
+    except (OSError, ValueError, RecursionError):  # it is stuck, ended meanwhile, or is no daemon of ours
         pass
     return None
+
+
+def _checked(answer: object) -> Status | None:
+    """The answer if it has the shape of a status: it may come from another user's program."""
+    if not isinstance(answer, dict):
+        return None
+    return answer if all(isinstance(answer.get(key), kind) for key, kind in _SHAPE.items()) else None
 
 
 def mounts() -> list[Status]:
@@ -188,20 +225,19 @@ def mounts() -> list[Status]:
     found = [_of_mount(entry, daemons) for entry in table]
     shown = {status["device"] for status in found}
     for daemon in daemons:
-        if daemon.status is not None and daemon.status.get("device") not in shown:
+        if daemon.status is not None and daemon.status["device"] not in shown:
             found.append({**daemon.status, "state": "detached", "pid": daemon.pid})
     return found
 
 
 def _of_mount(entry: MountPoint, daemons: list[Running]) -> Status:
-    device = f"{entry.device[0]}:{entry.device[1]}"
     for daemon in daemons:
-        if daemon.status is not None and daemon.status.get("device") == device:
+        if daemon.status is not None and _serves(daemon, entry):
             # The table's path is the true one here: a bind mount or a move is not known to the daemon.
             return {**daemon.status, "state": "serving", "pid": daemon.pid, "mountpoint": entry.path}
     return {
         "mountpoint": entry.path,
-        "device": device,
+        "device": _device(entry),
         "state": "unreachable",
         "pid": None,
         "user": int(entry.super_option("user_id") or 0),

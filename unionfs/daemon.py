@@ -337,7 +337,7 @@ class _Life:
         config = self.options.config
         return {
             "mountpoint": self.options.mountpoint,
-            "device": f"{self.device[0]}:{self.device[1]}" if self.device else None,
+            "device": f"{self.device[0]}:{self.device[1]}" if self.device else "",
             "lowers": list(config.lowers),
             "upper": config.upper,
             "work": config.work,

@@ -38,7 +38,7 @@ def umount(path: str, *, lazy: bool = False) -> None:
     owner = entry.super_option("user_id")
     if os.geteuid() != 0 and owner != str(os.geteuid()):
         raise MountError(f"{mountpoint} was mounted by user {owner}: only that user or root can unmount it")
-    daemon = control.find(entry.device)
+    daemon = control.find(entry)
     pidfd = process.open_process(daemon.pid) if daemon is not None else None
     try:
         _unmount(mountpoint, entry, lazy)
@@ -80,7 +80,7 @@ def _wait(pidfd: int, mountpoint: str, entry: MountPoint) -> None:
     """Until the daemon is gone. It may have much to write out, or serve a copy of the mount elsewhere."""
     if process.wait_for_exit(pidfd, _PATIENCE):
         return
-    if control.find(entry.device) is not None:
+    if control.find(entry) is not None:
         raise MountError(
             f"{mountpoint} is unmounted here, but its daemon still serves it in another mount namespace (a"
             " container"

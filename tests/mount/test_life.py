@@ -485,3 +485,18 @@ def test_a_daemon_that_ends_before_it_answers_is_not_a_success(base: Path) -> No
     assert done.returncode == 1
     assert "before it served" in done.stderr or "cannot mount" in done.stderr
     assert mount_types(base / "merged") == []
+
+
+def test_a_copy_in_another_mount_namespace_is_told_of(base: Path) -> None:
+    pid = mount(base)
+    elsewhere = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "60"])
+    try:
+        assert eventually(lambda: Path(f"/proc/{elsewhere.pid}/comm").read_text() == "sleep\n")
+        complaint = run("umount", base / "merged", status=1).stderr
+        assert "still serves it in another mount namespace" in complaint
+        assert mount_types(base / "merged") == []
+        assert not gone(pid)
+    finally:
+        elsewhere.kill()
+        elsewhere.wait()
+    assert eventually(lambda: gone(pid))
