@@ -86,14 +86,11 @@ def change(
 
 def _truncate(inode: File, size: int, caller: Caller, handle: OpenFile | None) -> None:
     drop_set_ids(inode, caller)
+    # Which of the two calls it was decides, on some filesystems, whether an unchanged size changes times.
     if handle is not None and handle.writable and handle.is_current:
         os.ftruncate(handle.fd, size)
-        return
-    fd = inode.open_real(os.O_WRONLY)
-    try:
-        os.ftruncate(fd, size)
-    finally:
-        os.close(fd)
+    else:
+        os.truncate(inode.proc_path()[0], size)
 
 
 def readlink(inode: Inode) -> bytes:
