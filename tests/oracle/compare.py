@@ -21,6 +21,7 @@ from typing import TypeGuard
 from tests.oracle import layers, snapshot
 from tests.oracle.case import Case, Op, Stack
 from tests.oracle.operations import SEEN_FIELDS, Outcome
+from tests.oracle.rules import FailedOperations, UnlinkedLower
 from tests.oracle.sides import Kernel, Side, SideError, Union
 from tests.oracle.worker import NoAnswerError, Worker
 from tests.oracle.workload import Workload
@@ -250,10 +251,11 @@ def _verdict(
     found = _subject(right, right.case, outcomes, left_tree) or _changed_lowers(lowers, right)
     if found or until not in ("upper", "swap"):
         return found
-    found = _uppers(left, right)
+    failed = FailedOperations(right.case.ops, outcomes)
+    found = _uppers(left, right, failed)
     if found or until == "upper":
         return found
-    return _swap(left, right, left_tree) or _changed_lowers(lowers, right)
+    return _swap(left, right, left_tree, failed) or _changed_lowers(lowers, right)
 
 
 def _changed_lowers(before: dict[str, object], right: _Stage) -> Difference | None:
@@ -321,6 +323,8 @@ def _subject(
     parts = _split_at_remounts(case.ops)
     own = right.side.name == "pyunionfs"
     numbers: dict[bytes, tuple[int, int]] | None = None
+    unlinked = UnlinkedLower()
+    failed = FailedOperations(case.ops, outcomes)
     for number, part in enumerate(parts):
         with right.union_mounted():
             if own and numbers is not None:
@@ -333,7 +337,8 @@ def _subject(
                     outcome, complaint = right.worker.perform_watching_numbers(op)
                 else:
                     outcome, complaint = right.worker.perform(op), None
-                if outcome != outcomes[index]:
+                forgiven = unlinked.forgives(op, outcomes[index], outcome)
+                if outcome != outcomes[index] and not forgiven:
                     return Difference("operation", str(op), outcomes[index], outcome, index)
                 if complaint is not None:
                     return Difference("numbers", f"{op.name}: number changed", "constant", complaint, index)
@@ -343,11 +348,12 @@ def _subject(
             elif own:
                 numbers = right.worker.numbers()
         index += 1
+        unlinked = UnlinkedLower()
         # Kernel overlayfs leaves there the one whiteout that it links all others from; the next mount
         # clears it.
         if own and right.litter():
             return Difference("work", "work/work after unmount", [], right.litter())
-    return (_complaints(tree) if own else None) or _first("tree", left_tree, tree)
+    return (_complaints(tree) if own else None) or _first("tree", failed.forgiven(left_tree, tree), tree)
 
 
 def _complaints(tree: snapshot.Snapshot) -> Difference | None:
@@ -373,16 +379,20 @@ def _first(phase: str, left: snapshot.Snapshot, right: snapshot.Snapshot) -> Dif
     return None
 
 
-def _uppers(left: _Stage, right: _Stage) -> Difference | None:
+def _uppers(left: _Stage, right: _Stage, failed: FailedOperations) -> Difference | None:
     """What lies in upper: whiteouts, opaque marks, redirects, metacopies must be what the kernel writes."""
-    return _first("upper", _raw(left.union.upper), _raw(right.union.upper))
+    ours = _raw(right.union.upper)
+    return _first("upper", failed.forgiven(_raw(left.union.upper), ours), ours)
 
 
-def _swap(left: _Stage, right: _Stage, left_tree: snapshot.Snapshot) -> Difference | None:
+def _swap(
+    left: _Stage, right: _Stage, left_tree: snapshot.Snapshot, failed: FailedOperations
+) -> Difference | None:
     """Each side's upper mounted by the other must show the tree that both agreed on."""
     with right.union_mounted(left.side):
         theirs = right.worker.snapshot()
-    found = _first(f"swap: {left.side.name} on the upper of {right.side.name}", left_tree, theirs)
+    what = f"swap: {left.side.name} on the upper of {right.side.name}"
+    found = _first(what, failed.forgiven(left_tree, theirs), theirs)
     if found:
         return found
     with left.union_mounted(right.side):

@@ -97,6 +97,8 @@ class _Search:
         """Make what is left plain: a reader looks for a meaning in every odd mode and attribute."""
         plain: dict[str, Any] = {"xattrs": (), "uid": 0, "gid": 0}
         for position, entry in enumerate(self.case.entries):
+            if not entry.path:
+                continue
             mode = {"dir": 0o777, "symlink": entry.mode}.get(entry.kind, 0o644)
             for name, value in [*plain.items(), ("mode", mode)]:
                 entry = self.case.entries[position]

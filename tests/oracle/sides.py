@@ -135,18 +135,27 @@ class PyUnionFS(Side):
         while not self._gone() and time.monotonic() < deadline:
             time.sleep(0.002)
         hangs = not self._gone()
+        assert self._pid is not None
+        threads = _threads(self._pid)
         if hangs:
             self.cut_off()
-        assert self._pid is not None
         _, status = os.waitpid(self._pid, 0)
         self._pid = None
         if hangs:
-            return "the daemon did not end after its unmount"
+            return f"the daemon did not end after its unmount: {threads}"
         return None if status == 0 else f"the daemon ended with {os.waitstatus_to_exitcode(status)}"
 
     def cut_off(self) -> None:
         if self._pid is not None:
             os.kill(self._pid, signal.SIGKILL)
+
+
+def _threads(pid: int) -> list[str]:
+    """Where in the kernel each thread of a process waits."""
+    return [
+        f"{task.name}: {(task / 'wchan').read_text()} {(task / 'syscall').read_text().split(' ')[0]}"
+        for task in Path(f"/proc/{pid}/task").glob("*")
+    ]
 
 
 class FuseOverlayfs(Side):
