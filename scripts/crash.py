@@ -79,6 +79,7 @@ def _job(options: argparse.Namespace, number: int, kills: int, results: Results)
     """Kill until the share is done or something was lost; then report it and stop, for what follows is in
     doubt.
     """
+    mounts.private_mounts()
     done = operations = 0
     report = ""
     sets = itertools.cycle(OPTIONS if options.options is None else (options.options,))

@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.oracle import sides
 from tests.oracle.campaign import Campaign, Finding, campaign
 from tests.oracle.case import Case, Config
+from tests.support import mounts
 
 Results: TypeAlias = "multiprocessing.Queue[Result]"
 
@@ -145,6 +146,7 @@ def _campaign_for(options: argparse.Namespace, fs: str) -> contextlib.AbstractCo
 
 
 def _job(options: argparse.Namespace, seeds: list[int], results: Results) -> None:
+    mounts.private_mounts()
     with _campaign_for(options, options.fs) as field:
         for seed in seeds:
             config = _config(options, seed)
@@ -171,6 +173,7 @@ def _described(field: Campaign, finding: Finding, options: argparse.Namespace) -
 
 
 def _replay(options: argparse.Namespace) -> int:
+    mounts.private_mounts()
     case = Case.load(options.replay)
     with _campaign_for(options, case.config.fs) as field:
         finding = field.try_case(case)
