@@ -53,11 +53,13 @@ def change(
     size = changes.size
     if isinstance(inode, Directory) and size is not None:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    size_changes = size is not None and inode.lstat().st_size != size
     ensure_upper(fs, inode, data=size is not None, truncate=size == 0)
     path, follow = inode.proc_path()
     if size is not None:
         assert isinstance(inode, File)
-        _truncate(inode, size, caller, handle)
+        drop_set_ids(inode, caller)
+        _truncate(inode, size, size_changes, handle)
     if changes.uid is not None or changes.gid is not None:
         uid = -1 if changes.uid is None else changes.uid
         gid = -1 if changes.gid is None else changes.gid
@@ -84,12 +86,18 @@ def change(
     return st
 
 
-def _truncate(inode: File, size: int, caller: Caller, handle: OpenFile | None) -> None:
-    drop_set_ids(inode, caller)
-    # Which of the two calls it was decides, on some filesystems, whether an unchanged size changes times.
+def _truncate(inode: File, size: int, size_changes: bool, handle: OpenFile | None) -> None:
     if handle is not None and handle.writable and handle.is_current:
         os.ftruncate(handle.fd, size)
+    elif size_changes:
+        # The copy-up may have cut it already: ftruncate sets the times even then.
+        fd = inode.open_real(os.O_WRONLY)
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
     else:
+        # truncate to the same size leaves the times to the filesystem.
         os.truncate(inode.proc_path()[0], size)
 
 

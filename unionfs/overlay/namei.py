@@ -293,7 +293,11 @@ def _instantiate(fs: OverlayFs, parent: Directory, name: bytes, found: Found) ->
     top = found.upper if found.upper is not None else found.lowers[0]
     if stat.S_ISDIR(top.st.st_mode):
         return _directory(fs, parent, name, found), top.st
-    return _file(fs, parent, name, found), top.st
+    inode = _file(fs, parent, name, found)
+    if inode.on_upper and found.upper is None:
+        # A lower name of a file that was copied up under another one.
+        return inode, inode.lstat()
+    return inode, top.st
 
 
 def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> Directory:
