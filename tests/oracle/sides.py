@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -107,7 +108,10 @@ class PyUnionFS(Side):
                 os.dup2(fd, 2)
                 # Nothing that this process has open may keep the campaign's mounts or pipes alive.
                 os.closerange(3, 1024)
+                sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
                 status = unionfs.cli.main(arguments)
+                sys.stdout.flush()
+                sys.stderr.flush()
             except BaseException:
                 os.write(2, traceback.format_exc().encode())
             finally:

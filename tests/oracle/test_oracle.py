@@ -16,7 +16,7 @@ from tests.oracle import layers
 from tests.oracle.campaign import campaign
 from tests.oracle.case import Case, Config, Op
 from tests.oracle.sides import Kernel, PyUnionFS, Union
-from tests.support.mounts import needs_fuse, needs_overlayfs
+from tests.support.mounts import needs_fuse, needs_overlayfs, scratch
 
 OPERATIONS = 150
 OPTIONS = [
@@ -48,6 +48,22 @@ def test_same_as_kernel_overlayfs(fs: str, tmp_path: Path) -> None:
             findings[0].case.save(tmp_path / "first.case")
     reports = "\n\n".join(finding.report() for finding in findings[:3])
     assert not findings, f"{len(findings)} seeds differ (replay: {tmp_path / 'first.case'})\n{reports}"
+
+
+@needs_fuse
+def test_a_merged_directory_has_one_link() -> None:
+    """What the oracle's rule about the links of directories leaves unseen."""
+    with scratch() as base:
+        lower, upper, work, merged = (base / name for name in ("lower", "upper", "work", "merged"))
+        for directory in (lower, upper, work, merged):
+            directory.mkdir()
+        for path in (lower / "pure/inner", lower / "merged/inner", upper / "merged", upper / "own/inner"):
+            path.mkdir(parents=True)
+        union = Union((lower,), upper, work, merged)
+        for side in (Kernel(), PyUnionFS()):
+            with side.mount(union, []):
+                links = {path.name: path.stat().st_nlink for path in merged.iterdir()}
+            assert links == {"pure": 3, "merged": 1, "own": 3}, side.name
 
 
 def test_the_kernel_agrees_with_itself() -> None:
