@@ -246,6 +246,8 @@ class View:
         return found
 
     def close(self) -> None:
+        """Unmount: the kernel drops all that it knows, then the union ends."""
+        self.forget_all()
         self.union.close()
 
     def __enter__(self) -> View:
