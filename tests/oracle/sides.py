@@ -120,7 +120,8 @@ class PyUnionFS(Side):
 
     def _wait_for_mount(self, merged: Path) -> None:
         deadline = time.monotonic() + mounts.START_TIMEOUT
-        while not mounts.mount_types(merged):
+        # Its own word, not the table of mounts: who unmounts before it is ready is an intruder to it.
+        while b" is mounted: " not in self._log.read_bytes():
             if self._gone() or time.monotonic() > deadline:
                 raise SideError(f"pyunionfs did not mount\n{self._log.read_text(errors='replace')}")
             time.sleep(0.002)

@@ -157,6 +157,7 @@ def raw_upper(root: bytes) -> Snapshot:
     kernel adds a missing one when a lookup merges the directory, so whoever looked around more has more of
     them). `impure` and `nlink` are the kernel's own hints, and `uuid` is what its statfs answers. A
     whiteout is a whiteout: how many share one inode, and when it was made, is nobody's concern.
+    A directory's links are its subdirectories, which are compared by themselves.
     """
     snapshot = take(root)
     for node in snapshot.nodes.values():
@@ -164,6 +165,8 @@ def raw_upper(root: bytes) -> Snapshot:
             node.clear()
             node["stat"] = "whiteout"
             continue
+        if node["stat"][0] == "dir":
+            node["stat"] = (*node["stat"][:5], "links", *node["stat"][6:])
         attributes = node["xattrs"]
         for name in [name for name in attributes if name.startswith(_PRIVATE)]:
             short = name.removeprefix(_PRIVATE)
