@@ -71,6 +71,15 @@ def is_rename_onto_itself(op: Op, reference: Outcome, subject: Outcome) -> bool:
     return bool(kind != "dir" and links > 1)
 
 
+def with_one_errno_for_not_empty(op: Op, outcome: Outcome) -> Outcome:
+    """POSIX allows EEXIST and ENOTEMPTY for a rename onto a directory that is not empty.
+
+    Overlayfs answers by itself, or lets upper's filesystem answer, which for xfs means EEXIST.
+    """
+    replaces = op.name == "rename" and op.args[2] == 0
+    return ("error", "ENOTEMPTY") if replaces and outcome == ("error", "EEXIST") else outcome
+
+
 def with_counted_links(reference: Outcome, subject: Outcome) -> Outcome:
     """A directory shows one link from when it is in upper and in a lower, and nobody counts its links then.
 
@@ -117,9 +126,9 @@ class FailedOperations:
     first. Here nothing is changed by what fails. Forgiven is only what the reference has and the subject
     lacks, and only at the names of operations that failed.
 
-    Two more are forgiven here because they, too, concern whole trees: without an index the kernel can show two
-    names of one file, which it linked rightly in upper, under two inode numbers; and times and link counts as
-    the functions above explain.
+    Two more are forgiven here because they, too, concern whole trees: without an index the kernel can show
+    two names of one file, which it linked rightly in upper, under two inode numbers; and times and link counts
+    as the functions above explain.
     """
 
     def __init__(self, case: Case, outcomes: Sequence[Outcome]) -> None:
