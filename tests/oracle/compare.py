@@ -331,6 +331,7 @@ def _subject(
     parts = _split_at_remounts(case.ops)
     own = right.side.name == "pyunionfs"
     numbers: dict[bytes, tuple[int, int]] | None = None
+    litter: list[str] = []
     unlinked = UnlinkedLower()
     failed = FailedOperations(case, outcomes)
     for number, part in enumerate(parts):
@@ -362,11 +363,14 @@ def _subject(
                 numbers = right.worker.numbers()
         index += 1
         unlinked = UnlinkedLower()
-        # Kernel overlayfs leaves there the one whiteout that it links all others from; the next mount
-        # clears it.
-        if own and right.litter():
-            return Difference("work", "work/work after unmount", [], right.litter())
-    return (_complaints(tree) if own else None) or _first("tree", failed.forgiven(left_tree, tree), tree)
+        # Kernel overlayfs leaves there the one whiteout that it links all others from; the next mount clears it.
+        litter = litter or (right.litter() if own else [])
+    difference = (_complaints(tree) if own else None) or _first(
+        "tree", failed.forgiven(left_tree, tree), tree
+    )
+    if difference is None and litter:
+        difference = Difference("work", "work/work after unmount", [], litter)
+    return difference
 
 
 def _complaints(tree: snapshot.Snapshot) -> Difference | None:

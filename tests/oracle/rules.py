@@ -127,8 +127,8 @@ class FailedOperations:
     lacks, and only at the names of operations that failed.
 
     Two more are forgiven here because they, too, concern whole trees: without an index the kernel can show
-    two names of one file, which it linked rightly in upper, under two inode numbers; and times and link counts
-    as the functions above explain.
+    two names of one file, which it linked rightly in upper, under two inode numbers; and times and counts of
+    links as the functions above explain.
     """
 
     def __init__(self, case: Case, outcomes: Sequence[Outcome]) -> None:
