@@ -363,7 +363,8 @@ def _subject(
                 numbers = right.worker.numbers()
         index += 1
         unlinked = UnlinkedLower()
-        # Kernel overlayfs leaves there the one whiteout that it links all others from; the next mount clears it.
+        # Kernel overlayfs leaves there the one whiteout that it links the others from; its next mount
+        # clears it.
         litter = litter or (right.litter() if own else [])
     difference = (_complaints(tree) if own else None) or _first(
         "tree", failed.forgiven(left_tree, tree), tree
