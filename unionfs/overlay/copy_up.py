@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 
 from unionfs.overlay import index
+from unionfs.overlay.access import OwnerAccess, set_mark
 from unionfs.overlay.copy_data import copy_data
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
@@ -19,7 +21,8 @@ from unionfs.overlay.layer import RealDir
 from unionfs.overlay.readdir import PRESENT, note_upper
 from unionfs.overlay.wait import Wait
 
-_MUST_COPY = ("system.posix_acl_access", "system.posix_acl_default", "security.")
+_ACLS = "system.posix_acl_"
+_MUST_COPY = (_ACLS, "security.")
 _INLINE = 128 * 1024
 """Up to this many bytes are copied at once when nothing must be synced: a worker would cost more."""
 
@@ -40,6 +43,8 @@ def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bo
         # Also for a change that needs no data: what the task puts back when it ends is from when it began.
         raise Wait(inode.copying)
     if inode.on_upper and not (inode.metacopy and data):
+        if inode.pinned and not inode.indexed:
+            link_up_all(fs, inode)
         return
     if inode.parent is not None:
         upper_dir(fs, inode.parent)
@@ -75,7 +80,9 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
     try:
         copy_metadata(fs, b"/proc/self/fd/%d" % source.open(), st, work.fd, temp)
         set_origin(fs, source.parent, source.name, source, work.fd, temp)
-        with ParentTimes(place):
+        set_impure(fs, parent)
+        # A directory that moves to another parent must be writable itself, for its "..".
+        with Placing(fs, place), OwnerAccess(fs, work.fd_path(temp)):
             work.place(temp, place.open(), directory.name)
     except BaseException:
         work.remove(temp)
@@ -85,24 +92,29 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
     # Its link count is 1 from now on, and the request may be about something below it.
     fs.stale.append(directory.ino)
     note_upper(parent, directory.name, PRESENT)
-    set_impure(fs, parent)
     return directory.upper
 
 
-class ParentTimes:
-    """Put a directory's times back after something was placed in it that was there before, for the caller."""
+class Placing:
+    """Place something in an upper directory that, for the caller, was there before.
 
-    __slots__ = ("_directory", "_st")
+    The directory's times are put back, and its mode does not keep us out.
+    """
 
-    def __init__(self, directory: RealDir) -> None:
-        self._directory = directory
+    __slots__ = ("_access", "_path", "_st")
+
+    def __init__(self, fs: OverlayFs, directory: RealDir) -> None:
+        self._path = b"/proc/self/fd/%d" % directory.open()
+        self._access = OwnerAccess(fs, self._path, follow=True)
 
     def __enter__(self) -> None:
-        self._st = os.fstat(self._directory.open())
+        self._st = os.stat(self._path)
+        self._access.__enter__()
 
     def __exit__(self, *exc: object) -> None:
         st = self._st
-        os.utime(b"/proc/self/fd/%d" % self._directory.open(), ns=(st.st_atime_ns, st.st_mtime_ns))
+        self._access.__exit__()
+        os.utime(self._path, ns=(st.st_atime_ns, st.st_mtime_ns))
 
 
 class FileCopyUp:
@@ -157,12 +169,11 @@ class FileCopyUp:
                 os.symlink(os.readlink(b"", dir_fd=self._source[0]), temp, dir_fd=work)
             else:
                 os.mknod(temp, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev, dir_fd=work)
+            if fd >= 0 and not self._data:
+                os.setxattr(fd, self._fs.format.metacopy, b"")
             copy_metadata(self._fs, source, st, work, temp)
-            if fd >= 0:
-                if not self._data:
-                    os.setxattr(fd, self._fs.format.metacopy, b"")
-                elif self._size and not self._fs.config.volatile:
-                    os.fsync(fd)
+            if fd >= 0 and self._data and self._size and not self._fs.config.volatile:
+                os.fsync(fd)
         finally:
             if fd >= 0:
                 os.close(fd)
@@ -188,32 +199,28 @@ class FileCopyUp:
         assert inode.lowdir is not None
         parent, name = inode.parent, inode.name
         index_name = index.name_of(fs, inode) if keeps_links else None
+        place = upper_dir(fs, parent) if parent is not None else None
         if links == 1 or index_name is not None:
             set_origin(fs, inode.lowdir, inode.lowname, None, work.fd, temp)
+        # Whatever can fail comes before the object is in place: after that nothing does.
+        if parent is not None:
+            set_impure(fs, parent)
         if links > 1 and inode.nlink is None:
             inode.nlink = links
         if index_name is not None and fs.index_dir is not None:
-            os.setxattr(
-                work.fd_path(temp),
-                fs.format.nlink,
-                f"L{(inode.nlink or links) - links:+d}".encode(),
-                follow_symlinks=False,
-            )
+            value = f"L{(inode.nlink or links) - links:+d}".encode()
+            set_mark(fs, work.fd_path(temp), fs.format.nlink, value)
             work.place(temp, fs.index_dir.open(), index_name)
             inode.updir, inode.upname, inode.indexed = fs.index_dir, index_name, True
-            inode.real_ino = st.st_ino
-            if parent is not None:
-                link_up(fs, inode, parent, name)
-        elif parent is None:
+        elif place is None:
             # It lost its name meanwhile: a private file that only its open handles reach.
             inode.fd = os.open(temp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
         else:
-            place = upper_dir(fs, parent)
-            with ParentTimes(place):
+            with Placing(fs, place):
                 work.place(temp, place.open(), name)
             inode.updir, inode.upname = place, name
+            assert parent is not None
             note_upper(parent, name, PRESENT)
-            set_impure(fs, parent)
         inode.real_ino = st.st_ino
         inode.mode = st.st_mode
         inode.no_capability = False
@@ -224,10 +231,14 @@ class FileCopyUp:
             inode.datadir, inode.dataname = inode.lowdir, inode.lowname
         else:
             inode.metacopy = True
-        if links > 1 and not inode.indexed:
+        fs.copy_ups += 1
+        if inode.indexed:
+            if parent is not None:
+                link_up(fs, inode, parent, name)
+        elif links > 1:
             # Without an index only this inode knows that the lower's other names are this file too.
             inode.pinned = True
-        fs.copy_ups += 1
+            link_up_all(fs, inode)
 
 
 class DataCopyUp:
@@ -260,6 +271,9 @@ class DataCopyUp:
     def finish(self, error: BaseException | None) -> None:
         inode, st = self._inode, self._st
         inode.copying = None
+        # Whoever looked while the data was being written saw the times and lacked the capability.
+        inode.no_capability = False
+        self._fs.stale.append(inode.ino)
         fmt = self._fs.format
         try:
             if error is None:
@@ -294,15 +308,33 @@ def link_up(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
     if place.has(name):
         return
     index.store_nlink(fs, inode, by_lower=True)
-    with ParentTimes(place):
+    set_impure(fs, parent)
+    with Placing(fs, place):
         link_real(inode, place.open(), name)
     note_upper(parent, name, PRESENT)
-    set_impure(fs, parent)
-    if inode.updir is None or inode.updir is fs.index_dir:
+    settle_at(fs, inode, place, name)
+
+
+def link_up_all(fs: OverlayFs, inode: File) -> None:
+    """Give a copied-up file its entry in upper under every name that is known.
+
+    Which of them the caller has used, no request says; without an index, a name that upper lacks would
+    show the lower's data after a remount.
+    """
+    for parent, name in list(inode.names()):
+        link_up(fs, inode, parent, name)
+
+
+def settle_at(fs: OverlayFs, inode: File, place: RealDir, name: bytes) -> None:
+    """Reach the upper object by its new name, if so far it was only reached in work or by descriptor."""
+    held, upname = inode.updir, inode.upname
+    if held is None or held is fs.index_dir or held is fs.work_dir:
         inode.updir, inode.upname = place, name
         if inode.fd >= 0:
             os.close(inode.fd)
             inode.fd = -1
+        if held is not None and held is fs.work_dir:
+            fs.writable_work().remove(upname)
 
 
 def link_real(inode: File, dirfd: int, name: bytes) -> None:
@@ -320,23 +352,28 @@ def copy_metadata(fs: OverlayFs, source: bytes, st: os.stat_result, dirfd: int, 
     made = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
     if (made.st_uid, made.st_gid) != (st.st_uid, st.st_gid):
         os.chown(name, st.st_uid, st.st_gid, dir_fd=dirfd, follow_symlinks=False)
+    # After the owner, for chown drops capabilities; before the mode, which may keep an ordinary user out; the
+    # ACLs last, for chmod would change them.
+    names = _xattrs_to_copy(fs, source)
+    _copy_xattrs(source, target, (name for name in names if not name.startswith(_ACLS)))
     if not stat.S_ISLNK(st.st_mode):
         os.chmod(name, stat.S_IMODE(st.st_mode), dir_fd=dirfd)
-    # After owner and mode: chown drops capabilities, and chmod would change an ACL.
-    _copy_xattrs(fs, source, target)
+    _copy_xattrs(source, target, (name for name in names if name.startswith(_ACLS)))
     os.utime(name, ns=(st.st_atime_ns, st.st_mtime_ns), dir_fd=dirfd, follow_symlinks=False)
 
 
-def _copy_xattrs(fs: OverlayFs, source: bytes, target: bytes) -> None:
+def _xattrs_to_copy(fs: OverlayFs, source: bytes) -> list[str]:
     try:
         names = os.listxattr(source)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EPERM):
-            return
+            return []
         raise
+    return [name for name in names if not fs.format.is_private(name)]
+
+
+def _copy_xattrs(source: bytes, target: bytes, names: Iterable[str]) -> None:
     for name in names:
-        if fs.format.is_private(name):
-            continue
         value = os.getxattr(source, name)
         try:
             os.setxattr(target, name, value, follow_symlinks=False)
@@ -355,21 +392,12 @@ def set_origin(
     else:
         assert directory is not None
         value = fs.format.encode_origin(directory.layer, directory, name)
-    _set_mark(b"/proc/self/fd/%d/%s" % (dirfd, temp), fs.format.origin, value)
+    set_mark(fs, b"/proc/self/fd/%d/%s" % (dirfd, temp), fs.format.origin, value)
 
 
 def set_impure(fs: OverlayFs, directory: Directory) -> None:
     """Mark an upper directory as holding objects from below, which tells overlayfs to adjust their d_ino."""
     if directory.impure or directory.upper is None:
         return
-    _set_mark(directory.proc_path()[0], fs.format.impure, b"y", follow=True)
+    set_mark(fs, directory.proc_path()[0], fs.format.impure, b"y", follow=True)
     directory.impure = True
-
-
-def _set_mark(path: bytes, name: str, value: bytes, *, follow: bool = False) -> None:
-    try:
-        os.setxattr(path, name, value, follow_symlinks=follow)
-    except OSError as error:
-        # `user.` xattrs exist on regular files and directories only; overlayfs goes without, too.
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP) or not name.startswith("user."):
-            raise

@@ -6,9 +6,15 @@ The kernel has checked permissions already (`default_permissions`); this is abou
 from __future__ import annotations
 
 import errno
+import functools
 import os
 
 from unionfs.linux import fs as linux
+
+
+@functools.cache
+def _own_user_namespace() -> int:
+    return os.stat("/proc/self/ns/user").st_ino
 
 
 class Caller:
@@ -23,10 +29,18 @@ class Caller:
         self.umask = umask
 
     def has_capability(self, number: int) -> bool:
-        """Whether the process has an effective capability (its number in capabilities(7)).
+        """Whether the process has an effective capability (its number in capabilities(7)) over our files.
 
-        Where /proc does not tell (the process has ended), root has them all and others none.
+        One in another user namespace than ours does not count. Where /proc does not tell (the process has
+        ended), root has them all and others none.
         """
+        try:
+            if os.stat(f"/proc/{self.pid}/ns/user").st_ino != _own_user_namespace():
+                return False
+        except (FileNotFoundError, ProcessLookupError):
+            return self.uid == 0
+        except PermissionError:  # somebody else's process, and we are an ordinary user
+            return False
         for line in self._status():
             if line.startswith(b"CapEff:"):
                 return bool(int(line[7:], 16) >> number & 1)

@@ -6,6 +6,7 @@ comes out of work. The rules are those of fs/overlayfs/dir.c. Rename is in `rena
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import index
-from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, set_impure, upper_dir
+from unionfs.overlay.access import OwnerAccess, set_mark
+from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, set_impure, settle_at, upper_dir
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
@@ -80,14 +82,26 @@ def symlink(fs: OverlayFs, parent: Directory, name: bytes, target: bytes, caller
     return _make(fs, parent, name, caller, lambda at, tail: os.symlink(target, tail, dir_fd=at))
 
 
-def create(fs: OverlayFs, parent: Directory, name: bytes, mode: int, caller: Caller) -> Entry:
-    """Make an empty regular file."""
+def create(
+    fs: OverlayFs, parent: Directory, name: bytes, mode: int, access: int, caller: Caller
+) -> tuple[Inode, os.stat_result, int]:
+    """Make an empty regular file and open it; *access* is O_RDONLY, O_WRONLY or O_RDWR.
+
+    It is opened as it is made, for its mode (0444, say) may forbid to an ordinary user to open it later.
+    """
+    fds: list[int] = []
 
     def make(at: int, tail: bytes) -> None:
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.close(os.open(tail, flags, stat.S_IMODE(mode), dir_fd=at))
+        flags = access | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fds.append(os.open(tail, flags, stat.S_IMODE(mode), dir_fd=at))
 
-    return _make(fs, parent, name, caller, make)
+    try:
+        inode, st = _make(fs, parent, name, caller, make)
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return inode, st, fds[0]
 
 
 def _make(
@@ -104,9 +118,10 @@ def _make(
         with fs.identity.acting_as(caller):
             make(place.open(), name)
         if is_dir and parent.merged and not fs.config.offline_changes:
-            # No lower has the name; it saves looking for it there.
-            opaque = True
-            os.setxattr(place.proc_path(name), fs.format.opaque, b"y", follow_symlinks=False)
+            # No lower has the name: this only saves looking for it there, and may fail, as in overlayfs.
+            with contextlib.suppress(OSError):
+                set_mark(fs, place.proc_path(name), fs.format.opaque, b"y")
+                opaque = True
     note_upper(parent, name, PRESENT)
     return adopt_new(fs, parent, name, place, opaque=opaque)
 
@@ -124,11 +139,11 @@ def _make_through_work(
         with fs.identity.acting_as(caller):
             make(at, temp)
         if is_dir:
-            os.setxattr(b"/proc/self/fd/%d/%s" % (at, temp), fs.format.opaque, b"y", follow_symlinks=False)
-        if not slot.whiteout:
-            linux.renameat2(at, temp, place, name, linux.RENAME_NOREPLACE)
-        elif is_dir:
-            linux.renameat2(at, temp, place, name, linux.RENAME_EXCHANGE)
+            path = b"/proc/self/fd/%d/%s" % (at, temp)
+            set_mark(fs, path, fs.format.opaque, b"y")
+            how = linux.RENAME_EXCHANGE if slot.whiteout else linux.RENAME_NOREPLACE
+            with OwnerAccess(fs, path):
+                linux.renameat2(at, temp, place, name, how)
         else:
             os.rename(temp, name, src_dir_fd=at, dst_dir_fd=place)
     finally:
@@ -175,21 +190,24 @@ def link(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> os.stat
         set_redirect(fs, inode, absolute=True)
     slot = find_slot(fs, parent, name)
     index.store_nlink(fs, inode)
+    if inode.from_lower:
+        set_impure(fs, parent)
     if slot.whiteout:
         work = fs.writable_work()
         temp = work.temp_name()
         link_real(inode, work.fd, temp)
-        os.rename(temp, name, src_dir_fd=work.fd, dst_dir_fd=slot.place.open())
+        try:
+            os.rename(temp, name, src_dir_fd=work.fd, dst_dir_fd=slot.place.open())
+        except BaseException:
+            work.remove(temp)
+            raise
     else:
         link_real(inode, slot.place.open(), name)
     note_upper(parent, name, PRESENT)
     fs.table.attach(inode, parent, name)
     if inode.nlink is not None:
         inode.nlink += 1
-    if inode.lowdir is not None:
-        set_impure(fs, parent)
-    if inode.updir is None or inode.updir is fs.index_dir:
-        relocate(inode, slot.place, name)
+    settle_at(fs, inode, slot.place, name)
     return inode.lstat()
 
 
@@ -257,6 +275,11 @@ def prepare_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -
                 assert directory.upper is not None
                 relocate(inode, directory.upper, other)
                 return
+        assert fs.work_dir is not None
+        temp = fs.writable_work().temp_name()
+        link_real(inode, fs.work_dir.open(), temp)
+        relocate(inode, fs.work_dir, temp)
+        return
     if inode.nlookup or inode.nopen or inode.pinned:
         inode.fd = inode.open_real(os.O_PATH)
         inode.updir = None
@@ -269,6 +292,10 @@ def finish_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) ->
         if inode.nlink == 0:
             index.remove(fs, inode)
             inode.pinned = False
+            if inode.updir is not None and inode.updir is fs.work_dir:
+                inode.fd = inode.open_real(os.O_PATH)
+                fs.writable_work().remove(inode.upname)
+                inode.updir = None
         elif not inode.indexed:
             inode.pinned = True
     fs.table.detach(inode, parent, name)
@@ -303,7 +330,7 @@ def rmdir(fs: OverlayFs, parent: Directory, name: bytes) -> None:
         if lower:
             whiteout = work.whiteout()
             linux.renameat2(work.fd, whiteout, at, name, linux.RENAME_EXCHANGE)
-            work.remove(whiteout)
+            discard_dir(fs, whiteout)
         else:
             remove_upper_dir(fs, place, name)
     note_upper(parent, name, HIDDEN if lower else None)
@@ -336,4 +363,12 @@ def remove_upper_dir(fs: OverlayFs, place: RealDir, name: bytes) -> None:
             raise
     temp = work.temp_name()
     os.rename(name, temp, src_dir_fd=place.open(), dst_dir_fd=work.fd)
-    work.remove(temp)
+    discard_dir(fs, temp)
+
+
+def discard_dir(fs: OverlayFs, temp: bytes) -> None:
+    """Remove a directory that is in work by now; a full one is left to a worker."""
+    try:
+        os.rmdir(temp, dir_fd=fs.writable_work().fd)
+    except OSError:
+        fs.litter.append(temp)

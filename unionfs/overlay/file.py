@@ -72,16 +72,17 @@ class OpenFile:
         inode = self.inode
         if inode.mode & _SET_IDS:
             drop_set_ids(inode, self._caller)
-        inode.no_capability = False
         return os.pwrite(self.fd, data, offset)
 
-    def sync(self, data_only: bool) -> None:
-        """fsync or fdatasync of the upper file; a lower file has nothing to sync. Any thread."""
-        if self._upper:
-            if data_only:
-                os.fdatasync(self.fd)
-            else:
-                os.fsync(self.fd)
+    def sync_fd(self) -> int | None:
+        """A new descriptor of the upper file, for fsync; None where the file lies in a lower."""
+        inode = self.inode
+        if not inode.on_upper:
+            return None
+        if inode.metacopy:
+            return inode.open_real(os.O_RDONLY)
+        self.follow_copy_up()
+        return os.dup(self.fd)
 
     def flush(self) -> None:
         """What closing one of its descriptors does: report a late error of the filesystem; any thread."""
@@ -109,7 +110,6 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller) -> OpenFi
         if truncate:
             drop_set_ids(inode, caller)
         fd = inode.open_real(access | flags & os.O_TRUNC)
-        inode.no_capability = False
     else:
         fd = inode.open_data(os.O_RDONLY)
     inode.nopen += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from dataclasses import dataclass
 
 from unionfs.linux import fs as linux
@@ -23,11 +24,14 @@ REDIRECT_MAX = 256
 
 _NO_MARKS: frozenset[str] = frozenset()
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
+_OUT_OF_REACH = (errno.EPERM, errno.EACCES)
+"""For an ordinary user's daemon: an object of somebody else in a lower, whose content is out of reach too."""
 
 _FH_HEADER = 21
 _FH_MAGIC = 0xFB
 _FH_BIG_ENDIAN = 1
 _FH_ANY_ENDIAN = 2
+_FH_CPU_ENDIAN = _FH_BIG_ENDIAN if sys.byteorder == "big" else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class Format:
         try:
             names = os.listxattr(path, follow_symlinks=follow)
         except OSError as error:
-            if error.errno in _ABSENT or error.errno == errno.EPERM:
+            if error.errno in _ABSENT or error.errno in _OUT_OF_REACH:
                 return _NO_MARKS
             raise
         if not names:
@@ -111,7 +115,7 @@ class Format:
         try:
             return os.getxattr(path, name, follow_symlinks=follow)
         except OSError as error:
-            if error.errno in _ABSENT:
+            if error.errno in _ABSENT or (error.errno in _OUT_OF_REACH and self.prefix.startswith("user.")):
                 return None
             raise
 
@@ -161,12 +165,12 @@ class Format:
             raise
         if kind > 0xFF:
             return b""
-        return bytes((0, _FH_MAGIC, _FH_HEADER + len(handle), 0, kind)) + layer.uuid + handle
+        return bytes((0, _FH_MAGIC, _FH_HEADER + len(handle), _FH_CPU_ENDIAN, kind)) + layer.uuid + handle
 
     def decode_origin(self, value: bytes) -> Origin | None:
         """The parts of an origin; None for an empty, foreign or unknown one (overlayfs ignores these too)."""
         if len(value) <= _FH_HEADER or value[0] != 0 or value[1] != _FH_MAGIC or value[2] != len(value):
             return None
-        if value[3] & _FH_BIG_ENDIAN and not value[3] & _FH_ANY_ENDIAN:
+        if value[3] & _FH_BIG_ENDIAN != _FH_CPU_ENDIAN and not value[3] & _FH_ANY_ENDIAN:
             return None
         return Origin(value[5:21], value[4], value[21:])

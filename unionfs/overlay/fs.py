@@ -29,6 +29,7 @@ class OverlayFs:
         "handle_can_open",
         "identity",
         "index_dir",
+        "litter",
         "lowers",
         "metacopy",
         "root",
@@ -37,6 +38,7 @@ class OverlayFs:
         "trust",
         "upper",
         "work",
+        "work_dir",
     )
 
     def __init__(
@@ -63,9 +65,16 @@ class OverlayFs:
         if upper is not None and work is not None and work.index_fd >= 0:
             self.index_dir = RealDir(upper, None, b"")
             self.index_dir.fd = work.index_fd
+        # `work/work/` likewise: where a file waits that has no name in upper but still one in a lower.
+        self.work_dir: RealDir | None = None
+        if upper is not None and work is not None:
+            self.work_dir = RealDir(upper, None, b"")
+            self.work_dir.fd = work.fd
         self.copy_ups = 0
         # Inodes whose attributes an operation on another one has changed; the transport tells the kernel.
         self.stale: list[int] = []
+        # Temporary objects in work that take long to remove; the transport has it done in a worker.
+        self.litter: list[bytes] = []
         # Whether open_by_handle_at is ours to use; the first refusal settles it.
         self.handle_can_open = True
         numbers = self.table.numbers

@@ -25,6 +25,9 @@ _ALLOCATED = 0x7F << _FS_SHIFT
 
 _WORTH_SHRINKING = 1000
 
+# O_NONBLOCK means nothing to a regular file, and keeps a FIFO that took its place from stopping us.
+_OPEN = os.O_CLOEXEC | os.O_NONBLOCK
+
 
 class Numbers:
     """Inode numbers that are unique in the mount: the real one, with the filesystem in the high bits.
@@ -92,6 +95,10 @@ class Inode:
         """A path to the topmost real object, and whether its last component must be followed."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Close what it holds open; what can be opened again by name will be."""
+        raise NotImplementedError
+
 
 class Directory(Inode):
     """A directory of the union: at most one in upper, and those of the lowers that it merges, top first."""
@@ -134,6 +141,11 @@ class Directory(Inode):
     def proc_path(self) -> tuple[bytes, bool]:
         return b"/proc/self/fd/%d" % self.top.open(), True
 
+    def close(self) -> None:
+        for real in self.real_dirs():
+            real.unpin()
+            real.layer.dirfds.close(real)
+
 
 class File(Inode):
     """Anything but a directory.
@@ -149,6 +161,7 @@ class File(Inode):
         "datadir",
         "dataname",
         "fd",
+        "has_origin",
         "indexed",
         "lowdir",
         "lowname",
@@ -173,6 +186,7 @@ class File(Inode):
         self.metacopy = False
         self.redirect: bytes | None = None
         self.indexed = False
+        self.has_origin = False
         self.aliases: set[tuple[Directory, bytes]] | None = None
         self.nlink: int | None = None
         self.no_capability = False
@@ -181,6 +195,11 @@ class File(Inode):
     @property
     def on_upper(self) -> bool:
         return self.updir is not None or self.fd >= 0
+
+    @property
+    def from_lower(self) -> bool:
+        """Whether it is, or was copied up from, an object of a lower."""
+        return self.lowdir is not None or self.has_origin
 
     def names(self) -> Iterator[tuple[Directory, bytes]]:
         """Every name of it that is known."""
@@ -208,18 +227,23 @@ class File(Inode):
         directory, name = self.real()
         return directory.proc_path(name), False
 
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
     def open_real(self, flags: int) -> int:
         """Open the topmost real object; an O_PATH descriptor is opened again by way of /proc."""
         if self.fd >= 0:
-            return os.open(b"/proc/self/fd/%d" % self.fd, flags | os.O_CLOEXEC)
+            return os.open(b"/proc/self/fd/%d" % self.fd, flags | _OPEN)
         directory, name = self.real()
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.open())
+        return os.open(name, flags | os.O_NOFOLLOW | _OPEN, dir_fd=directory.open())
 
     def open_data(self, flags: int) -> int:
         """Open the object that holds the data: the lower file of a metacopy, else the topmost."""
         if self.metacopy:
             assert self.datadir is not None
-            return os.open(self.dataname, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.datadir.open())
+            return os.open(self.dataname, flags | os.O_NOFOLLOW | _OPEN, dir_fd=self.datadir.open())
         return self.open_real(flags)
 
     def data_stat(self) -> os.stat_result:
@@ -327,20 +351,14 @@ class InodeTable:
         while True:
             if inode.nlookup or inode.nopen or inode.pinned or inode.copying is not None:
                 return
-            if isinstance(inode, Directory):
-                if inode.children:
-                    return
-                for real in inode.real_dirs():
-                    real.unpin()
-                    real.layer.dirfds.close(real)
+            if isinstance(inode, Directory) and inode.children:
+                return
             if self._by_ino.get(inode.ino) is not inode:
                 return
+            inode.close()
             del self._by_ino[inode.ino]
             parent = inode.parent
             if isinstance(inode, File):
-                if inode.fd >= 0:
-                    os.close(inode.fd)
-                    inode.fd = -1
                 for directory, name in inode.aliases or ():
                     directory.children.pop(name, None)
                     if directory is not parent:

@@ -153,6 +153,11 @@ def is_whiteout_device(st: os.stat_result) -> bool:
     return st.st_rdev == 0 and stat.S_ISCHR(st.st_mode)
 
 
+def is_mark_file(st: os.stat_result | None) -> bool:
+    """Whether what bears a `.wh.` name is a mark: AUFS's and OCI's are regular files."""
+    return st is not None and stat.S_ISREG(st.st_mode)
+
+
 def open_lowers(paths: Iterable[str], dirfds: DirFds) -> list[Layer]:
     """Open the lowers as private, read-only mounts where we may, else as plain descriptors."""
     layers: list[Layer] = []
@@ -192,19 +197,22 @@ def _open_root(path: str, *, read_only: bool) -> int:
         # Without CAP_SYS_ADMIN, on an old kernel, or where the mount may not be cloned: what lies mounted
         # on the layer is then seen through it. Whatever is truly wrong with the path, this open says.
         try:
-            return os.open(path, _OPEN_ROOT)
+            return os.open(path, _OPEN_ROOT if read_only else _OPEN_DIR)
         except OSError as error:
             raise MountError(f"cannot open layer {path}: {error.strerror}") from error
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, tree)
-        return os.open(b".", _OPEN_ROOT, dir_fd=tree)
+        return os.open(b".", _OPEN_ROOT if read_only else _OPEN_DIR, dir_fd=tree)
 
 
 def _open_beneath(top: int, path: str) -> int:
+    """Open a directory below *top*, passing through ones that may only be searched."""
     fd = os.dup(top)
-    for part in path.split("/"):
-        if part != ".":
-            below = os.open(part, _OPEN_ROOT | os.O_NOFOLLOW, dir_fd=fd)
+    try:
+        for part in path.split("/"):
+            below = os.open(part, _OPEN_DIR, dir_fd=fd)
             os.close(fd)
             fd = below
-    return os.open(b".", _OPEN_ROOT, dir_fd=fd) if path == "." else fd
+        return os.open(b".", _OPEN_ROOT, dir_fd=fd)
+    finally:
+        os.close(fd)

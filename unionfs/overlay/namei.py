@@ -9,13 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from unionfs.overlay import index
+from unionfs.overlay.access import OwnerAccess
 from unionfs.overlay.format import OPAQUE_FILE, WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
-from unionfs.overlay.layer import RealDir, is_whiteout_device
+from unionfs.overlay.layer import RealDir, is_mark_file, is_whiteout_device
 from unionfs.overlay.readdir import ALONE, HIDDEN, PRESENT, index_of
 
 _S_IFMT = 0o170000
@@ -30,6 +32,7 @@ class _Hit:
     directory: RealDir
     name: bytes
     st: os.stat_result
+    whiteout_files: bool = False
 
 
 @dataclass(slots=True)
@@ -82,7 +85,7 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
     """Find the real objects of a name, without making an inode."""
     if len(name) > 255:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-    if name.startswith(WHITEOUT_PREFIX):
+    if name.startswith(WHITEOUT_PREFIX) and _is_mark(parent, name):
         return None
     walk = _Walk(name)
     found = Found(walk)
@@ -175,7 +178,14 @@ def _next_place(places: tuple[int, ...] | None, start: int) -> int | None:
 
 
 def _has_wh_file(directory: RealDir, name: bytes) -> bool:
-    return directory.has(WHITEOUT_PREFIX + name)
+    return is_mark_file(directory.lstat(WHITEOUT_PREFIX + name))
+
+
+def _is_mark(parent: Directory, name: bytes) -> bool:
+    """Whether a name beginning with `.wh.` is a mark; only regular files are, and AUFS's own `.wh..wh.*`."""
+    return name.startswith(WHITEOUT_PREFIX * 2) or not any(
+        (st := real.lstat(name)) is not None and not is_mark_file(st) for real in parent.real_dirs()
+    )
 
 
 def _single(
@@ -205,25 +215,47 @@ def _single(
         walk.metacopy = False
         if kind == _S_IFREG:
             path = base.proc_path(name)
-            marks = fmt.marks(path)
-            walk.metacopy = fmt.metacopy in marks
-            if walk.metacopy and not bottom and fmt.redirect in marks:
-                walk.found_redirect = fmt.read_redirect(path)
+            with _reachable(fs, base, path):
+                marks = fmt.marks(path)
+                walk.metacopy = fmt.metacopy in marks
+                if walk.metacopy and not bottom and fmt.redirect in marks:
+                    walk.found_redirect = fmt.read_redirect(path)
         walk.stop = not walk.metacopy
         return _Hit(base, name, st)
     if last:
         walk.is_dir = True
+    hit = _Hit(base, name, st)
     if not bottom:
         path = base.proc_path(name)
-        marks = fmt.marks(path)
-        if fmt.opaque in marks and fmt.read(path, fmt.opaque) == b"y":
-            walk.stop = True
-        elif fmt.redirect in marks:
-            walk.found_redirect = fmt.read_redirect(path)
-        if base.child(name).has(OPAQUE_FILE):
-            walk.stop = True
+        with _reachable(fs, base, path):
+            marks = fmt.marks(path)
+            if fmt.opaque in marks:
+                value = fmt.read(path, fmt.opaque)
+                walk.stop = value == b"y"
+                hit.whiteout_files = value == b"x" and not base.layer.is_upper
+            if not walk.stop and fmt.redirect in marks:
+                walk.found_redirect = fmt.read_redirect(path)
+            if _has_opaque_file(base, name):
+                walk.stop = True
         walk.opaque = last and walk.stop
-    return _Hit(base, name, st)
+    return hit
+
+
+def _reachable(fs: OverlayFs, base: RealDir, path: bytes) -> AbstractContextManager[None]:
+    """An ordinary user's own objects in upper may have a mode that hides their marks from their daemon."""
+    if fs.identity.privileged or not base.layer.is_upper:
+        return nullcontext()
+    return OwnerAccess(fs, path)
+
+
+def _has_opaque_file(base: RealDir, name: bytes) -> bool:
+    """Whether the directory *name* holds `.wh..wh..opq`."""
+    try:
+        # It was a directory a moment ago; were it a symlink by now, this could only answer yes or no.
+        st = os.stat(name + b"/" + OPAQUE_FILE, dir_fd=base.open(), follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    return stat.S_ISREG(st.st_mode)
 
 
 def _walk_path(fs: OverlayFs, root: RealDir, walk: _Walk, *, bottom: bool) -> _Hit | None:
@@ -306,7 +338,7 @@ def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> D
     top = found.upper
     if top is not None:
         upper = top.directory.child(top.name)
-    lowers = tuple(_lower_dirs(fs, found))
+    lowers = tuple(_lower_dirs(found))
     source = found.lowers[0] if found.lowers else top
     assert source is not None
     known = parent.children.get(name)
@@ -328,14 +360,11 @@ def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> D
     return inode
 
 
-def _lower_dirs(fs: OverlayFs, found: Found) -> list[RealDir]:
-    bottom = len(fs.lowers) - 1
+def _lower_dirs(found: Found) -> list[RealDir]:
     dirs = []
     for hit in found.lowers:
         real = hit.directory.child(hit.name)
-        if real.layer.index != bottom:
-            path = hit.directory.proc_path(hit.name)
-            real.whiteout_files = fs.format.holds_whiteout_files(path)
+        real.whiteout_files = hit.whiteout_files
         dirs.append(real)
     return dirs
 
@@ -347,7 +376,7 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
         return _lower_file(fs, parent, name, found)
     st = top.st
     own = table.numbers.of(st.st_dev, st.st_ino)
-    origin = _origin_stat(fs, top)
+    has_origin, origin = _origin(fs, top)
     number = own if origin is None else table.numbers.of(origin.st_dev, origin.st_ino)
     for candidate in (number, own):
         known = table.get(candidate)
@@ -363,6 +392,7 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
     inode.updir, inode.upname = top.directory, top.name
     inode.real_ino = st.st_ino
     inode.redirect = found.upper_redirect
+    inode.has_origin = has_origin
     if found.lowers:
         inode.lowdir, inode.lowname = found.lowers[0].directory, found.lowers[0].name
     _take_data(inode, found.lowers, found.upper_metacopy)
@@ -379,6 +409,8 @@ def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> 
     st = top.st
     number = table.numbers.of(st.st_dev, st.st_ino)
     known = table.get(number)
+    if isinstance(known, File) and parent.children.get(name) is known:
+        return known  # layers may change underneath (`timeout=`): looked at again, the same
     if st.st_nlink > 1 and isinstance(known, File):
         if known.lowdir is None and known.indexed:
             known.lowdir, known.lowname = top.directory, top.name
@@ -410,11 +442,13 @@ def _take_data(inode: File, lowers: list[_Hit], metacopy: bool) -> None:
         inode.datadir, inode.dataname = lowers[-1].directory, lowers[-1].name
 
 
-def _origin_stat(fs: OverlayFs, hit: _Hit) -> os.stat_result | None:
-    """The lower object that an upper file was copied up from, through `overlay.origin`."""
-    value = fs.format.read(hit.directory.proc_path(hit.name), fs.format.origin)
+def _origin(fs: OverlayFs, hit: _Hit) -> tuple[bool, os.stat_result | None]:
+    """Whether an upper file has an `overlay.origin`, and the lower object that it names if that is found."""
+    path = hit.directory.proc_path(hit.name)
+    with _reachable(fs, hit.directory, path):
+        value = fs.format.read(path, fs.format.origin)
     origin = fs.format.decode_origin(value) if value else None
     st = fs.stat_origin(origin) if origin is not None else None
     if st is None or st.st_mode & _S_IFMT != hit.st.st_mode & _S_IFMT:
-        return None
-    return st
+        return value is not None, None
+    return True, st

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from unionfs.overlay.format import OPAQUE_FILE, WHITEOUT_PREFIX
+from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.layer import is_whiteout_device
 from unionfs.overlay.wait import Wait
 
@@ -25,6 +25,9 @@ PRESENT = 1
 ALONE = 2
 """What upper holds at a name: a whiteout, an object, or an object beside its own `.wh.` mark, which hides
 what the lowers have of that name."""
+
+_AUFS_PREFIX = WHITEOUT_PREFIX * 2
+"""`.wh..wh..opq` and the directories that AUFS keeps for itself."""
 
 _SLOW_SIZE = 256 * 1024
 """A directory of at least this size (bytes, `st_size`) is listed by a worker; it has some thousand names."""
@@ -65,8 +68,10 @@ def scan(fd: int, fmt: Format, whiteout_files: bool) -> _Scan:
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith(WHITEOUT_PREFIX):
-                if name != OPAQUE_FILE:
+            if name.startswith(_AUFS_PREFIX) or (
+                name.startswith(WHITEOUT_PREFIX) and entry.is_file(follow_symlinks=False)
+            ):
+                if not name.startswith(_AUFS_PREFIX):
                     append((name[len(WHITEOUT_PREFIX) :], HIDDEN))
             elif entry.is_file(follow_symlinks=False):
                 hidden = whiteout_files and _is_whiteout_file(entry, fmt)

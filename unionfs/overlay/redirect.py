@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 
+from unionfs.overlay.access import set_mark
 from unionfs.overlay.format import REDIRECT_MAX
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
@@ -22,7 +22,7 @@ def set_redirect(fs: OverlayFs, inode: Inode, *, absolute: bool) -> None:
         return
     value = _path_below(inode) if absolute else inode.name
     path, follow = inode.proc_path()
-    os.setxattr(path, fs.format.redirect, value, follow_symlinks=follow)
+    set_mark(fs, path, fs.format.redirect, value, follow=follow)
     inode.redirect = value
 
 

@@ -7,12 +7,14 @@ The rules are those of ovl_rename().
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
 from unionfs.linux import fs as linux
+from unionfs.overlay.access import OwnerAccess, set_mark
 from unionfs.overlay.copy_up import copy_metadata, ensure_upper, link_up, set_impure
-from unionfs.overlay.dir import check_empty, failure, find_slot, finish_unlink, prepare_unlink
+from unionfs.overlay.dir import check_empty, discard_dir, failure, find_slot, finish_unlink, prepare_unlink
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
@@ -64,15 +66,16 @@ def rename(
         _bring_up(fs, new, newdir, newname)
     elif isinstance(new, File):
         prepare_unlink(fs, new, newdir, newname)
-    elif isinstance(new, Directory) and new.upper is not None:
-        _clear_whiteouts(fs, new, slot.place, newname)
-        new.upper.pin()
 
     same_dir = olddir is newdir
     _keep_together(fs, old, newdir, same_dir)
     if exchange:
         assert new is not None
         _keep_together(fs, new, olddir, same_dir)
+    elif isinstance(new, Directory) and new.upper is not None:
+        # Last before the rename itself: what fails before must not find it replaced.
+        _clear_whiteouts(fs, new, slot.place, newname)
+        new.upper.pin()
 
     how = 0
     left_whiteout = False
@@ -83,9 +86,16 @@ def rename(
     elif old.is_dir and slot.whiteout:
         how = linux.RENAME_EXCHANGE
         left_whiteout = True
-    linux.renameat2(source.place.open(), oldname, slot.place.open(), newname, how)
+    try:
+        linux.renameat2(source.place.open(), oldname, slot.place.open(), newname, how)
+    except OSError:
+        if isinstance(new, Directory) and new.upper is not None:
+            new.upper.unpin()
+        raise
     if left_whiteout:
-        os.unlink(oldname, dir_fd=source.place.open())
+        # A whiteout over nothing does no harm, should it stay; the rename itself is done.
+        with contextlib.suppress(OSError):
+            os.unlink(oldname, dir_fd=source.place.open())
 
     if exchange:
         assert new is not None
@@ -125,12 +135,12 @@ def _keep_together(fs: OverlayFs, inode: Inode, newdir: Directory, same_dir: boo
             set_impure(fs, newdir)
         elif not inode.opaque and newdir.merged:
             path, follow = inode.proc_path()
-            os.setxattr(path, fs.format.opaque, b"y", follow_symlinks=follow)
+            set_mark(fs, path, fs.format.opaque, b"y", follow=follow)
             inode.opaque = True
     elif isinstance(inode, File):
         if inode.metacopy:
             set_redirect(fs, inode, absolute=not same_dir or (inode.nlink or 1) > 1)
-        if inode.lowdir is not None:
+        if inode.from_lower:
             set_impure(fs, newdir)
 
 
@@ -144,11 +154,17 @@ def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: 
     temp = work.mkdir()
     try:
         copy_metadata(fs, b"/proc/self/fd/%d" % directory.upper.open(), st, work.fd, temp)
-        os.setxattr(work.fd_path(temp), fs.format.opaque, b"y")
-        directory.upper.pin()
-        linux.renameat2(work.fd, temp, place.open(), name, linux.RENAME_EXCHANGE)
+        set_mark(fs, work.fd_path(temp), fs.format.opaque, b"y")
+        with OwnerAccess(fs, work.fd_path(temp)), OwnerAccess(fs, place.proc_path(name)):
+            linux.renameat2(work.fd, temp, place.open(), name, linux.RENAME_EXCHANGE)
+        # From here on it is that new directory, in which nothing of below shows.
+        directory.upper.layer.dirfds.close(directory.upper)
+        directory.lowers = ()
+        directory.index = None
+        directory.opaque = True
+        directory.redirect = None
     finally:
-        work.remove(temp)
+        discard_dir(fs, temp)
 
 
 def _has_any(directory: RealDir) -> bool:

@@ -21,10 +21,10 @@ from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
 from unionfs.overlay.file import OpenFile, open_file
 from unionfs.overlay.fs import OverlayFs
-from unionfs.overlay.inode import Directory, Inode
+from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
 from unionfs.overlay.namei import lookup
-from unionfs.overlay.readdir import DirHandle
+from unionfs.overlay.readdir import DirHandle, index_of
 from unionfs.overlay.rename import rename
 from unionfs.overlay.work import Work
 
@@ -69,8 +69,10 @@ class Union:
             raise
 
     def close(self) -> None:
-        """Clear work and let go of the layers."""
+        """Clear work and let go of the layers. Nothing of the union can be used after it."""
         fs = self.fs
+        for inode in fs.table.values():
+            inode.close()
         fs.dirfds.close_all()
         if fs.work is not None:
             fs.work.close()
@@ -96,7 +98,11 @@ class Union:
     # --- inodes ----------------------------------------------------------------------------------
 
     def inode(self, ino: int) -> Inode:
-        """The inode of a number that the kernel holds; ESTALE for one that it should not know."""
+        """The inode of a number that the kernel holds; ESTALE for one that it should not know.
+
+        Every operation begins here, and has no descriptor of a directory in hand yet.
+        """
+        self.fs.dirfds.trim()
         inode = self.fs.table.get(ino)
         if inode is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -144,12 +150,20 @@ class Union:
             fs.stale = []
         return stale
 
+    def take_litter(self) -> list[bytes]:
+        """What waits in work to be removed by `remove_litter`, since the last call."""
+        litter, self.fs.litter = self.fs.litter, []
+        return litter
+
+    def remove_litter(self, name: bytes) -> None:
+        """Remove a temporary object with all that is in it. Any thread."""
+        self.fs.writable_work().remove(name)
+
     # --- names -----------------------------------------------------------------------------------
 
     def lookup(self, parent: int, name: bytes) -> Entry | None:
         """The entry of a name; None where there is none."""
         fs = self.fs
-        fs.dirfds.trim()
         directory = self._dir(parent)
         if name == b"." or name == b"..":
             inode: Inode = directory if name == b"." else directory.parent or directory
@@ -173,13 +187,13 @@ class Union:
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[Inode, os.stat_result, OpenFile]:
         """Make a regular file and open it."""
-        inode, st = ovl_dir.create(self.fs, self._dir(parent), name, mode, caller)
-        try:
-            handle = self._opened(inode, flags & ~os.O_TRUNC, caller)
-        except BaseException:
-            self.fs.table.drop_if_unused(inode)
-            raise
+        access = flags & os.O_ACCMODE
+        inode, st, fd = ovl_dir.create(self.fs, self._dir(parent), name, mode, access, caller)
+        assert isinstance(inode, File)
+        handle = OpenFile(inode, fd, caller, writable=access != os.O_RDONLY)
+        inode.nopen += 1
         inode.nlookup += 1
+        self._open_files += 1
         return inode, st, handle
 
     @staticmethod
@@ -248,10 +262,9 @@ class Union:
         handle.close()
         self.fs.table.drop_if_unused(inode)
 
-    def sync_file(self, handle: OpenFile, data_only: bool) -> None:
-        """fsync or fdatasync; nothing when volatile. Any thread."""
-        if not self.fs.config.volatile:
-            handle.sync(data_only)
+    def sync_file(self, handle: OpenFile) -> int | None:
+        """A descriptor of the upper file to fsync and close, in any thread; None: nothing to sync."""
+        return None if self.fs.config.volatile else handle.sync_fd()
 
     def open_dir(self, ino: int) -> DirHandle:
         directory = self._dir(ino)
@@ -275,6 +288,9 @@ class Union:
         fs = self.fs
         fs.dirfds.trim()
         names = handle.snapshot(fs, rewind=offset == 0)
+        if handle.directory.merged and fs.trust:
+            # It may have become so since the snapshot; the lookups below must not have to wait.
+            index_of(fs, handle.directory)
         return self._entries(handle.directory, names, offset)
 
     def _entries(self, directory: Directory, names: list[bytes], offset: int) -> Iterator[Listed]:

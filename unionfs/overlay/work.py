@@ -56,9 +56,9 @@ class Work:
         self._top = top
         self._counter = 0
         self._whiteout: bytes | None = None
-        self.index_fd = -1
-        self.fd = self._make(b"work")
+        self.fd = self.index_fd = -1
         try:
+            self.fd = self._make(b"work")
             self._clear()
             if volatile:
                 os.mkdir(b"incompat", 0o700, dir_fd=self.fd)
@@ -66,6 +66,9 @@ class Work:
                 os.mknod(b"incompat/volatile/dirty", stat.S_IFREG, dir_fd=self.fd)
             if index:
                 self.index_fd = self._make(b"index")
+                for entry in os.listdir(self.index_fd):
+                    if entry.startswith("#"):  # overlayfs prepares its objects here when it has an index
+                        remove_tree(self.index_fd, os.fsencode(entry))
         except BaseException:
             self._close_fds()
             raise
@@ -76,9 +79,16 @@ class Work:
             os.mkdir(name, 0o700, dir_fd=self._top)
         fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._top)
         try:
-            # overlayfs makes it mode 0, which stops an ordinary user's daemon.
-            if not os.fstat(fd).st_mode & stat.S_IRWXU:
-                os.chmod(b"/proc/self/fd/%d" % fd, stat.S_IRWXU)
+            # What is made in here must inherit neither an ACL nor a group from where work lies. (overlayfs
+            # makes it mode 0, which would stop an ordinary user's daemon.)
+            path = b"/proc/self/fd/%d" % fd
+            for acl in ("system.posix_acl_default", "system.posix_acl_access"):
+                try:
+                    os.removexattr(path, acl)
+                except OSError as error:
+                    if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                        raise
+            os.chmod(path, stat.S_IRWXU)
             return os.open(b".", _OPEN_DIR, dir_fd=fd)
         finally:
             os.close(fd)
@@ -144,9 +154,10 @@ class Work:
     def close(self) -> None:
         """Clear away what is temporary. A volatile mark stays, as overlayfs's does."""
         try:
-            if self._whiteout is not None:
-                os.unlink(self._whiteout, dir_fd=self.fd)
-                self._whiteout = None
+            self._whiteout = None
+            for entry in os.listdir(self.fd):
+                if entry.startswith("#"):
+                    remove_tree(self.fd, os.fsencode(entry))
         finally:
             self._close_fds()
 

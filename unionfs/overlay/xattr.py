@@ -16,6 +16,7 @@ from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import File, Inode
 
 _CAPABILITY = b"security.capability"
+_ACLS = b"system.posix_acl_"
 _ACCESS_ACL = b"system.posix_acl_access"
 
 
@@ -36,7 +37,13 @@ def getxattr(fs: OverlayFs, inode: Inode, name: bytes) -> bytes:
             if error.errno == errno.ENODATA:
                 inode.no_capability = True
             raise
-    return os.getxattr(path, fs.format.to_stored(name), follow_symlinks=follow)
+    try:
+        return os.getxattr(path, fs.format.to_stored(name), follow_symlinks=follow)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP and name.startswith(_ACLS):
+            # A layer without ACLs has none to check; fuse.ko takes only this answer for it.
+            raise _absent() from None
+        raise
 
 
 def listxattr(fs: OverlayFs, inode: Inode, caller: Caller) -> list[bytes]:

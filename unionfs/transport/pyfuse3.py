@@ -39,6 +39,11 @@ T = TypeVar("T")
 _FOREVER = 1e9
 """Seconds that the kernel may keep what it knows when every change comes through the mount."""
 
+_COPIERS = 4
+_SYNCERS = 8
+_MOST_TASKS = 100_000
+"""Requests that may wait at once: each keeps one of pyfuse3's tasks, and with none left the mount stands."""
+
 _LOCAL_FILESYSTEMS = frozenset((0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x794C7630))
 """f_type of ext4, xfs, btrfs, tmpfs, f2fs and overlayfs: their close(2) reports no late error."""
 
@@ -59,6 +64,8 @@ def op(opcode: str) -> Callable[[Method[P, T]], Handler[P, T]]:
                     result = operation(self, *args, **kwargs)
                     if self.fs.stale:
                         self.invalidate()
+                    if self.fs.litter:
+                        self.litter.set()
                     return result
                 except Wait as wait:
                     task = wait.task
@@ -118,6 +125,10 @@ class _Operations(pyfuse3.Operations):
         self.dirs: dict[int, DirHandle] = {}
         self._next_handle = 0
         self._waiters: dict[Task, trio.Event] = {}
+        self.litter = trio.Event()
+        # Apart from each other and from reads of the disk: long copies must not keep those waiting.
+        self._copiers = trio.CapacityLimiter(_COPIERS)
+        self._syncers = trio.CapacityLimiter(_SYNCERS)
         timeout = union.fs.config.timeout
         self._timeout = _FOREVER if timeout is None else timeout
         self._keep_cache = timeout is None
@@ -136,7 +147,7 @@ class _Operations(pyfuse3.Operations):
         try:
             with trio.CancelScope(shield=True):
                 try:
-                    await trio.to_thread.run_sync(task.run)
+                    await trio.to_thread.run_sync(task.run, limiter=self._copiers)
                 except BaseException as error:
                     failure = error
                 try:
@@ -356,7 +367,7 @@ class _Operations(pyfuse3.Operations):
 
     @slow_op("FSYNC")
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await trio.to_thread.run_sync(self.union.sync_file, self.files[fh], datasync)
+        await self._sync(self.union.sync_file(self.files[fh]), datasync)
 
     # --- open directories ------------------------------------------------------------------------
 
@@ -387,12 +398,27 @@ class _Operations(pyfuse3.Operations):
 
     @slow_op("FSYNCDIR")
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        fd = self.union.sync_dir(self.dirs[fh])
+        await self._sync(self.union.sync_dir(self.dirs[fh]), datasync)
+
+    async def _sync(self, fd: int | None, data_only: bool) -> None:
+        """fsync or fdatasync in a worker, and close."""
         if fd is not None:
             try:
-                await trio.to_thread.run_sync(os.fsync, fd)
+                how = os.fdatasync if data_only else os.fsync
+                await trio.to_thread.run_sync(how, fd, limiter=self._syncers)
             finally:
                 os.close(fd)
+
+    async def sweep(self) -> None:
+        """Remove in the background what operations have moved out of the way into work."""
+        while True:
+            await self.litter.wait()
+            self.litter = trio.Event()
+            for name in self.union.take_litter():
+                try:
+                    await trio.to_thread.run_sync(self.union.remove_litter, name, limiter=self._copiers)
+                except OSError as error:
+                    log.warning("cannot clear %s in work (the next mount will): %s", name.decode(), error)
 
 
 class Session:
@@ -406,7 +432,10 @@ class Session:
 
     async def serve(self) -> None:
         """Answer requests until the kernel ends the session; cancel to stop earlier."""
-        await pyfuse3.main()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._operations.sweep)
+            await pyfuse3.main(max_tasks=_MOST_TASKS)
+            nursery.cancel_scope.cancel()
 
     def counts(self) -> dict[str, int]:
         """How many requests of each kind have come."""
