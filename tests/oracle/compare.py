@@ -351,7 +351,8 @@ def _subject(
                 if case.config.metacopy:
                     expected = without_metacopy_times(expected, outcome)
                 forgiven = unlinked.forgives(op, expected, outcome)
-                forgiven = forgiven or is_rename_onto_itself(op, expected, outcome)
+                if not case.config.index:
+                    forgiven = forgiven or is_rename_onto_itself(op, expected, outcome)
                 if outcome != expected and not forgiven:
                     return Difference("operation", str(op), outcomes[index], outcome, index)
                 if complaint is not None:

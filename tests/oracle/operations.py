@@ -48,10 +48,18 @@ class Slots:
 
     def __init__(self) -> None:
         self._fds: dict[int, int] = {}
+        self._openers: dict[int, int] = {}
+        self.uid = 0
+        """Who performs the operation at hand."""
 
     def put(self, slot: int, fd: int) -> None:
         self.close(slot)
         self._fds[slot] = fd
+        self._openers[slot] = self.uid
+
+    def opener(self, slot: int) -> int:
+        """Who opened what is in this slot."""
+        return self._openers.get(slot, 0)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(self._fds.items())
@@ -382,17 +390,21 @@ def perform(slots: Slots, op: Op) -> Outcome:
     """Perform one operation as its user, and give what that user saw."""
     function = OPERATIONS[op.name]
     os.umask(op.umask)
-    groups = GROUPS[op.uid]
-    if op.uid != 0:
+    # Whether a write drops setgid depends on who writes. FUSE tells pyfuse3's handlers only who opened, and a
+    # descriptor that is handed to somebody with other rights is rare: it is not compared.
+    uid = slots.opener(op.args[0]) if op.name == "fwrite" else op.uid
+    slots.uid = uid
+    groups = GROUPS[uid]
+    if uid != 0:
         os.setgroups(groups)
         os.setegid(groups[0])
-        os.seteuid(op.uid)
+        os.seteuid(uid)
     try:
         return "ok", function(slots, *op.args)
     except OSError as error:
         return "error", errno.errorcode.get(error.errno or 0, str(error.errno))
     finally:
-        if op.uid != 0:
+        if uid != 0:
             os.seteuid(0)
             os.setegid(0)
             os.setgroups(GROUPS[0])

@@ -205,6 +205,9 @@ def without_index_names(reference: Snapshot, subject: Snapshot) -> None:
             node.pop("same object as", None)
             if isinstance(node["stat"], tuple) and node["stat"][0] != "dir":
                 node["stat"] = (*node["stat"][:5], "links", *node["stat"][6:])
+                if REDIRECT in node["xattrs"]:
+                    # To any of the lower file's names: the swapped mounts prove that it leads to the data.
+                    node["xattrs"][REDIRECT] = b"present"
 
 
 def _plain(path: bytes) -> bytes:
