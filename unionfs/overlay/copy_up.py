@@ -277,7 +277,7 @@ class DataCopyUp:
         fmt = self._fs.format
         try:
             if error is None:
-                if not self._size:
+                if not self._size and st.st_size:
                     os.ftruncate(self._target, 0)
                 os.removexattr(self._target, fmt.metacopy)
                 inode.metacopy = False

@@ -290,12 +290,14 @@ def finish_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) ->
     if inode.nlink is not None:
         inode.nlink -= 1
         if inode.nlink == 0:
-            index.remove(fs, inode)
-            inode.pinned = False
-            if inode.updir is not None and inode.updir is fs.work_dir:
+            held, upname = inode.updir, inode.upname
+            if held is not None and (held is fs.work_dir or held is fs.index_dir):
                 inode.fd = inode.open_real(os.O_PATH)
-                fs.writable_work().remove(inode.upname)
                 inode.updir = None
+            index.remove(fs, inode)
+            if held is not None and held is fs.work_dir:
+                fs.writable_work().remove(upname)
+            inode.pinned = False
         elif not inode.indexed:
             inode.pinned = True
     fs.table.detach(inode, parent, name)

@@ -241,8 +241,8 @@ class Union:
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         xattr.setxattr(self.fs, self.inode(ino), name, value, flags, caller)
 
-    def removexattr(self, ino: int, name: bytes) -> None:
-        xattr.removexattr(self.fs, self.inode(ino), name)
+    def removexattr(self, ino: int, name: bytes, caller: Caller) -> None:
+        xattr.removexattr(self.fs, self.inode(ino), name, caller)
 
     # --- files and directories, open -------------------------------------------------------------
 

@@ -20,6 +20,15 @@ _WHITEOUT_MODE = stat.S_IFCHR
 _TRIES = 1000
 
 
+def _names(dirfd: int) -> list[bytes]:
+    """What a directory holds, by a new descriptor: btrfs shows through an old one only what was there then."""
+    fd = os.open(b".", _OPEN_DIR, dir_fd=dirfd)
+    try:
+        return [os.fsencode(name) for name in os.listdir(fd)]
+    finally:
+        os.close(fd)
+
+
 def remove_tree(dirfd: int, name: bytes) -> None:
     """Remove an object of any type that is reachable by nobody but us; what is below it, first."""
     try:
@@ -30,17 +39,17 @@ def remove_tree(dirfd: int, name: bytes) -> None:
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EPERM):
             raise
-    # Copied-up directories may lack the owner's permissions, which stop an ordinary user's daemon.
     fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
     try:
-        with contextlib.suppress(PermissionError):
-            os.chmod(b"/proc/self/fd/%d" % fd, stat.S_IRWXU)
-        below = os.open(b".", _OPEN_DIR, dir_fd=fd)
         try:
-            for entry in os.listdir(below):
-                remove_tree(below, os.fsencode(entry))
-        finally:
-            os.close(below)
+            entries = _names(fd)
+            for entry in entries:
+                remove_tree(fd, entry)
+        except PermissionError:
+            # It may lack its owner's permissions, which stop an ordinary user's daemon.
+            os.chmod(b"/proc/self/fd/%d" % fd, stat.S_IRWXU)
+            for entry in _names(fd):
+                remove_tree(fd, entry)
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=dirfd)
@@ -66,9 +75,8 @@ class Work:
                 os.mknod(b"incompat/volatile/dirty", stat.S_IFREG, dir_fd=self.fd)
             if index:
                 self.index_fd = self._make(b"index")
-                for entry in os.listdir(self.index_fd):
-                    if entry.startswith("#"):  # overlayfs prepares its objects here when it has an index
-                        remove_tree(self.index_fd, os.fsencode(entry))
+                # overlayfs prepares its objects in here when it has an index.
+                self._remove_temporary(self.index_fd)
         except BaseException:
             self._close_fds()
             raise
@@ -94,7 +102,7 @@ class Work:
             os.close(fd)
 
     def _clear(self) -> None:
-        names = [os.fsencode(name) for name in os.listdir(self.fd)]
+        names = _names(self.fd)
         if b"incompat" in names:
             raise MountError(
                 "the work directory was used by a volatile mount, so upper may be incomplete on disk; start "
@@ -102,6 +110,12 @@ class Work:
             )
         for name in names:
             remove_tree(self.fd, name)
+
+    @staticmethod
+    def _remove_temporary(dirfd: int) -> None:
+        for name in _names(dirfd):
+            if name.startswith(b"#"):
+                remove_tree(dirfd, name)
 
     def temp_name(self) -> bytes:
         """A name that nothing in here has."""
@@ -155,9 +169,7 @@ class Work:
         """Clear away what is temporary. A volatile mark stays, as overlayfs's does."""
         try:
             self._whiteout = None
-            for entry in os.listdir(self.fd):
-                if entry.startswith("#"):
-                    remove_tree(self.fd, os.fsencode(entry))
+            self._remove_temporary(self.fd)
         finally:
             self._close_fds()
 

@@ -75,7 +75,7 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
         _settle_mode(inode, caller)
 
 
-def removexattr(fs: OverlayFs, inode: Inode, name: bytes) -> None:
+def removexattr(fs: OverlayFs, inode: Inode, name: bytes, caller: Caller) -> None:
     """Remove one attribute; ENODATA, without a copy-up, where it is not set. May raise `Wait`."""
     stored = fs.format.to_stored(name)
     if not inode.on_upper:
@@ -85,11 +85,11 @@ def removexattr(fs: OverlayFs, inode: Inode, name: bytes) -> None:
     path, follow = inode.proc_path()
     os.removexattr(path, stored, follow_symlinks=follow)
     if name == _ACCESS_ACL:
-        inode.mode = inode.lstat().st_mode
+        _settle_mode(inode, caller)
 
 
 def _settle_mode(inode: Inode, caller: Caller) -> None:
-    """An access ACL sets the mode; setgid goes unless the caller may keep it (posix_acl_update_mode())."""
+    """An access ACL sets the mode; setgid goes, with the ACL too, unless the caller may keep it."""
     st = inode.lstat()
     mode = st.st_mode
     if mode & stat.S_ISGID and not caller.in_group(st.st_gid) and not caller.has_capability(CAP_FSETID):

@@ -334,7 +334,7 @@ class _Operations(pyfuse3.Operations):
 
     @op("REMOVEXATTR")
     def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        self.union.removexattr(inode, name)
+        self.union.removexattr(inode, name, _caller(ctx))
 
     # --- open files ------------------------------------------------------------------------------
 
