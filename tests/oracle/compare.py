@@ -24,6 +24,7 @@ from tests.oracle.operations import SEEN_FIELDS, Outcome
 from tests.oracle.rules import (
     FailedOperations,
     UnlinkedLower,
+    is_removal_of_no_acl,
     is_rename_onto_itself,
     with_counted_links,
     with_one_errno_for_not_empty,
@@ -351,6 +352,7 @@ def _subject(
                 if case.config.metacopy:
                     expected = without_metacopy_times(expected, outcome)
                 forgiven = unlinked.forgives(op, expected, outcome)
+                forgiven = forgiven or is_removal_of_no_acl(op, expected, outcome)
                 if not case.config.index:
                     forgiven = forgiven or is_rename_onto_itself(op, expected, outcome)
                 if outcome != expected and not forgiven:
