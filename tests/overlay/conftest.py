@@ -6,18 +6,22 @@ reach other tests. Every test must leave no descriptor open.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.overlay.rig import Stack, descriptors
-from tests.support.mounts import scratch
+from tests.support.mounts import loop_fs, scratch
 
 _PR_GET_SECUREBITS = 27
 _PR_SET_SECUREBITS = 28
+_IMAGE_SIZE = 512 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,13 +45,36 @@ def _process_as_it_was() -> Iterator[None]:
     assert left == before, "descriptors leaked"
 
 
+@pytest.fixture(scope="session")
+def memory_ext4() -> Iterator[Path | None]:
+    """An ext4 of our own that lies in memory, or None: a busy disk makes every sync of a test wait."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or shutil.disk_usage(memory).free < 2 * _IMAGE_SIZE:
+        yield None
+        return
+    with contextlib.ExitStack() as open_image:
+        try:
+            where: Path | None = open_image.enter_context(loop_fs("ext4", _IMAGE_SIZE, directory=memory))
+        except (OSError, subprocess.CalledProcessError):
+            where = None  # no loop devices here, or no mkfs
+        yield where
+
+
 @pytest.fixture
-def base(tmp_path: Path) -> Iterator[Path]:
-    """A directory whose filesystem can hold layers."""
-    with scratch(tmp_path) as where:
+def base(tmp_path: Path, memory_ext4: Path | None) -> Iterator[Path]:
+    """A directory whose filesystem can hold layers; gone afterwards."""
+    with scratch(memory_ext4 or tmp_path) as where:
         yield where
 
 
 @pytest.fixture
 def stack(base: Path) -> Stack:
     return Stack(base)
+
+
+@pytest.fixture(params=[None, 1.0], ids=["trusting", "timeout"])
+def either(base: Path, request: pytest.FixtureRequest) -> Stack:
+    """A stack for both ways to look names up: with an index of each directory, and with `timeout=`."""
+    stack = Stack(base)
+    stack.timeout = request.param
+    return stack

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -129,7 +129,7 @@ class View:
                 break
         return found
 
-    def list(self, path: str = "") -> list[str]:
+    def ls(self, path: str = "") -> list[str]:
         """The names of a listing, sorted, without the dots."""
         return sorted(set(self.entries(path)) - {".", ".."})
 
@@ -148,9 +148,7 @@ class View:
         return complete(self.union.open_file, self.ino(path), flags, caller or self.caller)
 
     @contextmanager
-    def opened(
-        self, path: str, flags: int = os.O_RDONLY, caller: Caller | None = None
-    ) -> Iterator[OpenFile]:
+    def opened(self, path: str, flags: int = os.O_RDONLY, caller: Caller | None = None) -> Iterator[OpenFile]:
         handle = self.open(path, flags, caller)
         try:
             yield handle
@@ -163,9 +161,7 @@ class View:
 
     def create(self, path: str, data: bytes = b"", mode: int = 0o644, caller: Caller | None = None) -> int:
         parent, name = self.at(path)
-        inode, _, handle = complete(
-            self.union.create, parent, name, mode, os.O_RDWR, caller or self.caller
-        )
+        inode, _, handle = complete(self.union.create, parent, name, mode, os.O_RDWR, caller or self.caller)
         self.known[inode.ino] += 1
         handle.write(0, data)
         self.union.release(handle)
@@ -225,14 +221,14 @@ class View:
         complete(self.union.setxattr, ino, name.encode(), value, flags, caller or self.caller)
 
     def removexattr(self, path: str, name: str) -> None:
-        complete(self.union.removexattr, self.ino(path), name.encode())
+        complete(self.union.removexattr, self.ino(path), name.encode(), self.caller)
 
     # --- as a whole ------------------------------------------------------------------------------
 
     def tree(self, path: str = "") -> dict[str, str]:
         """Everything that a caller sees below *path*, one line an object, as `seen` says it of a mount."""
         found: dict[str, str] = {}
-        for name in self.list(path):
+        for name in self.ls(path):
             below = f"{path}/{name}" if path else name
             inode, st = self.union.getattr(self.ino(below))
             data = ""
@@ -293,6 +289,7 @@ class Stack:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.lowers: list[Path] = []
+        self.timeout: float | None = None
         self.upper = base / "upper"
         self.work = base / "work"
         self.merged = base / "merged"
@@ -312,6 +309,7 @@ class Stack:
             lowers=tuple(map(str, self.lowers)),
             upper=str(self.upper) if writable else None,
             work=str(self.work) if writable else None,
+            timeout=self.timeout,
             **options,
         )
 
@@ -319,8 +317,17 @@ class Stack:
         return View(self.config(writable=writable, **options))
 
     def kernel(self, *options: str) -> dict[str, str]:
-        """What kernel overlayfs shows of the same layers. Leaves its own things in work."""
-        with overlayfs(self.lowers, self.upper, self.work, self.merged, options=options) as merged:
+        """What kernel overlayfs shows of the same layers.
+
+        With a work directory of its own, and volatile, for its sync at unmount is what takes long; but with
+        an index, which lies in work, on the union's.
+        """
+        work = self.work
+        if "index=on" not in options:
+            work = self.base / f"kernel-work{len(list(self.base.glob('kernel-work*')))}"
+            work.mkdir()
+            options = (*options, "volatile")
+        with overlayfs(self.lowers, self.upper, work, self.merged, options=options) as merged:
             return seen(merged)
 
     def work_names(self) -> list[str]:
@@ -347,5 +354,11 @@ def caller(uid: int = 0, gid: int | None = None, umask: int = 0) -> Caller:
     return Caller(uid, uid if gid is None else gid, 0, umask)
 
 
-def names(lines: Sequence[str]) -> list[str]:
-    return sorted(lines)
+def steps(*acts: Callable[[View], object]) -> Callable[[View], None]:
+    """Several things to do to a union, one after the other."""
+
+    def run(view: View) -> None:
+        for act in acts:
+            act(view)
+
+    return run

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.overlay.rig import Stack, View
+from tests.overlay.rig import Stack, View, steps
 from tests.overlay.trees import disk
 from unionfs.linux.fs import RENAME_EXCHANGE
 from unionfs.overlay.attr import Changes
@@ -108,11 +108,11 @@ MEANWHILE: dict[str, tuple[Act, dict[str, str]]] = {
         {"d": "dir origin", "d/f": "whiteout"},
     ),
     "unlink and create anew": (
-        lambda view: (view.unlink("d/f"), view.create("d/f", b"another")),
+        steps(lambda view: view.unlink("d/f"), lambda view: view.create("d/f", b"another")),
         {"d": "dir origin", "d/f": "file 'another'"},
     ),
     "unlink and mkdir": (
-        lambda view: (view.unlink("d/f"), view.mkdir("d/f")),
+        steps(lambda view: view.unlink("d/f"), lambda view: view.mkdir("d/f")),
         {"d": "dir origin", "d/f": "dir opaque"},
     ),
     "another renamed over it": (
@@ -145,7 +145,9 @@ MEANWHILE: dict[str, tuple[Act, dict[str, str]]] = {
         },
     ),
     "everything removed": (
-        lambda view: (view.unlink("d/f"), view.unlink("d/other"), view.rmdir("d")),
+        steps(
+            lambda view: view.unlink("d/f"), lambda view: view.unlink("d/other"), lambda view: view.rmdir("d")
+        ),
         {"d": "whiteout"},
     ),
 }
@@ -240,7 +242,7 @@ def test_hard_links_wait_for_one_task(stack: Stack) -> None:
         task.finish(None)
         view.write("b", b"NEW")
         assert view.read("b") == b"NEW" + OLD.encode()[3:]
-        assert view.list() == ["b"]
+        assert view.ls() == ["b"]
         assert view.nlink("b") == 1
     assert disk(stack.upper)["a"] == "whiteout"
     assert (stack.upper / "b").read_bytes() == b"NEW" + OLD.encode()[3:]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.overlay.rig import ROOT, Stack, View, caller
 from tests.overlay.test_copy_up import ACCESS, DEFAULT
-from tests.overlay.trees import WHITEOUT, Tree, directory, disk, marks
+from tests.overlay.trees import WHITEOUT, Spec, Tree, directory, disk, marks
 from tests.support.mounts import needs_overlayfs
 
 Make = Callable[[View, str], object]
@@ -28,7 +28,10 @@ MAKE: dict[str, tuple[Make, str]] = {
     "rename": (lambda view, path: view.rename("own", path), "file 'own'"),
     "rename of a lower": (lambda view, path: view.rename("low", path), "file 'low' origin"),
     "rename of a directory": (lambda view, path: view.rename("owndir", path), "dir"),
-    "rename of a lower directory": (lambda view, path: view.rename("lowdir", path), "dir origin redirect=/lowdir"),
+    "rename of a lower directory": (
+        lambda view, path: view.rename("lowdir", path),
+        "dir origin redirect=/lowdir",
+    ),
 }
 
 OVER: dict[str, tuple[Tree, list[Tree], bool]] = {
@@ -51,16 +54,14 @@ OVER: dict[str, tuple[Tree, list[Tree], bool]] = {
 def test_make(stack: Stack, what: str, over: str) -> None:
     make, line = MAKE[what]
     upper, lowers, opaque = OVER[over]
-    stack.layers(
-        *[{**tree, **({"low": "low", "lowdir": {"in": ""}} if at == 0 else {})} for at, tree in enumerate(lowers)],
-        upper={**upper, "own": "own", "owndir": {}},
-    )
+    extra: Tree = {"low": "low", "lowdir": {"in": ""}}
+    stack.layers({**lowers[0], **extra}, *lowers[1:], upper={**upper, "own": "own", "owndir": {}})
     with stack.open() as view:
         assert not view.exists("d/x")
         make(view, "d/x")
-        assert view.list("d") == ["x"]
+        assert view.ls("d") == ["x"]
         if line.startswith("dir") and "redirect" not in line:
-            assert view.list("d/x") == []
+            assert view.ls("d/x") == []
         with pytest.raises(FileExistsError):
             view.create("d/x")
         with pytest.raises(FileExistsError):
@@ -71,7 +72,7 @@ def test_make(stack: Stack, what: str, over: str) -> None:
     held = disk(stack.upper)
     got = held["d/x"]
     if line == "dir":
-        # Whether a directory with nothing below it is opaque, overlayfs leaves open; over something it must be.
+        # Whether a directory with nothing below it is opaque is left open; over something it must be.
         assert got in ("dir", "dir opaque")
         if opaque:
             assert got == "dir opaque"
@@ -98,9 +99,8 @@ def test_exists(stack: Stack, what: str) -> None:
 
 def test_link_of_a_directory_is_refused(stack: Stack) -> None:
     stack.layers({"d": {}})
-    with stack.open() as view:
-        with pytest.raises(PermissionError):
-            view.link("d", "e")
+    with stack.open() as view, pytest.raises(PermissionError):
+        view.link("d", "e")
     assert disk(stack.upper) == {}
 
 
@@ -109,15 +109,15 @@ def test_link_of_a_directory_is_refused(stack: Stack) -> None:
 PARENTS = {"pure upper": 0, "merged": 1, "lower": 2, "over a whiteout": 3}
 
 
-def parent(stack: Stack, kind: str, d: object) -> Stack:
-    tree: Tree = {"d": d}  # type: ignore[dict-item]
+def parent(stack: Stack, kind: str, d: Spec) -> Stack:
+    tree: Tree = {"d": d}
     if kind == "pure upper":
         return stack.layers({"pad": ""}, upper=tree)
     if kind == "merged":
         return stack.layers({"d": {"low": ""}}, upper=tree)
     if kind == "lower":
         return stack.layers(tree)
-    stack.layers({"d": {name: "hidden" for name in ("file", "dir", "node", "link")}}, upper=tree)
+    stack.layers({"d": dict.fromkeys(("file", "dir", "node", "link"), "hidden")}, upper=tree)
     for name in ("file", "dir", "node", "link"):
         os.mknod(stack.upper / "d" / name, stat.S_IFCHR, 0)
     return stack
@@ -161,6 +161,16 @@ def test_setgid_directory_gives_its_group(stack: Stack, kind: str) -> None:
     assert "overlay.opaque" not in os.listxattr(stack.upper / "d")
 
 
+def value(read: Callable[[], bytes]) -> bytes | None:
+    """What *read* gives; None for an attribute that is not set."""
+    try:
+        return read()
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            return None
+        raise
+
+
 @pytest.mark.parametrize("kind", PARENTS)
 def test_default_acl_is_inherited(stack: Stack, kind: str) -> None:
     parent(stack, kind, directory({}, mode=0o777, xattrs={"system.posix_acl_default": DEFAULT}))
@@ -179,15 +189,8 @@ def test_default_acl_is_inherited(stack: Stack, kind: str) -> None:
         for name in ("file", "dir"):
             for kind_of_acl in ("access", "default"):
                 acl = f"system.posix_acl_{kind_of_acl}"
-                try:
-                    wanted: bytes | None = os.getxattr(plain / name, acl)
-                except OSError:
-                    wanted = None
-                try:
-                    got: bytes | None = view.getxattr(f"d/{name}", acl)
-                except OSError as error:
-                    assert error.errno == errno.ENODATA
-                    got = None
+                wanted = value(lambda acl=acl, name=name: os.getxattr(plain / name, acl))  # type: ignore[misc]
+                got = value(lambda acl=acl, name=name: view.getxattr(f"d/{name}", acl))  # type: ignore[misc]
                 assert got == wanted
             assert view.stat(f"d/{name}").st_mode == (plain / name).stat().st_mode
     assert stack.work_names() == []

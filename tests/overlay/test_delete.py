@@ -21,6 +21,11 @@ KINDS: dict[str, Spec] = {
 }
 
 
+@pytest.fixture
+def stack(either: Stack) -> Stack:
+    return either
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", ["lower", "two lowers", "upper", "upper and lower", "upper over whiteout"])
 def test_unlink(stack: Stack, kind: str, place: str) -> None:
@@ -37,7 +42,7 @@ def test_unlink(stack: Stack, kind: str, place: str) -> None:
     with stack.open() as view:
         view.unlink("d/x")
         assert not view.exists("d/x")
-        assert view.list("d") == []
+        assert view.ls("d") == []
         with pytest.raises(FileNotFoundError):
             view.unlink("d/x")
         view.forget_all()
@@ -89,7 +94,7 @@ def test_rmdir(stack: Stack, case: str, listed: bool) -> None:
     path = "p/x" if "p" in layers[0] else "x"
     with stack.open() as view:
         if listed:
-            assert view.list(path) == []
+            assert view.ls(path) == []
         view.rmdir(path)
         assert not view.exists(path)
         view.forget_all()
@@ -121,7 +126,7 @@ def test_rmdir_of_a_full_directory(stack: Stack, layers: tuple[Tree, ...]) -> No
             with pytest.raises(OSError) as failure:
                 view.rmdir("x")
             assert failure.value.errno == errno.ENOTEMPTY
-            view.list("x")
+            view.ls("x")
         assert view.exists("x")
     assert disk(stack.upper) == before
     assert stack.work_names() == []
@@ -153,7 +158,7 @@ def test_removing_a_whole_tree(stack: Stack) -> None:
     with stack.open() as view:
 
         def remove(path: str) -> None:
-            for name in view.list(path):
+            for name in view.ls(path):
                 below = f"{path}/{name}"
                 if stat.S_ISDIR(view.stat(below).st_mode):
                     remove(below)
@@ -162,11 +167,11 @@ def test_removing_a_whole_tree(stack: Stack) -> None:
             view.rmdir(path)
 
         remove("t")
-        assert view.list() == []
+        assert view.ls() == []
         view.forget_all()
         assert view.union.stats()["inodes"] == 1
         view.mkdir("t")
-        assert view.list("t") == []
+        assert view.ls("t") == []
         tree = view.tree()
     assert disk(stack.upper) == {"t": "dir opaque"}
     assert stack.kernel() == tree

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.overlay.rig import Stack, View
+from tests.overlay.rig import Stack, View, steps
 from tests.overlay.trees import WHITEOUT, Tree, disk
 from unionfs.overlay.attr import Changes
 from unionfs.overlay.wait import complete
@@ -25,12 +25,14 @@ LOSE: dict[str, Act] = {
     "rename": lambda view: view.rename("f", "h"),
     "rename away": lambda view: view.rename("f", "d/f"),
     "replaced by a lower": lambda view: view.rename("g", "f"),
-    "replaced by a new": lambda view: (view.create("n", b"nnnn"), view.rename("n", "f")),
-    "unlink, create": lambda view: (view.unlink("f"), view.create("f", b"other")),
-    "unlink, mkdir": lambda view: (view.unlink("f"), view.mkdir("f")),
-    "rename, create": lambda view: (view.rename("f", "h"), view.create("f", b"other")),
-    "link, unlink": lambda view: (view.link("f", "d/h"), view.unlink("f")),
-    "link, unlink both": lambda view: (view.link("f", "h"), view.unlink("f"), view.unlink("h")),
+    "replaced by a new": steps(lambda view: view.create("n", b"nnnn"), lambda view: view.rename("n", "f")),
+    "unlink, create": steps(lambda view: view.unlink("f"), lambda view: view.create("f", b"other")),
+    "unlink, mkdir": steps(lambda view: view.unlink("f"), lambda view: view.mkdir("f")),
+    "rename, create": steps(lambda view: view.rename("f", "h"), lambda view: view.create("f", b"other")),
+    "link, unlink": steps(lambda view: view.link("f", "d/h"), lambda view: view.unlink("f")),
+    "link, unlink both": steps(
+        lambda view: view.link("f", "h"), lambda view: view.unlink("f"), lambda view: view.unlink("h")
+    ),
 }
 
 
@@ -56,9 +58,11 @@ def test_handle_survives_its_name(stack: Stack, place: str, lose: str, flags: in
             assert view.read_handle(handle) == b"W123"
             complete(union.setattr, ino, Changes(size=6), root, None)
             assert view.read_handle(handle) == b"W123\0\0"
-            handle.sync(False)
-            handle.sync(True)
             handle.flush()
+            fd = union.sync_file(handle)
+            assert fd is not None
+            os.fsync(fd)
+            os.close(fd)
         complete(union.setattr, ino, Changes(mode=0o640, uid=1, gid=2, mtime_ns=77), root, handle)
         complete(union.setxattr, ino, b"user.late", b"1", 0, root)
         inode, st = union.getattr(ino)

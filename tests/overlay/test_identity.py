@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.overlay.rig import Stack
-from tests.overlay.trees import build, disk, file, marks, symlink
+from tests.overlay.trees import Tree, build, disk, file, marks, symlink
 from tests.support.mounts import loop_fs, needs_overlayfs, overlayfs
 from unionfs.overlay.inode import Numbers
 
-TREE = {"d": {"f": "f", "l": symlink("f"), "e": {"deep": "deep"}}, "top": "top"}
+TREE: Tree = {"d": {"f": "f", "l": symlink("f"), "e": {"deep": "deep"}}, "top": "top"}
 PATHS = ["d", "d/f", "d/l", "d/e", "d/e/deep", "top"]
 
 
@@ -64,17 +64,19 @@ def test_numbers_are_unique_over_filesystems(stack: Stack, base: Path) -> None:
         stack.lowers += [one, two]
         with stack.open() as view:
             numbers = list(view.entries().values()) + list(view.entries("d").values())
-            files = [view.stat(name).st_ino for name in view.list() if name != "d"]
+            files = [view.stat(name).st_ino for name in view.ls() if name != "d"]
             assert len(set(files)) < len(files), "the real numbers should clash, or this tests nothing"
-            distinct = {ino for path in ("", "d") for name, ino in view.entries(path).items() if name[0] != "."}
+            distinct = {
+                ino for path in ("", "d") for name, ino in view.entries(path).items() if name[0] != "."
+            }
             assert len(distinct) == 20 * 4 + 20 + 1
             assert 0 not in numbers
-            before = {name: view.ino(name) for name in view.list()}
-            for name in view.list():
+            before = {name: view.ino(name) for name in view.ls()}
+            for name in view.ls():
                 view.change(name, mtime_ns=2)
-            assert {name: view.ino(name) for name in view.list()} == before
+            assert {name: view.ino(name) for name in view.ls()} == before
         with stack.open() as view:
-            assert {name: view.ino(name) for name in view.list()} == before
+            assert {name: view.ino(name) for name in view.ls()} == before
 
 
 def test_numbers() -> None:
@@ -131,7 +133,7 @@ def test_origin_of_another_type_is_ignored(stack: Stack) -> None:
     os.setxattr(stack.upper / "f", "trusted.overlay.origin", marks(stack.upper / "d")["origin"])
     with stack.open() as view:
         assert view.ino("f") != view.ino("d")
-        assert view.list("d") == []
+        assert view.ls("d") == []
         assert view.read("f") == b"f"
 
 
@@ -215,8 +217,8 @@ def test_link_count_through_life(stack: Stack, index: bool) -> None:
         view.union.release(handle)
         view.forget_all()
         assert view.union.stats()["inodes"] == 1
-        assert view.list() == ["a", "d"]
-        assert view.list("d") == []
+        assert view.ls() == ["a", "d"]
+        assert view.ls("d") == []
     assert stack.work_names() == []
     assert stack.index_names() == []
 
@@ -302,7 +304,12 @@ def test_index_keeps_links_one_file_across_remounts(stack: Stack) -> None:
         assert view.nlink("d/b") == 1
         view.unlink("d/b")
     assert stack.index_names() == []
-    assert disk(stack.upper) == {"a": "whiteout", "c": "whiteout", "d": "dir impure origin", "d/b": "whiteout"}
+    assert disk(stack.upper) == {
+        "a": "whiteout",
+        "c": "whiteout",
+        "d": "dir impure origin",
+        "d/b": "whiteout",
+    }
 
 
 @needs_overlayfs

@@ -1,7 +1,7 @@
 """Marks that hide: devices 0/0, whiteout files in opaque=x directories, `.wh.NAME`, opaque=y, `.wh..wh..opq`.
 
-Each in every layer of a stack of four, in the root and below it. What kernel overlayfs knows of these is asked
-of it; the container marks it does not know.
+Each in every layer of a stack of four, in the root and below it. What kernel overlayfs knows of these is
+asked of it; the container marks it does not know.
 """
 
 from __future__ import annotations
@@ -17,13 +17,22 @@ from tests.overlay.trees import WHITEOUT, Spec, Tree, directory, file, node, sym
 from tests.support.mounts import needs_overlayfs
 
 LAYERS = ("upper", "top", "middle", "bottom")
-HIDES = {"device": {"x": WHITEOUT}, "wh": {".wh.x": ""}, "both": {"x": WHITEOUT, ".wh.x": ""}}
+HIDES: dict[str, Tree] = {
+    "device": {"x": WHITEOUT},
+    "wh": {".wh.x": ""},
+    "both": {"x": WHITEOUT, ".wh.x": ""},
+}
 KINDS: dict[str, Spec] = {
     "file": "below",
     "dir": {"in": "below"},
     "link": symlink("elsewhere"),
     "fifo": node(stat.S_IFIFO | 0o644),
 }
+
+
+@pytest.fixture
+def stack(either: Stack) -> Stack:
+    return either
 
 
 pytestmark = needs_overlayfs
@@ -50,10 +59,8 @@ def test_name_is_hidden_in_the_layers_below(stack: Stack, mark: str, at: int, ki
     with stack.open() as view:
         path = prefix(where)
         assert not view.exists(path + "x")
-        listed = view.list(path.rstrip("/"))
-        assert listed == sorted(
-            [f"only{below}" for below in range(at + 1, 4)] + (["other"] if at else [])
-        )
+        listed = view.ls(path.rstrip("/"))
+        assert listed == sorted([f"only{below}" for below in range(at + 1, 4)] + (["other"] if at else []))
         assert not view.exists(path + "x"), "the listing has changed the answer"
         tree = view.tree()
     if mark == "device":
@@ -70,7 +77,7 @@ def test_what_lies_above_a_mark_is_there(stack: Stack, mark: str, at: int) -> No
         trees[below]["x"] = {"below": "b"}
     stack.layers(*trees[1:], upper=trees[0])
     with stack.open() as view:
-        assert view.list("x") == ["above"]
+        assert view.ls("x") == ["above"]
         assert view.read("x/above") == b"a"
         assert not view.exists("x/below")
         tree = view.tree()
@@ -89,8 +96,8 @@ def test_directory_beside_its_own_wh_file_does_not_merge(stack: Stack, at: int, 
     stack.layers(*trees[1:], upper=trees[0])
     with stack.open() as view:
         if listed_first:
-            assert view.list() == ["pad", "x"]
-        assert view.list("x") == ["new"]
+            assert view.ls() == ["pad", "x"]
+        assert view.ls("x") == ["new"]
         assert not view.exists("x/old")
 
 
@@ -108,7 +115,7 @@ def test_opaque_directory_hides_what_is_below(stack: Stack, mark: str, at: int, 
     stack.layers(*trees[1:], upper=trees[0])
     with stack.open() as view:
         path = prefix(where) + "d"
-        assert view.list(path) == [*[f"from{layer}" for layer in range(at + 1)], "same"]
+        assert view.ls(path) == [*[f"from{layer}" for layer in range(at + 1)], "same"]
         for layer in range(4):
             assert view.exists(f"{path}/from{layer}") == (layer <= at)
         assert view.read(path + "/same") == b"0"
@@ -121,7 +128,7 @@ def test_opaque_directory_hides_what_is_below(stack: Stack, mark: str, at: int, 
 def test_other_values_of_opaque_mean_nothing(stack: Stack, value: str) -> None:
     stack.layers({"d": directory({"a": ""}, opaque=value)}, {"d": {"b": ""}})
     with stack.open() as view:
-        assert view.list("d") == ["a", "b"]
+        assert view.ls("d") == ["a", "b"]
         tree = view.tree()
     assert tree == stack.kernel()
 
@@ -190,11 +197,11 @@ def test_userxattr_reads_the_user_marks_and_no_trusted_ones(stack: Stack) -> Non
     os.setxattr(stack.upper / "d", "user.overlay.opaque", b"y")
     os.setxattr(stack.upper / "e", "trusted.overlay.opaque", b"y")
     with stack.open(userxattr=True) as view:
-        assert view.list("d") == ["up"]
-        assert view.list("e") == ["low", "up"]
+        assert view.ls("d") == ["up"]
+        assert view.ls("e") == ["low", "up"]
     with stack.open() as view:
-        assert view.list("d") == ["low", "up"]
-        assert view.list("e") == ["up"]
+        assert view.ls("d") == ["low", "up"]
+        assert view.ls("e") == ["up"]
 
 
 # --- names that are marks --------------------------------------------------------------------------
@@ -208,7 +215,7 @@ def test_wh_names_are_never_visible(stack: Stack, name: str, at: int, only: bool
     trees[at] = {"d": {name: "", "there": "t"}}
     stack.layers(*trees[1:], upper=trees[0])
     with stack.open() as view:
-        assert view.list("d") == ["there"]
+        assert view.ls("d") == ["there"]
         assert not view.exists(f"d/{name}")
 
 
@@ -232,7 +239,7 @@ def test_wh_names_cannot_be_made(stack: Stack, name: str) -> None:
             view.unlink(name)
         view.create(".wh", b"1")
         view.create("wh.x", b"2")
-        assert view.list() == [".wh", "d", "f", "wh.x"]
+        assert view.ls() == [".wh", "d", "f", "wh.x"]
     assert not (stack.upper / name).exists()
 
 

@@ -26,7 +26,10 @@ READ: dict[str, tuple[Layers, list[str]]] = {
         ["new", "new/a", "new/c", "new/sub", "new/sub/b"],
     ),
     "absolute in upper": (
-        ({"x": {"new": directory({"c": "c"}, redirect="/y/old")}, "y": {"old": WHITEOUT}}, {"y": {"old": OLD}}),
+        (
+            {"x": {"new": directory({"c": "c"}, redirect="/y/old")}, "y": {"old": WHITEOUT}},
+            {"y": {"old": OLD}},
+        ),
         ["x", "x/new", "x/new/a", "x/new/c", "x/new/sub", "x/new/sub/b", "y"],
     ),
     "relative in the top lower": (
@@ -154,6 +157,11 @@ READ: dict[str, tuple[Layers, list[str]]] = {
 }
 
 
+@pytest.fixture
+def stack(either: Stack) -> Stack:
+    return either
+
+
 @needs_overlayfs
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "listed first"])
 @pytest.mark.parametrize("case", READ)
@@ -189,7 +197,7 @@ HOSTILE = [
     "/./a",
     "a\0b",
     "x" * 256,
-    "x" * 5000,
+    "x" * 3000,
     "/" + "y/" * 300 + "z",
 ]
 
@@ -215,7 +223,7 @@ def test_hostile_redirect(stack: Stack, value: str, layer: str) -> None:
                 view.exists("d")
             except OSError as error:
                 return error.errno or -1, []
-            return 0, view.list("d")
+            return 0, view.ls("d")
 
     def theirs() -> tuple[int, list[str]]:
         with overlayfs(
@@ -244,7 +252,7 @@ def test_nofollow_refuses(stack: Stack, place: str) -> None:
         with pytest.raises(PermissionError):
             view.exists("new")
     with stack.open(redirect_dir="off") as view:
-        assert view.list("new") == ["a", "own", "sub"]
+        assert view.ls("new") == ["a", "own", "sub"]
 
 
 # --- symlinks and other strangers where a directory is expected -------------------------------------
@@ -264,7 +272,7 @@ def test_redirect_through_a_symlink_goes_nowhere(
     lowers: list[Tree] = [hostile, {"pad": ""}] if layer == "top" else [{"pad": ""}, hostile]
     stack.layers(*lowers, upper={"x": directory({"own": ""}, redirect=redirect)})
     with stack.open() as view:
-        assert view.list("x") == ["own"]
+        assert view.ls("x") == ["own"]
         assert not view.exists("x/secret")
         assert view.readlink("link") == str(outside)
 
@@ -272,7 +280,7 @@ def test_redirect_through_a_symlink_goes_nowhere(
 def test_symlink_in_a_lower_does_not_merge_with_a_directory_above(stack: Stack, outside: Path) -> None:
     stack.layers({"d": {"own": ""}}, {"d": symlink(str(outside))}, {"d": {"deep": ""}})
     with stack.open() as view:
-        assert view.list("d") == ["own"]
+        assert view.ls("d") == ["own"]
         assert not view.exists("d/secret")
         view.create("d/new", b"n")
     assert not (outside / "new").exists()

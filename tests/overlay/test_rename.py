@@ -80,9 +80,9 @@ def test_matrix(stack: Stack, where: str, flag: str, redirect: str) -> None:
     old, new = WHERE[where]
     upper, lower = layers(where)
     stack.layers(lower, {"pad": ""}, upper=upper)
-    kernel_upper, kernel_work = build(stack.base / "kernel-upper", upper), stack.base / "kernel-work"
+    kernel_upper, kernel_work = build(stack.base / "kernel-upper", upper), stack.base / "kernel-work0"
     kernel_work.mkdir()
-    options = [f"redirect_dir={redirect}", "index=off"]
+    options = [f"redirect_dir={redirect}", "index=off", "volatile"]
     codes: list[tuple[int, int]] = []
     with overlayfs(stack.lowers, kernel_upper, kernel_work, stack.merged, options=options) as merged:
         with stack.open(redirect_dir=redirect) as view:
@@ -230,10 +230,10 @@ def test_directory_moved_below_a_lower_of_the_same_names(stack: Stack) -> None:
         view.unlink("e/dst/stranger")
         view.rmdir("e/dst")
         view.rename("own", "e/dst")
-        assert view.list("e/dst") == ["o"]
+        assert view.ls("e/dst") == ["o"]
         view.rename("e/dst", "own")
         view.rename("d/src", "e/dst")
-        assert view.list("e/dst") == ["low"]
+        assert view.ls("e/dst") == ["low"]
         tree = view.tree()
         view.forget_all()
         assert view.tree() == tree
@@ -246,7 +246,7 @@ def test_file_over_its_own_hard_link_does_nothing(stack: Stack) -> None:
     with stack.open() as view:
         view.link("a", "b")
         view.rename("a", "b")
-        assert view.list() == ["a", "b"]
+        assert view.ls() == ["a", "b"]
         assert view.nlink("a") == 2
 
 

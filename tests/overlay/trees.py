@@ -12,7 +12,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 TRUSTED = "trusted.overlay."
 USER = "user.overlay."
@@ -35,7 +35,7 @@ class Obj:
     rdev: int = 0
 
 
-Spec: TypeAlias = Union[str, Mapping[str, "Spec"], Obj]
+Spec: TypeAlias = str | Mapping[str, "Spec"] | Obj
 """A file's content, a directory's entries, or something more special."""
 
 Tree: TypeAlias = Mapping[str, Spec]
@@ -62,9 +62,11 @@ def file(
     owner: tuple[int, int] = (0, 0),
     size: int | None = None,
     xattrs: Mapping[str, bytes] | None = None,
+    marked: Mapping[str, str] | None = None,
     **marks: str,
 ) -> Obj:
-    """A regular file; *size*, when given, makes it longer by a hole."""
+    """A regular file; *size*, when given, makes it longer by a hole. *marked*: more marks."""
+    marks |= marked or {}
     content = data.encode() if isinstance(data, str) else data
     return Obj(stat.S_IFREG | mode, content, size, marks=marks, xattrs=xattrs or {}, owner=owner)
 
