@@ -85,7 +85,7 @@ def _choice(*words: str) -> dict[str, Value]:
 OPTIONS: dict[str, _Option] = {
     "redirect_dir": _Option(
         "redirect_dir",
-        "directories of lowers are renamed by a redirect (on, the default), or answer EXDEV",
+        "directories of lowers are renamed by a redirect (on, the default), or answer EXDEV (userxattr)",
         values=_choice("on", "off", "follow", "nofollow"),
     ),
     "index": _Option("index", "keep the hard links of lower files together for good", values=_ON_OFF),
@@ -94,7 +94,7 @@ OPTIONS: dict[str, _Option] = {
         "userxattr", "marks are user.overlay.*; always so without root's privileges", flag=True
     ),
     "volatile": _Option(
-        "volatile", "fast, and upper is lost when the machine or the daemon crashes", flag=True
+        "volatile", "nothing is synced: fast, and upper is lost when the machine crashes", flag=True
     ),
     "timeout": _Option("timeout", "the kernel asks again after that time; for layers that change", "SECONDS"),
     "ro": _Option("read_only", "no changes through this mount", flag=True),
@@ -160,6 +160,9 @@ def parse(
         userxattr=bool(values.get("userxattr", False)) or not privileged,
     )
     union_fields = ("redirect_dir", "index", "metacopy", "volatile", "timeout")
+    if config.userxattr:
+        # As overlayfs: whoever may write upper could otherwise lead the union anywhere.
+        values.setdefault("redirect_dir", "nofollow")
     config = replace(config, **{name: values[name] for name in union_fields if name in values})  # type: ignore[arg-type]
     fuse_fields = ("fsname", "allow_other", "read_only", "nosuid", "nodev", "noexec", "noatime")
     fuse = FuseMountOptions(allow_other=os.geteuid() == 0)
@@ -242,6 +245,13 @@ def _unknown(name: str) -> OptionError:
 
 
 def _refuse_contradictions(config: UnionConfig, values: Mapping[str, Value]) -> None:
+    if config.userxattr:
+        for name, wanted in (("metacopy", config.metacopy), ("redirect_dir", config.redirect_dir == "on")):
+            if wanted:
+                raise OptionError(
+                    f"mount option {name}=on does not go with user.overlay.* marks (userxattr, or no root's"
+                    f" privileges), as in overlayfs; leave it out"
+                )
     if config.metacopy and config.redirect_dir != "on":
         raise OptionError(
             f"metacopy=on and redirect_dir={config.redirect_dir} contradict each other: a renamed metacopy"

@@ -200,13 +200,23 @@ def test_the_root_directory_is_a_mountpoint() -> None:
     [
         [],
         ["ro", "noatime", "timeout=2.5", "redirect_dir=off", "index=on"],
-        ["metacopy=on", "userxattr", "volatile", r"fsname=a\,b\\c", "transport=pyfuse3"],
+        ["metacopy=on", "volatile", r"fsname=a\,b\\c", "transport=pyfuse3"],
         ["debug", r"log_file=/tmp/a\,b"],
+        ["userxattr"],
+        ["userxattr", "redirect_dir=off", "index=on"],
     ],
 )
 def test_printed_options_parse_to_the_same(texts: list[str]) -> None:
     given = parse(*texts)
     assert parse(*given.words()) == given
+
+
+def test_userxattr_writes_and_follows_no_redirects_as_in_overlayfs() -> None:
+    assert parse("userxattr").config.redirect_dir == "nofollow"
+    assert options.parse(["/l", "/u", "/w", "/m"], privileged=False).config.redirect_dir == "nofollow"
+    for name in ("redirect_dir", "metacopy"):
+        with pytest.raises(OptionError, match=f"{name}=on does not go with user.overlay"):
+            parse("userxattr", f"{name}=on")
 
 
 def test_the_help_table_has_every_option() -> None:

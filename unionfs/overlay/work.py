@@ -21,7 +21,7 @@ _TRIES = 1000
 
 
 def _names(dirfd: int) -> list[bytes]:
-    """What a directory holds, by a new descriptor: btrfs shows through an old one only what was there then."""
+    """What a directory holds, by a new descriptor: through an old one btrfs shows what was there then."""
     fd = os.open(b".", _OPEN_DIR, dir_fd=dirfd)
     try:
         return [os.fsencode(name) for name in os.listdir(fd)]

@@ -59,6 +59,8 @@ def op(opcode: str) -> Callable[[Method[P, T]], Handler[P, T]]:
         @wraps(operation)
         async def handler(self: _Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
             self.counts[opcode] = self.counts.get(opcode, 0) + 1
+            if self.debug:
+                _log_request(opcode, args)
             while True:
                 try:
                     result = operation(self, *args, **kwargs)
@@ -85,6 +87,8 @@ def slow_op(opcode: str) -> Callable[[Handler[P, T]], Handler[P, T]]:
         @wraps(operation)
         async def handler(self: _Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
             self.counts[opcode] = self.counts.get(opcode, 0) + 1
+            if self.debug:
+                _log_request(opcode, args)
             try:
                 return await operation(self, *args, **kwargs)
             except Exception as error:
@@ -93,6 +97,19 @@ def slow_op(opcode: str) -> Callable[[Handler[P, T]], Handler[P, T]]:
         return handler
 
     return decorate
+
+
+def _log_request(opcode: str, args: tuple[object, ...]) -> None:
+    """What `debug` shows of a request: numbers and names, of data only how much it is."""
+    shown = []
+    for arg in args:
+        if isinstance(arg, bytes):
+            shown.append(repr(arg) if len(arg) <= 255 else f"{len(arg)} bytes")
+        elif isinstance(arg, int):
+            shown.append(str(arg))
+        elif isinstance(arg, pyfuse3.RequestContext):
+            shown.append(f"pid {arg.pid} uid {arg.uid} gid {arg.gid}")
+    log.debug("%s(%s)", opcode, ", ".join(shown))
 
 
 def _answer(error: BaseException, opcode: str) -> pyfuse3.FUSEError:
@@ -119,6 +136,7 @@ class _Operations(pyfuse3.Operations):
     def __init__(self, union: Union) -> None:
         super().__init__()
         self.union = union
+        self.debug = log.isEnabledFor(logging.DEBUG)
         self.fs = union.fs
         self.counts: dict[str, int] = {}
         self.files: dict[int, OpenFile] = {}
