@@ -70,7 +70,7 @@ def test_handle_survives_its_name(stack: Stack, place: str, lose: str, flags: in
         assert (st.st_mode & 0o7777, st.st_uid, st.st_gid, st.st_mtime_ns) == (0o640, 1, 2, 77)
         assert union.getxattr(ino, b"user.late") == b"1"
         assert b"user.late" in union.listxattr(ino, root)
-        complete(union.removexattr, ino, b"user.late")
+        complete(union.removexattr, ino, b"user.late", root)
         again = complete(union.open_file, ino, os.O_WRONLY, root)  # /proc/self/fd/N
         again.write(0, b"Z")
         assert view.read_handle(handle)[:1] == b"Z"

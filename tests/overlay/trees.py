@@ -141,11 +141,12 @@ def disk(root: Path, *, prefix: str = TRUSTED) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for path in sorted(root.rglob("*")):
-        found[str(path.relative_to(root))] = " ".join([_kind(path, prefix), *_mark_words(path, prefix)])
+        found[str(path.relative_to(root))] = " ".join([kind_of(path, prefix), *_mark_words(path, prefix)])
     return found
 
 
-def _kind(path: Path, prefix: str) -> str:
+def kind_of(path: Path, prefix: str = TRUSTED) -> str:
+    """What an object is, with content or target, marks left out."""
     st = path.lstat()
     if stat.S_ISDIR(st.st_mode):
         return "dir"
