@@ -38,13 +38,13 @@ class MountOptions:
 
     def words(self) -> list[str]:
         """The `-o` options in force, defaults left out, such that parsing them gives the same mount."""
-        config, default = self.config, UnionConfig(())
+        config = self.config
         words = self.fuse.flag_names()
         if self.fuse.allow_other:
             words.append("allow_other")
         words += [name for name in ("userxattr", "volatile") if getattr(config, name)]
         words += [f"{name}=on" for name in ("index", "metacopy") if getattr(config, name)]
-        if config.redirect_dir != default.redirect_dir:
+        if config.redirect_dir != _default_redirect_dir(config.userxattr):
             words.append(f"redirect_dir={config.redirect_dir}")
         if config.timeout is not None:
             words.append(f"timeout={config.timeout:g}")
@@ -161,8 +161,7 @@ def parse(
     )
     union_fields = ("redirect_dir", "index", "metacopy", "volatile", "timeout")
     if config.userxattr:
-        # As overlayfs: whoever may write upper could otherwise lead the union anywhere.
-        values.setdefault("redirect_dir", "nofollow")
+        values.setdefault("redirect_dir", _default_redirect_dir(True))
     config = replace(config, **{name: values[name] for name in union_fields if name in values})  # type: ignore[arg-type]
     fuse_fields = ("fsname", "allow_other", "read_only", "nosuid", "nodev", "noexec", "noatime")
     fuse = FuseMountOptions(allow_other=os.geteuid() == 0)
@@ -177,6 +176,12 @@ def parse(
         log_file=os.path.abspath(str(given_log)) if given_log is not None else None,
         transport=str(values.get("transport", "auto")),
     )
+
+
+def _default_redirect_dir(userxattr: bool) -> str:
+    """overlayfs neither writes nor follows redirects with userxattr, and upper should stay one that it can
+    mount; who does not need that may ask for redirect_dir=on."""
+    return "nofollow" if userxattr else UnionConfig(()).redirect_dir
 
 
 def _names(count: int) -> tuple[str, ...]:
@@ -245,13 +250,11 @@ def _unknown(name: str) -> OptionError:
 
 
 def _refuse_contradictions(config: UnionConfig, values: Mapping[str, Value]) -> None:
-    if config.userxattr:
-        for name, wanted in (("metacopy", config.metacopy), ("redirect_dir", config.redirect_dir == "on")):
-            if wanted:
-                raise OptionError(
-                    f"mount option {name}=on does not go with user.overlay.* marks (userxattr, or no root's"
-                    f" privileges), as in overlayfs; leave it out"
-                )
+    if config.userxattr and config.metacopy:
+        raise OptionError(
+            "mount option metacopy=on does not go with user.overlay.* marks (userxattr, or no root's"
+            " privileges): whoever may write upper could read any file through them; leave it out"
+        )
     if config.metacopy and config.redirect_dir != "on":
         raise OptionError(
             f"metacopy=on and redirect_dir={config.redirect_dir} contradict each other: a renamed metacopy"

@@ -204,6 +204,7 @@ def test_the_root_directory_is_a_mountpoint() -> None:
         ["debug", r"log_file=/tmp/a\,b"],
         ["userxattr"],
         ["userxattr", "redirect_dir=off", "index=on"],
+        ["userxattr", "redirect_dir=on"],
     ],
 )
 def test_printed_options_parse_to_the_same(texts: list[str]) -> None:
@@ -211,12 +212,12 @@ def test_printed_options_parse_to_the_same(texts: list[str]) -> None:
     assert parse(*given.words()) == given
 
 
-def test_userxattr_writes_and_follows_no_redirects_as_in_overlayfs() -> None:
+def test_userxattr_writes_and_follows_no_redirects_unless_asked_to() -> None:
     assert parse("userxattr").config.redirect_dir == "nofollow"
     assert options.parse(["/l", "/u", "/w", "/m"], privileged=False).config.redirect_dir == "nofollow"
-    for name in ("redirect_dir", "metacopy"):
-        with pytest.raises(OptionError, match=f"{name}=on does not go with user.overlay"):
-            parse("userxattr", f"{name}=on")
+    assert parse("userxattr", "redirect_dir=on").config.redirect_dir == "on"
+    with pytest.raises(OptionError, match="metacopy=on does not go with user.overlay"):
+        parse("userxattr", "metacopy=on")
 
 
 def test_the_help_table_has_every_option() -> None:
