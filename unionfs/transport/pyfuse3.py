@@ -439,6 +439,12 @@ class _Operations(pyfuse3.Operations):
                     log.warning("cannot clear %s in work (the next mount will): %s", name.decode(), error)
 
 
+def _is_end(error: BaseException) -> bool:
+    return isinstance(error, ExceptionGroup) or (
+        isinstance(error, OSError) and error.errno == errno.ECONNABORTED
+    )
+
+
 class Session:
     """One mount's conversation with the kernel. pyfuse3 keeps it in globals: one at a time in a process."""
 
@@ -452,7 +458,12 @@ class Session:
         """Answer requests until the kernel ends the session; cancel to stop earlier."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._operations.sweep)
-            await pyfuse3.main(max_tasks=_MOST_TASKS)
+            try:
+                await pyfuse3.main(max_tasks=_MOST_TASKS)
+            except* OSError as failures:
+                # An unmount that comes while a request is read ends it so; ENODEV pyfuse3 knows itself.
+                if failures.subgroup(lambda error: not _is_end(error)) is not None:
+                    raise
             nursery.cancel_scope.cancel()
 
     def counts(self) -> dict[str, int]:
