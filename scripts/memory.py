@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.mounts import Daemon, pyunionfs, scratch
+from tests.support.mounts import Daemon, private_mounts, pyunionfs, scratch
 
 FILES_A_DIRECTORY = 100
 LIMIT = 1024
@@ -83,6 +83,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("memory: needs root, to drop the kernel's caches", file=sys.stderr)
         return 2
+    private_mounts()
     with scratch() as space:
         lower, upper, work, merged = (space / name for name in ("lower", "upper", "work", "merged"))
         for directory in (lower, upper, work, merged):

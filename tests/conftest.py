@@ -1,4 +1,4 @@
-"""What all tests share: the choice of what is mounted.
+"""What all tests share: the choice of what is mounted, and a mount namespace for the whole run.
 
 `--on overlayfs` runs the tests that only use a mount on kernel overlayfs instead of pyunionfs: a test that
 fails there too has found its own fault and not the daemon's. `--on fuse-overlayfs` is there to compare.
@@ -6,7 +6,13 @@ fails there too has found its own fault and not the daemon's. `--on fuse-overlay
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
+
 import pytest
+
+from tests.support import mounts
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,3 +28,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="OPTIONS",
         help="what tests/programs mount it with, as in index=on,metacopy=on",
     )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Move the run into a mount namespace of its own, where the machine allows it.
+
+    A container or service that starts while tests run would else get a copy of their mounts and hold them,
+    so that a daemon lives on after its unmount, rightly, and a test fails. It also leaves no mount when the run
+    is killed. The union mounts of others, copied at this moment, are let go for the same reason.
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        mounts.private_mounts()
+    except PermissionError:  # a container without CAP_SYS_ADMIN: nothing can be mounted there either
+        return
+    for path in reversed(_unions()):
+        # Lazy, and only in this namespace: the owner's mount stays.
+        mounts.umount(path, lazy=True)
+
+
+def _unions() -> list[Path]:
+    """Where pyunionfs is mounted in this namespace, in the order of mounting."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields = line.split(b" ")
+        if fields[fields.index(b"-") + 1] == b"fuse.pyunionfs":
+            plain = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), fields[4])
+            found.append(Path(os.fsdecode(plain)))
+    return found
