@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.overlay.rig import ROOT, Stack, View, caller
-from tests.overlay.test_copy_up import ACCESS, DEFAULT
+from tests.overlay.test_copy_up import DEFAULT
 from tests.overlay.trees import WHITEOUT, Spec, Tree, directory, disk, marks
 from tests.support.mounts import needs_overlayfs
 
@@ -95,6 +95,21 @@ def test_exists(stack: Stack, what: str) -> None:
             with pytest.raises(FileExistsError):
                 make(view, name)
     assert disk(stack.upper) == {"own": "file 'own'"}
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_new_directory_shows_nothing_old_without_redirects(stack: Stack, over: str) -> None:
+    """With redirect_dir=off opaque is written only where it is needed: there it must be."""
+    upper, lowers, _ = OVER[over]
+    stack.layers(*lowers, upper=upper)
+    with stack.open(redirect_dir="off") as view:
+        view.mkdir("d/x")
+        view.create("d/x/new")
+        assert view.ls("d/x") == ["new"]
+    with stack.open(redirect_dir="off") as view:
+        assert view.ls("d/x") == ["new"]
+    if over == "nothing, merged":
+        assert disk(stack.upper)["d/x"] == "dir"
 
 
 def test_link_of_a_directory_is_refused(stack: Stack) -> None:
@@ -252,4 +267,3 @@ def test_opaque_is_a_mark_and_no_content(stack: Stack) -> None:
         with pytest.raises(OSError):
             view.getxattr("x", "trusted.overlay.opaque")
     assert marks(stack.upper / "x") == {"opaque": b"y"}
-    assert ACCESS != DEFAULT

@@ -196,6 +196,20 @@ def test_whiteouts_without_any_links(stack: Stack, monkeypatch: pytest.MonkeyPat
     assert stack.work_names() == []
 
 
+def test_placing_never_replaces(base: Path) -> None:
+    build(base, {"target": "mine"})
+    top = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+    work = Work(os.dup(top), index=False, volatile=False)
+    name = work.mkdir()
+    with pytest.raises(FileExistsError):
+        work.place(name, top, b"target")
+    work.place(name, top, b"free")
+    assert (base / "target").read_text() == "mine"
+    assert (base / "free").is_dir()
+    work.close()
+    os.close(top)
+
+
 def test_remove_tree(base: Path) -> None:
     build(base / "t", {"x": {"y": {"z": "z"}, "w": WHITEOUT}, "f": "f"})
     fd = os.open(base / "t", os.O_RDONLY | os.O_DIRECTORY)
