@@ -1,8 +1,7 @@
 """Asking a running daemon how it is: one Unix socket a mount, in a directory that only its user can enter.
 
 A client connects, the daemon writes one JSON object and closes. There are no commands, so there is nothing
-that a
-client could break. Whoever reads the answer must not trust it further than the daemon's user.
+that a client could break. Whoever reads the answer must not trust it further than the daemon's user.
 """
 
 from __future__ import annotations
@@ -82,6 +81,7 @@ class ControlSocket:
     """The daemon's end. Bound before the mount, which may cover the directory, and removed by descriptor."""
 
     def __init__(self, directory: str, stem: str) -> None:
+        self._directory = directory
         self._dirfd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -123,6 +123,10 @@ class ControlSocket:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._name, dir_fd=self._dirfd)
         os.close(self._dirfd)
+        if os.path.dirname(self._directory) == "/tmp":
+            # Nobody else clears up there; it stays while another daemon's socket or a log is in it.
+            with contextlib.suppress(OSError):
+                os.rmdir(self._directory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,9 +150,9 @@ class _Life:
                 f" its traceback went to {self.log_place}"
             ) from error
         finally:
+            log.clear_away(fallback)
             if control is not None:
                 control.close()
-            log.clear_away(fallback)
 
     def _mount_and_serve(self, control: ControlSocket | None) -> int:
         try:

@@ -27,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
-        return _run(words)
+        try:
+            return _run(words)
+        finally:
+            # Here, also when argparse ends with SystemExit, and not at the interpreter's end: see below.
+            sys.stdout.flush()
     except PyUnionFSError as error:
         _complain(str(error))
         return 2 if isinstance(error, OptionError) else 1
