@@ -37,9 +37,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _process_as_it_was() -> Iterator[None]:
     umask = os.umask(0o022)
     bits = _libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
-    before = descriptors()
+    before, numbers = descriptors(), set(os.listdir("/proc/self/fd"))
     yield
     left = descriptors()
+    if left != before:
+        # The next tests should not suffer, and the filesystem must be unmounted in the end.
+        for number in set(os.listdir("/proc/self/fd")) - numbers:
+            with contextlib.suppress(OSError):  # that of this listing is closed already
+                os.close(int(number))
     os.umask(umask)
     _libc.prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0)
     assert left == before, "descriptors leaked"
