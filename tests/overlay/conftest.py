@@ -33,18 +33,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root: trusted xattrs and devices 0/0"))
 
 
+def _numbers() -> set[int]:
+    """The open descriptors, that of this very listing left out."""
+    return {
+        int(number) for number in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{number}")
+    }
+
+
 @pytest.fixture(autouse=True)
 def _process_as_it_was() -> Iterator[None]:
     umask = os.umask(0o022)
     bits = _libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
-    before, numbers = descriptors(), set(os.listdir("/proc/self/fd"))
+    before, numbers = descriptors(), _numbers()
     yield
     left = descriptors()
     if left != before:
         # The next tests should not suffer, and the filesystem must be unmounted in the end.
-        for number in set(os.listdir("/proc/self/fd")) - numbers:
-            with contextlib.suppress(OSError):  # that of this listing is closed already
-                os.close(int(number))
+        for number in _numbers() - numbers:
+            os.close(number)
     os.umask(umask)
     _libc.prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0)
     assert left == before, "descriptors leaked"
