@@ -201,16 +201,21 @@ def without_index_names(reference: Snapshot, subject: Snapshot) -> None:
     The kernel links a name into upper at the first change that comes through that name; FUSE hands a change
     on by object, not by name. A name that is not in upper is found through the index and shows the same
     object, which the trees and the swapped mounts prove. Taken out of both: names that only one has, if
-    they are a copied-up file's.
+    they are a copied-up file's, and the directories that only one has and that hold nothing else.
     """
     for one, other in ((reference, subject), (subject, reference)):
-        for path in sorted(one.nodes.keys() - other.nodes.keys()):
+        emptied: set[bytes] = set()
+        for path in sorted(one.nodes.keys() - other.nodes.keys(), reverse=True):  # what is below, first
             node = one.nodes[path]
-            if isinstance(node["stat"], tuple) and node["stat"][0] != "dir" and node["stat"][5] > 1:
+            if not isinstance(node["stat"], tuple):
+                continue
+            is_dir = node["stat"][0] == "dir"
+            if (path in emptied and not node["names"]) if is_dir else node["stat"][5] > 1:
                 parent, _, name = path.rpartition(b"/")
                 del one.nodes[path]
                 if parent in one.nodes:
                     one.nodes[parent]["names"].remove(name)
+                    emptied.add(parent)
     for snapshot in (reference, subject):
         for node in snapshot.nodes.values():
             node.pop("same object as", None)
