@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import AbstractContextManager, nullcontext
 
 from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.layer import Layer
 
 _OWNER = stat.S_IRWXU
 
@@ -52,6 +54,13 @@ class OwnerAccess:
             finally:
                 os.close(self._fd)
                 self._fd = -1
+
+
+def reachable(fs: OverlayFs, layer: Layer, path: bytes) -> AbstractContextManager[None]:
+    """Within this context the marks of an object in *layer* can be read, where it is ours."""
+    if fs.identity.privileged or not layer.is_upper:
+        return nullcontext()
+    return OwnerAccess(fs, path)
 
 
 def set_mark(fs: OverlayFs, path: bytes, name: str, value: bytes, *, follow: bool = False) -> None:

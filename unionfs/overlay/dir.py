@@ -20,9 +20,10 @@ from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, set_impure
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.iget import adopt_new
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir, is_whiteout_device
-from unionfs.overlay.namei import adopt_new, lookup, lower_has
+from unionfs.overlay.namei import find, lower_has
 from unionfs.overlay.readdir import HIDDEN, PRESENT, DirHandle, index_of, note_upper, scan_real
 from unionfs.overlay.redirect import set_redirect
 
@@ -107,7 +108,7 @@ def create(
 def _make(
     fs: OverlayFs, parent: Directory, name: bytes, caller: Caller, make: Make, *, is_dir: bool = False
 ) -> Entry:
-    if lookup(fs, parent, name) is not None:
+    if find(fs, parent, name) is not None:
         raise failure(errno.EEXIST)
     slot = find_slot(fs, parent, name)
     place = slot.place
@@ -181,7 +182,7 @@ def link(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> os.stat
     """link(2): a further name for a file, which is copied up first."""
     if not isinstance(inode, File):
         raise failure(errno.EPERM)
-    if lookup(fs, parent, name) is not None:
+    if find(fs, parent, name) is not None:
         raise failure(errno.EEXIST)
     fs.writable_work()
     lower_has(fs, parent, name)  # may raise Wait: before the copy-up
@@ -216,10 +217,9 @@ def link(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> os.stat
 
 def unlink(fs: OverlayFs, parent: Directory, name: bytes) -> None:
     """unlink(2)."""
-    there = lookup(fs, parent, name)
-    if there is None:
+    inode = find(fs, parent, name)
+    if inode is None:
         raise failure(errno.ENOENT)
-    inode = there[0]
     if not isinstance(inode, File):
         raise failure(errno.EISDIR)
     work = fs.writable_work()
@@ -314,10 +314,9 @@ def relocate(inode: File, directory: RealDir, name: bytes) -> None:
 
 def rmdir(fs: OverlayFs, parent: Directory, name: bytes) -> None:
     """rmdir(2) of a directory that is empty to the caller; whiteouts in it go with it."""
-    there = lookup(fs, parent, name)
-    if there is None:
+    directory = find(fs, parent, name)
+    if directory is None:
         raise failure(errno.ENOENT)
-    directory = there[0]
     if not isinstance(directory, Directory):
         raise failure(errno.ENOTDIR)
     check_empty(fs, directory)

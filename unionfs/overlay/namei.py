@@ -9,30 +9,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from unionfs.overlay import index
-from unionfs.overlay.access import OwnerAccess
+from unionfs.overlay.access import reachable
 from unionfs.overlay.format import OPAQUE_FILE, WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
-from unionfs.overlay.inode import Directory, File, Inode
+from unionfs.overlay.iget import Found, Hit, instantiate
+from unionfs.overlay.inode import Directory, Inode
 from unionfs.overlay.layer import RealDir, is_mark_file, is_whiteout_device
 from unionfs.overlay.readdir import ALONE, HIDDEN, PRESENT, index_of
 
 _S_IFMT = 0o170000
 _S_IFDIR = 0o040000
 _S_IFREG = 0o100000
-
-
-@dataclass(slots=True)
-class _Hit:
-    """One real object found on the way down."""
-
-    directory: RealDir
-    name: bytes
-    st: os.stat_result
-    whiteout_files: bool = False
 
 
 @dataclass(slots=True)
@@ -48,17 +37,14 @@ class _Walk:
     found_redirect: bytes | None = None
 
 
-@dataclass(slots=True)
-class Found:
-    """What a name stands for: the object in upper and those in lowers, top first."""
-
-    walk: _Walk
-    upper: _Hit | None = None
-    lowers: list[_Hit] = field(default_factory=list)
-    upper_metacopy: bool = False
-    upper_marks: frozenset[str] = frozenset()
-    upper_redirect: bytes | None = None
-    upper_opaque: bool = False
+def find(fs: OverlayFs, parent: Directory, name: bytes) -> Inode | None:
+    """The inode of a name, or None where the name is not there; errors as for `lookup`."""
+    if fs.trust:
+        child = parent.children.get(name)
+        if child is not None:
+            return child
+    entry = lookup(fs, parent, name)
+    return None if entry is None else entry[0]
 
 
 def lookup(fs: OverlayFs, parent: Directory, name: bytes) -> tuple[Inode, os.stat_result] | None:
@@ -78,7 +64,7 @@ def lookup(fs: OverlayFs, parent: Directory, name: bytes) -> tuple[Inode, os.sta
             if gone is not None:
                 fs.table.detach(gone, parent, name)
         return None
-    return _instantiate(fs, parent, name, found)
+    return instantiate(fs, parent, name, found)
 
 
 def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
@@ -88,7 +74,7 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
     if name.startswith(WHITEOUT_PREFIX) and _is_mark(parent, name):
         return None
     walk = _Walk(name)
-    found = Found(walk)
+    found = Found()
     merged = parent.merged
     names = index_of(fs, parent) if merged and fs.trust else None
 
@@ -112,7 +98,7 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
             walk.stop = True
 
     if not walk.stop:
-        _search_lowers(fs, parent, found)
+        _search_lowers(fs, parent, found, walk)
 
     if found.upper is None and not found.lowers:
         return None
@@ -121,8 +107,7 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
     return found
 
 
-def _search_lowers(fs: OverlayFs, parent: Directory, found: Found) -> None:
-    walk = found.walk
+def _search_lowers(fs: OverlayFs, parent: Directory, found: Found, walk: _Walk) -> None:
     stack = found.lowers
     roots = fs.root.lowers
     lowers = parent.lowers
@@ -190,7 +175,7 @@ def _is_mark(parent: Directory, name: bytes) -> bool:
 
 def _single(
     fs: OverlayFs, base: RealDir, walk: _Walk, name: bytes, *, last: bool, bottom: bool
-) -> _Hit | None:
+) -> Hit | None:
     """Look one name up in one real directory (ovl_lookup_single()).
 
     *last* says that it is the last component of what is looked for, *bottom* that no layer is below. A
@@ -215,19 +200,19 @@ def _single(
         walk.metacopy = False
         if kind == _S_IFREG:
             path = base.proc_path(name)
-            with _reachable(fs, base, path):
+            with reachable(fs, base.layer, path):
                 marks = fmt.marks(path)
                 walk.metacopy = fmt.metacopy in marks
                 if walk.metacopy and not bottom and fmt.redirect in marks:
                     walk.found_redirect = fmt.read_redirect(path)
         walk.stop = not walk.metacopy
-        return _Hit(base, name, st)
+        return Hit(base, name, st)
     if last:
         walk.is_dir = True
-    hit = _Hit(base, name, st)
+    hit = Hit(base, name, st)
     if not bottom:
         path = base.proc_path(name)
-        with _reachable(fs, base, path):
+        with reachable(fs, base.layer, path):
             marks = fmt.marks(path)
             if fmt.opaque in marks:
                 value = fmt.read(path, fmt.opaque)
@@ -241,13 +226,6 @@ def _single(
     return hit
 
 
-def _reachable(fs: OverlayFs, base: RealDir, path: bytes) -> AbstractContextManager[None]:
-    """An ordinary user's own objects in upper may have a mode that hides their marks from their daemon."""
-    if fs.identity.privileged or not base.layer.is_upper:
-        return nullcontext()
-    return OwnerAccess(fs, path)
-
-
 def _has_opaque_file(base: RealDir, name: bytes) -> bool:
     """Whether the directory *name* holds `.wh..wh..opq`."""
     try:
@@ -258,7 +236,7 @@ def _has_opaque_file(base: RealDir, name: bytes) -> bool:
     return stat.S_ISREG(st.st_mode)
 
 
-def _walk_path(fs: OverlayFs, root: RealDir, walk: _Walk, *, bottom: bool) -> _Hit | None:
+def _walk_path(fs: OverlayFs, root: RealDir, walk: _Walk, *, bottom: bool) -> Hit | None:
     """Look an absolute path up in one layer, component by component (ovl_lookup_layer()).
 
     A redirect on the way replaces the path up to where it stands, for the layers below.
@@ -296,159 +274,3 @@ def lower_has(fs: OverlayFs, parent: Directory, name: bytes) -> bool:
         if _has_wh_file(real, name):
             return False
     return False
-
-
-def adopt_new(
-    fs: OverlayFs, parent: Directory, name: bytes, place: RealDir, *, opaque: bool
-) -> tuple[Inode, os.stat_result]:
-    """The inode of an object that was just made in upper: nothing of it can lie below."""
-    st = os.stat(name, dir_fd=place.open(), follow_symlinks=False)
-    table = fs.table
-    number = _free(fs, table.numbers.of(st.st_dev, st.st_ino))
-    inode: Inode
-    if stat.S_ISDIR(st.st_mode):
-        inode = Directory(number, st.st_mode, place.child(name), ())
-        inode.opaque = opaque
-    else:
-        inode = File(number, st.st_mode)
-        inode.updir, inode.upname = place, name
-        inode.real_ino = st.st_ino
-    table.add(inode)
-    table.attach(inode, parent, name)
-    return inode, st
-
-
-# --- from real objects to an inode -----------------------------------------------------------------
-
-
-def _instantiate(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> tuple[Inode, os.stat_result]:
-    top = found.upper if found.upper is not None else found.lowers[0]
-    if stat.S_ISDIR(top.st.st_mode):
-        return _directory(fs, parent, name, found), top.st
-    inode = _file(fs, parent, name, found)
-    if inode.on_upper and found.upper is None:
-        # A lower name of a file that was copied up under another one.
-        return inode, inode.lstat()
-    return inode, top.st
-
-
-def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> Directory:
-    table = fs.table
-    upper: RealDir | None = None
-    top = found.upper
-    if top is not None:
-        upper = top.directory.child(top.name)
-    lowers = tuple(_lower_dirs(found))
-    source = found.lowers[0] if found.lowers else top
-    assert source is not None
-    known = parent.children.get(name)
-    if isinstance(known, Directory):
-        # Layers changed underneath (`timeout=`): the same inode, looked at afresh.
-        if (known.upper is None) != (upper is None):
-            known.upper = upper
-        known.lowers = lowers
-        known.index = None
-        return known
-    number = _free(fs, table.numbers.of(source.st.st_dev, source.st.st_ino))
-    inode = Directory(number, source.st.st_mode, upper, lowers)
-    if top is not None:
-        inode.mode = top.st.st_mode
-        inode.opaque = found.upper_opaque
-        inode.redirect = found.upper_redirect
-    table.add(inode)
-    table.attach(inode, parent, name)
-    return inode
-
-
-def _lower_dirs(found: Found) -> list[RealDir]:
-    dirs = []
-    for hit in found.lowers:
-        real = hit.directory.child(hit.name)
-        real.whiteout_files = hit.whiteout_files
-        dirs.append(real)
-    return dirs
-
-
-def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
-    table = fs.table
-    top = found.upper
-    if top is None:
-        return _lower_file(fs, parent, name, found)
-    st = top.st
-    own = table.numbers.of(st.st_dev, st.st_ino)
-    has_origin, origin = _origin(fs, top)
-    number = own if origin is None else table.numbers.of(origin.st_dev, origin.st_ino)
-    for candidate in (number, own):
-        known = table.get(candidate)
-        if isinstance(known, File) and known.on_upper and known.real_ino == st.st_ino:
-            if known.updir is None:
-                # It was served by descriptor, and has a known name again.
-                known.updir, known.upname = top.directory, top.name
-                os.close(known.fd)
-                known.fd = -1
-            table.attach(known, parent, name)
-            return known
-    inode = File(_free(fs, number, own), st.st_mode)
-    inode.updir, inode.upname = top.directory, top.name
-    inode.real_ino = st.st_ino
-    inode.redirect = found.upper_redirect
-    inode.has_origin = has_origin
-    if found.lowers:
-        inode.lowdir, inode.lowname = found.lowers[0].directory, found.lowers[0].name
-    _take_data(inode, found.lowers, found.upper_metacopy)
-    if origin is not None and fs.index_dir is not None:
-        index.adopt(fs, inode, st, origin)
-    table.add(inode)
-    table.attach(inode, parent, name)
-    return inode
-
-
-def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
-    table = fs.table
-    top = found.lowers[0]
-    st = top.st
-    number = table.numbers.of(st.st_dev, st.st_ino)
-    known = table.get(number)
-    if isinstance(known, File) and parent.children.get(name) is known:
-        return known  # layers may change underneath (`timeout=`): looked at again, the same
-    if st.st_nlink > 1 and isinstance(known, File):
-        if known.lowdir is None and known.indexed:
-            known.lowdir, known.lowname = top.directory, top.name
-        if known.lowdir is not None and known.lowdir.layer is top.directory.layer:
-            # Another name of a lower file, be it copied up under its first name or not.
-            table.attach(known, parent, name)
-            return known
-    inode = File(_free(fs, number), st.st_mode)
-    inode.lowdir, inode.lowname = top.directory, top.name
-    _take_data(inode, found.lowers, len(found.lowers) > 1)
-    if st.st_nlink > 1 and fs.index_dir is not None:
-        index.find(fs, inode, st)
-    table.add(inode)
-    table.attach(inode, parent, name)
-    return inode
-
-
-def _free(fs: OverlayFs, *numbers: int) -> int:
-    """The first of these numbers that no inode has, else a new one: two objects never share a number."""
-    for number in numbers:
-        if fs.table.get(number) is None:
-            return number
-    return fs.table.numbers.allocate()
-
-
-def _take_data(inode: File, lowers: list[_Hit], metacopy: bool) -> None:
-    inode.metacopy = metacopy
-    if metacopy:
-        inode.datadir, inode.dataname = lowers[-1].directory, lowers[-1].name
-
-
-def _origin(fs: OverlayFs, hit: _Hit) -> tuple[bool, os.stat_result | None]:
-    """Whether an upper file has an `overlay.origin`, and the lower object that it names if that is found."""
-    path = hit.directory.proc_path(hit.name)
-    with _reachable(fs, hit.directory, path):
-        value = fs.format.read(path, fs.format.origin)
-    origin = fs.format.decode_origin(value) if value else None
-    st = fs.stat_origin(origin) if origin is not None else None
-    if st is None or st.st_mode & _S_IFMT != hit.st.st_mode & _S_IFMT:
-        return value is not None, None
-    return True, st

@@ -18,7 +18,7 @@ from unionfs.overlay.dir import check_empty, discard_dir, failure, find_slot, fi
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
-from unionfs.overlay.namei import lookup
+from unionfs.overlay.namei import find
 from unionfs.overlay.readdir import HIDDEN, PRESENT, note_upper
 from unionfs.overlay.redirect import set_redirect
 
@@ -36,12 +36,10 @@ def rename(
     if flags & ~_KNOWN_FLAGS or flags == _KNOWN_FLAGS:
         raise failure(errno.EINVAL)
     exchange = bool(flags & linux.RENAME_EXCHANGE)
-    there = lookup(fs, olddir, oldname)
-    if there is None:
+    old = find(fs, olddir, oldname)
+    if old is None:
         raise failure(errno.ENOENT)
-    old = there[0]
-    there = lookup(fs, newdir, newname)
-    new = there[0] if there is not None else None
+    new = find(fs, newdir, newname)
     if new is None and exchange:
         raise failure(errno.ENOENT)
     if new is not None and flags & linux.RENAME_NOREPLACE:

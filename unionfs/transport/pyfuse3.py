@@ -1,8 +1,7 @@
 """Requests by way of libfuse and pyfuse3, under trio: a thin translation that holds no union rule.
 
-Facts about pyfuse3 that shape this file: only `FUSEError` may leave a handler, anything else ends the main
-loop and the mount with it; listings are always readdirplus, and each entry that `readdir_reply` takes counts
-as one lookup; `st_ino` is the node number too; `open` and `opendir` must never answer ENOSYS.
+Facts about pyfuse3 that shape this file: listings are always readdirplus, and each entry that `readdir_reply`
+takes counts as one lookup; `st_ino` is the node number too; `open` and `opendir` must never answer ENOSYS.
 
 Handlers run on the state thread and do not wait, except where the union asks for slow work (`Wait`), the disk
 must be read or something is synced: then a worker thread does it.
@@ -15,9 +14,6 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Coroutine
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 import trio
@@ -29,12 +25,10 @@ from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import Inode
 from unionfs.overlay.readdir import DirHandle
 from unionfs.overlay.super import Union
-from unionfs.overlay.wait import Task, Wait
+from unionfs.overlay.wait import Task
+from unionfs.transport.handlers import answer, op, slow_op
 
 log = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _FOREVER = 1e9
 """Seconds that the kernel may keep what it knows when every change comes through the mount."""
@@ -46,80 +40,6 @@ _MOST_TASKS = 100_000
 
 _LOCAL_FILESYSTEMS = frozenset((0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x794C7630))
 """f_type of ext4, xfs, btrfs, tmpfs, f2fs and overlayfs: their close(2) reports no late error."""
-
-
-Method = Callable[Concatenate["_Operations", P], T]
-Handler = Callable[Concatenate["_Operations", P], Coroutine[Any, Any, T]]
-
-
-def op(opcode: str) -> Callable[[Method[P, T]], Handler[P, T]]:
-    """Make a handler of an operation that does not wait: call it, again after slow work it asks for."""
-
-    def decorate(operation: Method[P, T]) -> Handler[P, T]:
-        @wraps(operation)
-        async def handler(self: _Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            self.counts[opcode] = self.counts.get(opcode, 0) + 1
-            if self.debug:
-                _log_request(opcode, args)
-            while True:
-                try:
-                    result = operation(self, *args, **kwargs)
-                    if self.fs.stale:
-                        self.invalidate()
-                    if self.fs.litter:
-                        self.litter.set()
-                    return result
-                except Wait as wait:
-                    task = wait.task
-                except Exception as error:
-                    raise _answer(error, opcode) from None
-                await self.settle(task, opcode)
-
-        return handler
-
-    return decorate
-
-
-def slow_op(opcode: str) -> Callable[[Handler[P, T]], Handler[P, T]]:
-    """Make a handler of an operation that is a coroutine itself."""
-
-    def decorate(operation: Handler[P, T]) -> Handler[P, T]:
-        @wraps(operation)
-        async def handler(self: _Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            self.counts[opcode] = self.counts.get(opcode, 0) + 1
-            if self.debug:
-                _log_request(opcode, args)
-            try:
-                return await operation(self, *args, **kwargs)
-            except Exception as error:
-                raise _answer(error, opcode) from None
-
-        return handler
-
-    return decorate
-
-
-def _log_request(opcode: str, args: tuple[object, ...]) -> None:
-    """What `debug` shows of a request: numbers and names, of data only how much it is."""
-    shown = []
-    for arg in args:
-        if isinstance(arg, bytes):
-            shown.append(repr(arg) if len(arg) <= 255 else f"{len(arg)} bytes")
-        elif isinstance(arg, int):
-            shown.append(str(arg))
-        elif isinstance(arg, pyfuse3.RequestContext):
-            shown.append(f"pid {arg.pid} uid {arg.uid} gid {arg.gid}")
-    log.debug("%s(%s)", opcode, ", ".join(shown))
-
-
-def _answer(error: BaseException, opcode: str) -> pyfuse3.FUSEError:
-    """What the kernel is told of a failure: its errno, and EIO for a bug, which is logged."""
-    if isinstance(error, pyfuse3.FUSEError):
-        return error
-    if isinstance(error, OSError) and error.errno:
-        return pyfuse3.FUSEError(error.errno)
-    log.error("a bug has cost one %s request", opcode, exc_info=error)
-    return pyfuse3.FUSEError(errno.EIO)
 
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:
@@ -176,13 +96,18 @@ class _Operations(pyfuse3.Operations):
             del self._waiters[task]
             done.set()
         if failure is not None:
-            raise _answer(failure, opcode) from None
+            raise answer(failure, opcode) from None
 
-    def invalidate(self) -> None:
-        """Have the kernel forget attributes. Unlike that of data, this takes no lock and cannot deadlock."""
-        for ino in self.union.take_stale():
-            with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten the inode already
-                pyfuse3.invalidate_inode(ino, attr_only=True)
+    def answered(self) -> None:
+        """Pass on what an operation has left: attributes that the kernel must forget, litter in work."""
+        fs = self.fs
+        if fs.stale:
+            for ino in self.union.take_stale():
+                # Unlike that of data, this takes no lock and cannot deadlock.
+                with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten the inode already
+                    pyfuse3.invalidate_inode(ino, attr_only=True)
+        if fs.litter:
+            self.litter.set()
 
     def _attributes(self, inode: Inode, st: os.stat_result) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()

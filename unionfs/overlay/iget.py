@@ -1,0 +1,194 @@
+"""From the real objects of a name to its inode: identity, numbers, and which names are one object.
+
+What a name stands for has been found (`namei.py`); here it becomes the `Inode` that is known already, or a
+new one. Nothing here looks a name up or changes a layer.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+
+from unionfs.overlay import index
+from unionfs.overlay.access import reachable
+from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.inode import Directory, File, Inode
+from unionfs.overlay.layer import RealDir
+
+_S_IFMT = 0o170000
+
+
+@dataclass(slots=True)
+class Hit:
+    """One real object found on the way down."""
+
+    directory: RealDir
+    name: bytes
+    st: os.stat_result
+    whiteout_files: bool = False
+
+
+@dataclass(slots=True)
+class Found:
+    """What a name stands for: the object in upper and those in lowers, top first."""
+
+    upper: Hit | None = None
+    lowers: list[Hit] = field(default_factory=list)
+    upper_metacopy: bool = False
+    upper_marks: frozenset[str] = frozenset()
+    upper_redirect: bytes | None = None
+    upper_opaque: bool = False
+
+
+def instantiate(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> tuple[Inode, os.stat_result]:
+    top = found.upper if found.upper is not None else found.lowers[0]
+    if stat.S_ISDIR(top.st.st_mode):
+        return _directory(fs, parent, name, found), top.st
+    inode = _file(fs, parent, name, found)
+    if inode.on_upper and found.upper is None:
+        # A lower name of a file that was copied up under another one.
+        return inode, inode.lstat()
+    return inode, top.st
+
+
+def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> Directory:
+    table = fs.table
+    upper: RealDir | None = None
+    top = found.upper
+    if top is not None:
+        upper = top.directory.child(top.name)
+    lowers = tuple(_lower_dirs(found))
+    source = found.lowers[0] if found.lowers else top
+    assert source is not None
+    known = parent.children.get(name)
+    if isinstance(known, Directory):
+        # Layers changed underneath (`timeout=`): the same inode, looked at afresh.
+        if (known.upper is None) != (upper is None):
+            known.upper = upper
+        known.lowers = lowers
+        known.index = None
+        return known
+    number = _free(fs, table.numbers.of(source.st.st_dev, source.st.st_ino))
+    inode = Directory(number, source.st.st_mode, upper, lowers)
+    if top is not None:
+        inode.mode = top.st.st_mode
+        inode.opaque = found.upper_opaque
+        inode.redirect = found.upper_redirect
+    table.add(inode)
+    table.attach(inode, parent, name)
+    return inode
+
+
+def _lower_dirs(found: Found) -> list[RealDir]:
+    dirs = []
+    for hit in found.lowers:
+        real = hit.directory.child(hit.name)
+        real.whiteout_files = hit.whiteout_files
+        dirs.append(real)
+    return dirs
+
+
+def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
+    table = fs.table
+    top = found.upper
+    if top is None:
+        return _lower_file(fs, parent, name, found)
+    st = top.st
+    own = table.numbers.of(st.st_dev, st.st_ino)
+    has_origin, origin = _origin(fs, top)
+    number = own if origin is None else table.numbers.of(origin.st_dev, origin.st_ino)
+    for candidate in (number, own):
+        known = table.get(candidate)
+        if isinstance(known, File) and known.on_upper and known.real_ino == st.st_ino:
+            if known.updir is None:
+                # It was served by descriptor, and has a known name again.
+                known.updir, known.upname = top.directory, top.name
+                os.close(known.fd)
+                known.fd = -1
+            table.attach(known, parent, name)
+            return known
+    inode = File(_free(fs, number, own), st.st_mode)
+    inode.updir, inode.upname = top.directory, top.name
+    inode.real_ino = st.st_ino
+    inode.redirect = found.upper_redirect
+    inode.has_origin = has_origin
+    if found.lowers:
+        inode.lowdir, inode.lowname = found.lowers[0].directory, found.lowers[0].name
+    _take_data(inode, found.lowers, found.upper_metacopy)
+    if origin is not None and fs.index_dir is not None:
+        index.adopt(fs, inode, st, origin)
+    table.add(inode)
+    table.attach(inode, parent, name)
+    return inode
+
+
+def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
+    table = fs.table
+    top = found.lowers[0]
+    st = top.st
+    number = table.numbers.of(st.st_dev, st.st_ino)
+    known = table.get(number)
+    if isinstance(known, File) and parent.children.get(name) is known:
+        return known  # layers may change underneath (`timeout=`): looked at again, the same
+    if st.st_nlink > 1 and isinstance(known, File):
+        if known.lowdir is None and known.indexed:
+            known.lowdir, known.lowname = top.directory, top.name
+        if known.lowdir is not None and known.lowdir.layer is top.directory.layer:
+            # Another name of a lower file, be it copied up under its first name or not.
+            table.attach(known, parent, name)
+            return known
+    inode = File(_free(fs, number), st.st_mode)
+    inode.lowdir, inode.lowname = top.directory, top.name
+    _take_data(inode, found.lowers, len(found.lowers) > 1)
+    if st.st_nlink > 1 and fs.index_dir is not None:
+        index.find(fs, inode, st)
+    table.add(inode)
+    table.attach(inode, parent, name)
+    return inode
+
+
+def _free(fs: OverlayFs, *numbers: int) -> int:
+    """The first of these numbers that no inode has, else a new one: two objects never share a number."""
+    for number in numbers:
+        if fs.table.get(number) is None:
+            return number
+    return fs.table.numbers.allocate()
+
+
+def _take_data(inode: File, lowers: list[Hit], metacopy: bool) -> None:
+    inode.metacopy = metacopy
+    if metacopy:
+        inode.datadir, inode.dataname = lowers[-1].directory, lowers[-1].name
+
+
+def _origin(fs: OverlayFs, hit: Hit) -> tuple[bool, os.stat_result | None]:
+    """Whether an upper file has an `overlay.origin`, and the lower object that it names if that is found."""
+    path = hit.directory.proc_path(hit.name)
+    with reachable(fs, hit.directory.layer, path):
+        value = fs.format.read(path, fs.format.origin)
+    origin = fs.format.decode_origin(value) if value else None
+    st = fs.stat_origin(origin) if origin is not None else None
+    if st is None or st.st_mode & _S_IFMT != hit.st.st_mode & _S_IFMT:
+        return value is not None, None
+    return True, st
+
+
+def adopt_new(
+    fs: OverlayFs, parent: Directory, name: bytes, place: RealDir, *, opaque: bool
+) -> tuple[Inode, os.stat_result]:
+    """The inode of an object that was just made in upper: nothing of it can lie below."""
+    st = os.stat(name, dir_fd=place.open(), follow_symlinks=False)
+    table = fs.table
+    number = _free(fs, table.numbers.of(st.st_dev, st.st_ino))
+    inode: Inode
+    if stat.S_ISDIR(st.st_mode):
+        inode = Directory(number, st.st_mode, place.child(name), ())
+        inode.opaque = opaque
+    else:
+        inode = File(number, st.st_mode)
+        inode.updir, inode.upname = place, name
+        inode.real_ino = st.st_ino
+    table.add(inode)
+    table.attach(inode, parent, name)
+    return inode, st

@@ -1,0 +1,106 @@
+"""Making pyfuse3 handlers of the union's operations: counting, slow work, and what a failure answers.
+
+Only `FUSEError` may leave a handler: anything else ends pyfuse3's main loop and the mount with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import pyfuse3
+
+from unionfs.overlay.wait import Task, Wait
+
+log = logging.getLogger(__name__)
+
+
+class Server(Protocol):
+    """What a handler needs of the object that it is a method of."""
+
+    counts: dict[str, int]
+    debug: bool
+
+    async def settle(self, task: Task, opcode: str) -> None:
+        """Have slow work done; the operation is called again after it."""
+
+    def answered(self) -> None:
+        """Called after each operation that has done its work, before its answer."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+S = TypeVar("S", bound=Server)
+
+Method = Callable[Concatenate[S, P], T]
+Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
+
+
+def op(opcode: str) -> Callable[[Method[S, P, T]], Handler[S, P, T]]:
+    """Make a handler of an operation that does not wait: call it, again after slow work it asks for."""
+
+    def decorate(operation: Method[S, P, T]) -> Handler[S, P, T]:
+        @wraps(operation)
+        async def handler(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            self.counts[opcode] = self.counts.get(opcode, 0) + 1
+            if self.debug:
+                _log_request(opcode, args)
+            while True:
+                try:
+                    result = operation(self, *args, **kwargs)
+                    self.answered()
+                    return result
+                except Wait as wait:
+                    task = wait.task
+                except Exception as error:
+                    raise answer(error, opcode) from None
+                await self.settle(task, opcode)
+
+        return handler
+
+    return decorate
+
+
+def slow_op(opcode: str) -> Callable[[Handler[S, P, T]], Handler[S, P, T]]:
+    """Make a handler of an operation that is a coroutine itself."""
+
+    def decorate(operation: Handler[S, P, T]) -> Handler[S, P, T]:
+        @wraps(operation)
+        async def handler(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            self.counts[opcode] = self.counts.get(opcode, 0) + 1
+            if self.debug:
+                _log_request(opcode, args)
+            try:
+                return await operation(self, *args, **kwargs)
+            except Exception as error:
+                raise answer(error, opcode) from None
+
+        return handler
+
+    return decorate
+
+
+def _log_request(opcode: str, args: tuple[object, ...]) -> None:
+    """What `debug` shows of a request: numbers and names, of data only how much it is."""
+    shown = []
+    for arg in args:
+        if isinstance(arg, bytes):
+            shown.append(repr(arg) if len(arg) <= 255 else f"{len(arg)} bytes")
+        elif isinstance(arg, int):
+            shown.append(str(arg))
+        elif isinstance(arg, pyfuse3.RequestContext):
+            shown.append(f"pid {arg.pid} uid {arg.uid} gid {arg.gid}")
+    log.debug("%s(%s)", opcode, ", ".join(shown))
+
+
+def answer(error: BaseException, opcode: str) -> pyfuse3.FUSEError:
+    """What the kernel is told of a failure: its errno, and EIO for a bug, which is logged."""
+    if isinstance(error, pyfuse3.FUSEError):
+        return error
+    if isinstance(error, OSError) and error.errno:
+        return pyfuse3.FUSEError(error.errno)
+    log.error("a bug has cost one %s request", opcode, exc_info=error)
+    return pyfuse3.FUSEError(errno.EIO)
