@@ -34,8 +34,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Move the run into a mount namespace of its own, where the machine allows it.
 
     A container or service that starts while tests run would else get a copy of their mounts and hold them,
-    so that a daemon lives on after its unmount, rightly, and a test fails. It also leaves no mount when the run
-    is killed. The union mounts of others, copied at this moment, are let go for the same reason.
+    so that a daemon lives on after its unmount, rightly, and a test fails. It also leaves no mount when the
+    run is killed. The union mounts of others, copied at this moment, are let go for the same reason.
     """
     if os.geteuid() != 0:
         return
