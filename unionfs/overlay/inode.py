@@ -6,6 +6,7 @@ lookups of it, a handle is open, or a child is known. Nothing here looks a name 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
@@ -24,6 +25,7 @@ _FS_MAX = 0x7E
 _ALLOCATED = 0x7F << _FS_SHIFT
 
 _WORTH_SHRINKING = 1000
+_FREEZE_STEP = 20_000
 
 # O_NONBLOCK means nothing to a regular file, and keeps a FIFO that took its place from stopping us.
 _OPEN = os.O_CLOEXEC | os.O_NONBLOCK
@@ -260,11 +262,12 @@ class File(Inode):
 class InodeTable:
     """Every inode that somebody still knows, by number."""
 
-    __slots__ = ("_by_ino", "_most", "numbers")
+    __slots__ = ("_by_ino", "_freeze_at", "_most", "numbers")
 
     def __init__(self) -> None:
         self._by_ino: dict[int, Inode] = {}
         self._most = 0
+        self._freeze_at = _FREEZE_STEP
         self.numbers = Numbers()
 
     def __len__(self) -> int:
@@ -276,6 +279,11 @@ class InodeTable:
     def add(self, inode: Inode) -> None:
         assert inode.ino not in self._by_ino
         self._by_ino[inode.ino] = inode
+        if len(self._by_ino) >= self._freeze_at:
+            # A full collection that looks at all inodes stops the mount for a second when there are a
+            # million. Frozen ones it leaves out; they are freed by their reference counts all the same.
+            gc.freeze()
+            self._freeze_at += _FREEZE_STEP
 
     def values(self) -> Iterator[Inode]:
         return iter(self._by_ino.values())
@@ -291,6 +299,7 @@ class InodeTable:
         elif self._most > _WORTH_SHRINKING and count < self._most // 4:
             self._most = count
             self._by_ino = dict(self._by_ino)
+            self._freeze_at = count + _FREEZE_STEP
             return True
         return False
 
