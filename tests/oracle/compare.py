@@ -23,7 +23,9 @@ from tests.oracle.case import Case, Op, Stack
 from tests.oracle.operations import SEEN_FIELDS, Outcome
 from tests.oracle.rules import (
     FailedOperations,
+    PartedWays,
     UnlinkedLower,
+    is_parting,
     is_removal_of_no_acl,
     is_rename_onto_itself,
     with_counted_links,
@@ -257,7 +259,11 @@ def _verdict(
     left: _Stage, right: _Stage, outcomes: list[Outcome], left_tree: snapshot.Snapshot, until: str
 ) -> Difference | None:
     lowers = right.layer_fingerprints()
-    found = _subject(right, right.case, outcomes, left_tree) or _changed_lowers(lowers, right)
+    try:
+        found = _subject(right, right.case, outcomes, left_tree)
+    except PartedWays:
+        return _changed_lowers(lowers, right)
+    found = found or _changed_lowers(lowers, right)
     if found or until not in ("upper", "swap"):
         return found
     failed = FailedOperations(right.case, outcomes)
@@ -355,6 +361,8 @@ def _subject(
                 forgiven = forgiven or is_removal_of_no_acl(op, expected, outcome)
                 if not case.config.index:
                     forgiven = forgiven or is_rename_onto_itself(op, expected, outcome)
+                if outcome != expected and is_parting(case, op, expected, outcome):
+                    raise PartedWays
                 if outcome != expected and not forgiven:
                     return Difference("operation", str(op), outcomes[index], outcome, index)
                 if complaint is not None:
