@@ -226,8 +226,7 @@ def test_few_descriptors_are_enough(stack: Stack) -> None:
         assert view.read(f"{path}/leaf") == b"LEAF"
         tree = view.tree()
         # Known directories without a descriptor are opened again by their names.
-        for directory_ in list(fds._open):
-            fds.close(directory_)
+        fds.close_all()
         assert len(fds) == 0
         assert view.tree() == tree
     with stack.open() as view:
@@ -277,3 +276,17 @@ def test_wrong_types(stack: Stack) -> None:
         assert failure.value.errno == errno.EINVAL
         with pytest.raises(NotADirectoryError):
             complete(view.union.mkdir, view.ino("f"), b"x", 0o755, ROOT)
+
+
+def test_directories_that_nobody_knows_keep_no_descriptor(stack: Stack) -> None:
+    """A metacopy's redirect leads through directories of its own, which go with it."""
+    names = [f"f{i}" for i in range(40)]
+    stack.layers({"a": {"b": dict.fromkeys(names, "data")}, "c": {}})
+    with stack.open(metacopy=True) as view:
+        for name in names:
+            view.chmod(f"a/b/{name}", 0o600)
+            view.rename(f"a/b/{name}", f"c/{name}")
+    with stack.open(metacopy=True) as view:
+        view.tree()
+        view.forget_all()
+        assert len(view.union.fs.dirfds) <= 4

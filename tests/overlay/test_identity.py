@@ -10,7 +10,9 @@ import pytest
 from tests.overlay.rig import Stack
 from tests.overlay.trees import Tree, build, disk, file, marks, symlink
 from tests.support.mounts import loop_fs, needs_overlayfs, overlayfs
+from unionfs.overlay.attr import Changes
 from unionfs.overlay.inode import Numbers
+from unionfs.overlay.wait import complete
 
 TREE: Tree = {"d": {"f": "f", "l": symlink("f"), "e": {"deep": "deep"}}, "top": "top"}
 PATHS = ["d", "d/f", "d/l", "d/e", "d/e/deep", "top"]
@@ -358,3 +360,22 @@ def test_single_links_and_directories_are_not_indexed(stack: Stack) -> None:
         view.unlink("f")
         view.rmdir("d")
     assert stack.index_names() == []
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_nameless_copy_up_leaves_the_other_name_usable(stack: Stack, index: bool) -> None:
+    """The name that a handle was opened by is gone when the file is changed through it."""
+    stack.layers({"a": "data"})
+    os.link(stack.lowers[0] / "a", stack.lowers[0] / "b")
+    with stack.open(index=index) as view:
+        ino = view.ino("a")
+        with view.opened("a") as handle:
+            view.unlink("a")
+            complete(view.union.setattr, ino, Changes(mode=0o600), view.caller, handle)
+        complete(view.union.setattr, view.ino("b"), Changes(size=2), view.caller, None)
+        view.link("b", "c")
+        assert (view.ino("b"), view.stat("b").st_mode & 0o777) == (ino, 0o600)
+    with stack.open(index=index) as view:
+        assert (view.read("b"), view.read("c")) == (b"da", b"da")
+        assert view.stat("b").st_mode & 0o777 == 0o600
+    assert stack.work_names() == []

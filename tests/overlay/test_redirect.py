@@ -291,8 +291,7 @@ def test_directory_swapped_for_a_symlink_while_mounted(stack: Stack, outside: Pa
     stack.layers({"d": {"sub": {"secret": "inner"}}})
     with stack.open() as view:
         view.ino("d/sub")
-        for directory_ in list(view.union.fs.dirfds._open):
-            view.union.fs.dirfds.close(directory_)
+        view.union.fs.dirfds.close_all()
         (stack.lowers[0] / "d").rename(stack.lowers[0] / "gone")
         (stack.lowers[0] / "d").symlink_to(outside)
         with pytest.raises(OSError) as failure:

@@ -256,8 +256,7 @@ def test_paths_of_open_children_follow(stack: Stack) -> None:
         f, w, e = view.ino("d/e/f"), view.ino("u/v/w"), view.ino("d/e")
         view.rename("d", "D")
         view.rename("u", "D/u")
-        for directory_ in list(view.union.fs.dirfds._open):
-            view.union.fs.dirfds.close(directory_)
+        view.union.fs.dirfds.close_all()
         assert view.ino("D/e/f") == f
         assert view.ino("D/u/v/w") == w
         assert view.union.getattr(e)[0].ino == e

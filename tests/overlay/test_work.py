@@ -269,3 +269,14 @@ def test_relative_times_of_lowers_do_not_change(stack: Stack) -> None:
         view.tree()
     assert (stack.lowers[0] / "d/f").stat().st_atime_ns == 1
     assert (stack.lowers[0] / "d").stat().st_atime_ns == 1
+
+
+def test_deletions_go_on_when_somebody_clears_work(stack: Stack) -> None:
+    stack.layers({"a": "", "b": ""})
+    with stack.open() as view:
+        view.unlink("a")
+        for name in os.listdir(stack.work / "work"):
+            (stack.work / "work" / name).unlink()
+        view.unlink("b")
+        assert view.tree() == {}
+    assert disk(stack.upper) == {"a": "whiteout", "b": "whiteout"}

@@ -12,23 +12,28 @@ import stat
 from contextlib import AbstractContextManager, nullcontext
 
 from unionfs.overlay.fs import OverlayFs
-from unionfs.overlay.layer import Layer
+from unionfs.overlay.inode import File
+from unionfs.overlay.layer import Layer, RealDir
 
-_OWNER = stat.S_IRWXU
+READ = stat.S_IRUSR
+WRITE = stat.S_IWUSR
+LIST = stat.S_IRUSR | stat.S_IXUSR
+PLACE = stat.S_IWUSR | stat.S_IXUSR
 
 
 class OwnerAccess:
-    """Within this context the owner may read, write and search the object; then its mode is as it was.
+    """Within this context the owner has the *needed* permissions on the object; then its mode is as it was.
 
-    Does nothing for a privileged daemon, for symlinks and for objects of others. *path* is not followed
-    unless *follow*; a rename of the object meanwhile does no harm.
+    Does nothing for a privileged daemon, for symlinks, for objects of others, and where the mode allows it
+    anyway. *path* is not followed unless *follow*; a rename of the object meanwhile does no harm.
     """
 
-    __slots__ = ("_fd", "_follow", "_fs", "_mode", "_path")
+    __slots__ = ("_fd", "_follow", "_fs", "_mode", "_needed", "_path")
 
-    def __init__(self, fs: OverlayFs, path: bytes, *, follow: bool = False) -> None:
+    def __init__(self, fs: OverlayFs, path: bytes, needed: int, *, follow: bool = False) -> None:
         self._fs = fs
         self._path = path
+        self._needed = needed
         self._follow = follow
         self._fd = -1
         self._mode = 0
@@ -40,12 +45,13 @@ class OwnerAccess:
         flags = os.O_PATH | os.O_CLOEXEC | (0 if self._follow else os.O_NOFOLLOW)
         fd = os.open(self._path, flags)
         st = os.fstat(fd)
-        if st.st_uid != identity.uid or st.st_mode & _OWNER == _OWNER or stat.S_ISLNK(st.st_mode):
+        allowed = st.st_mode & self._needed == self._needed
+        if allowed or st.st_uid != identity.uid or stat.S_ISLNK(st.st_mode):
             os.close(fd)
             return
         self._fd = fd
         self._mode = stat.S_IMODE(st.st_mode)
-        os.chmod(b"/proc/self/fd/%d" % fd, self._mode | _OWNER)
+        os.chmod(b"/proc/self/fd/%d" % fd, self._mode | self._needed)
 
     def __exit__(self, *exc: object) -> None:
         if self._fd >= 0:
@@ -56,17 +62,36 @@ class OwnerAccess:
                 self._fd = -1
 
 
-def reachable(fs: OverlayFs, layer: Layer, path: bytes) -> AbstractContextManager[None]:
+def reachable(fs: OverlayFs, layer: Layer, path: bytes, *, is_dir: bool) -> AbstractContextManager[None]:
     """Within this context the marks of an object in *layer* can be read, where it is ours."""
     if fs.identity.privileged or not layer.is_upper:
         return nullcontext()
-    return OwnerAccess(fs, path)
+    return OwnerAccess(fs, path, LIST if is_dir else READ)
+
+
+def listing_fd(fs: OverlayFs, directory: RealDir) -> int:
+    """A new readable descriptor of a directory, whatever its mode where it is ours; the caller closes it."""
+    try:
+        return directory.listing_fd()
+    except PermissionError:
+        with OwnerAccess(fs, b"/proc/self/fd/%d" % directory.open(), LIST, follow=True):
+            return directory.listing_fd()
+
+
+def open_for_daemon(fs: OverlayFs, inode: File, flags: int) -> int:
+    """Open the real file for a handle that was granted already, whatever the mode is by now."""
+    try:
+        return inode.open_real(flags)
+    except PermissionError:
+        path, follow = inode.proc_path()
+        with OwnerAccess(fs, path, READ | WRITE, follow=follow):
+            return inode.open_real(flags)
 
 
 def set_mark(fs: OverlayFs, path: bytes, name: str, value: bytes, *, follow: bool = False) -> None:
     """Set one of the union's marks on an object of ours."""
     try:
-        with OwnerAccess(fs, path, follow=follow):
+        with OwnerAccess(fs, path, WRITE, follow=follow):
             os.setxattr(path, name, value, follow_symlinks=follow)
     except OSError as error:
         # `user.` xattrs exist on regular files and directories only; overlayfs goes without, too.

@@ -7,13 +7,14 @@ those of fs/overlayfs/copy_up.c. Never writes a lower, and never copies marks of
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from collections.abc import Iterable
 
 from unionfs.overlay import index
-from unionfs.overlay.access import OwnerAccess, set_mark
+from unionfs.overlay.access import PLACE, WRITE, OwnerAccess, set_mark
 from unionfs.overlay.copy_data import copy_data
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
@@ -49,7 +50,10 @@ def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bo
     if inode.parent is not None:
         upper_dir(fs, inode.parent)
     task: DataCopyUp | FileCopyUp
-    task = DataCopyUp(fs, inode, truncate) if inode.on_upper else FileCopyUp(fs, inode, data, truncate)
+    if inode.on_upper and (inode.updir is None or inode.lstat().st_nlink > 1):
+        task = DataCopyUp(fs, inode, truncate)
+    else:
+        task = FileCopyUp(fs, inode, data, truncate)
     if task.is_slow:
         inode.copying = task
         raise Wait(task)
@@ -82,7 +86,7 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
         set_origin(fs, source.parent, source.name, source, work.fd, temp)
         set_impure(fs, parent)
         # A directory that moves to another parent must be writable itself, for its "..".
-        with Placing(fs, place), OwnerAccess(fs, work.fd_path(temp)):
+        with Placing(fs, place), OwnerAccess(fs, work.fd_path(temp), WRITE):
             work.place(temp, place.open(), directory.name)
     except BaseException:
         work.remove(temp)
@@ -105,7 +109,7 @@ class Placing:
 
     def __init__(self, fs: OverlayFs, directory: RealDir) -> None:
         self._path = b"/proc/self/fd/%d" % directory.open()
-        self._access = OwnerAccess(fs, self._path, follow=True)
+        self._access = OwnerAccess(fs, self._path, PLACE, follow=True)
 
     def __enter__(self) -> None:
         self._st = os.stat(self._path)
@@ -113,12 +117,18 @@ class Placing:
 
     def __exit__(self, *exc: object) -> None:
         st = self._st
-        self._access.__exit__()
-        os.utime(self._path, ns=(st.st_atime_ns, st.st_mtime_ns))
+        # Best effort, as in overlayfs: the object is in place, and the directory may be another user's.
+        with contextlib.suppress(OSError):
+            self._access.__exit__()
+        with contextlib.suppress(OSError):
+            os.utime(self._path, ns=(st.st_atime_ns, st.st_mtime_ns))
 
 
 class FileCopyUp:
-    """Copying one non-directory up. Made and finished on the state thread, run anywhere."""
+    """Copying one non-directory up. Made and finished on the state thread, run anywhere.
+
+    Also that of a metacopy whose data is wanted: a complete file takes its place in one step.
+    """
 
     __slots__ = (
         "_data",
@@ -182,13 +192,16 @@ class FileCopyUp:
         """Rename into place, or clear away."""
         inode = self._inode
         inode.copying = None
-        for fd in self._source:
-            os.close(fd)
         try:
-            if error is None:
+            if error is None and inode.on_upper:
+                self._commit_data()
+            elif error is None:
                 self._commit()
         finally:
-            self._work.remove(self._temp)
+            for fd in self._source:
+                os.close(fd)
+            if inode.updir is None or inode.updir is not self._fs.work_dir or inode.upname != self._temp:
+                self._work.remove(self._temp)
             self._fs.table.drop_if_unused(inode)
 
     def _commit(self) -> None:
@@ -213,14 +226,20 @@ class FileCopyUp:
             work.place(temp, fs.index_dir.open(), index_name)
             inode.updir, inode.upname, inode.indexed = fs.index_dir, index_name, True
         elif place is None:
-            # It lost its name meanwhile: a private file that only its open handles reach.
-            inode.fd = os.open(temp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
+            # It lost its name meanwhile: a private file that only its open handles reach, or that waits in
+            # work for a further name of the lower file to be looked up.
+            if links > 1 and inode.nlink:
+                inode.updir, inode.upname = fs.work_dir, temp
+            else:
+                inode.fd = os.open(temp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
         else:
             with Placing(fs, place):
                 work.place(temp, place.open(), name)
             inode.updir, inode.upname = place, name
             assert parent is not None
             note_upper(parent, name, PRESENT)
+            if inode.lower_names:
+                inode.lower_names.discard((parent, name))
         inode.real_ino = st.st_ino
         inode.mode = st.st_mode
         inode.no_capability = False
@@ -240,9 +259,35 @@ class FileCopyUp:
             inode.pinned = True
             link_up_all(fs, inode)
 
+    def _commit_data(self) -> None:
+        """Put the complete file in the place of the metacopy."""
+        fs, inode, temp, work = self._fs, self._inode, self._temp, self._work
+        origin = fs.format.read(b"/proc/self/fd/%d" % self._source[0], fs.format.origin, follow=True)
+        if origin is not None:
+            set_mark(fs, work.fd_path(temp), fs.format.origin, origin)
+        st = os.stat(temp, dir_fd=work.fd, follow_symlinks=False)
+        if inode.updir is None:
+            # It lost its name meanwhile and was served by descriptor: so is the complete file.
+            fd = os.open(temp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
+            os.close(inode.fd)
+            inode.fd = fd
+        else:
+            with Placing(fs, inode.updir):
+                os.rename(temp, inode.upname, src_dir_fd=work.fd, dst_dir_fd=inode.updir.open())
+        inode.real_ino = st.st_ino
+        inode.metacopy = False
+        inode.redirect = None
+        inode.no_capability = False
+        fs.stale.append(inode.ino)
+        fs.copy_ups += 1
+
 
 class DataCopyUp:
-    """Bringing the data of a metacopy up. Until the mark is gone, readers take the lower's data."""
+    """Bringing the data of a metacopy up in place, where it has several links or no name to be replaced at.
+
+    Until the mark is gone, readers take the lower's data. Killed meanwhile, it leaves a new mtime, as
+    overlayfs always does.
+    """
 
     __slots__ = ("_capability", "_fs", "_inode", "_size", "_source", "_st", "_target", "is_slow")
 
@@ -306,12 +351,16 @@ def link_up(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
     """Give a copied-up file its entry in upper under a further name that so far only a lower has."""
     place = upper_dir(fs, parent)
     if place.has(name):
+        if inode.lower_names:
+            inode.lower_names.discard((parent, name))
         return
     index.store_nlink(fs, inode, by_lower=True)
     set_impure(fs, parent)
     with Placing(fs, place):
         link_real(inode, place.open(), name)
     note_upper(parent, name, PRESENT)
+    if inode.lower_names:
+        inode.lower_names.discard((parent, name))
     settle_at(fs, inode, place, name)
 
 
@@ -321,7 +370,7 @@ def link_up_all(fs: OverlayFs, inode: File) -> None:
     Which of them the caller has used, no request says; without an index, a name that upper lacks would
     show the lower's data after a remount.
     """
-    for parent, name in list(inode.names()):
+    for parent, name in list(inode.lower_names or ()):
         link_up(fs, inode, parent, name)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import index
-from unionfs.overlay.access import OwnerAccess, set_mark
+from unionfs.overlay.access import WRITE, OwnerAccess, listing_fd, set_mark
 from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, set_impure, settle_at, upper_dir
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.format import WHITEOUT_PREFIX
@@ -24,7 +24,7 @@ from unionfs.overlay.iget import adopt_new
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir, is_whiteout_device
 from unionfs.overlay.namei import find, lower_has
-from unionfs.overlay.readdir import HIDDEN, PRESENT, DirHandle, index_of, note_upper, scan_real
+from unionfs.overlay.readdir import HIDDEN, PRESENT, DirHandle, index_of, note_upper, scan
 from unionfs.overlay.redirect import set_redirect
 
 Make = Callable[[int, bytes], None]
@@ -143,7 +143,7 @@ def _make_through_work(
             path = b"/proc/self/fd/%d/%s" % (at, temp)
             set_mark(fs, path, fs.format.opaque, b"y")
             how = linux.RENAME_EXCHANGE if slot.whiteout else linux.RENAME_NOREPLACE
-            with OwnerAccess(fs, path):
+            with OwnerAccess(fs, path, WRITE):
                 linux.renameat2(at, temp, place, name, how)
         else:
             os.rename(temp, name, src_dir_fd=at, dst_dir_fd=place)
@@ -347,8 +347,11 @@ def check_empty(fs: OverlayFs, directory: Directory) -> None:
         names = bool(DirHandle(directory).snapshot(fs, rewind=False))
     else:
         top = directory.top
-        found = scan_real(fs.format, top.open(), top.whiteout_files)
-        names = any(there for _, there in found)
+        fd = listing_fd(fs, top)
+        try:
+            names = any(there for _, there in scan(fd, fs.format, top.whiteout_files))
+        finally:
+            os.close(fd)
     if names:
         raise failure(errno.ENOTEMPTY)
 

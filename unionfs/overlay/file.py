@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from unionfs.overlay.access import open_for_daemon
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.fs import OverlayFs
@@ -24,9 +25,10 @@ _BLOCKS = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL)
 class OpenFile:
     """One open of a regular file. `fd` is what reads and writes use now."""
 
-    __slots__ = ("_caller", "_retired", "_upper", "fd", "inode", "writable")
+    __slots__ = ("_caller", "_fs", "_retired", "_upper", "fd", "inode", "writable")
 
-    def __init__(self, inode: File, fd: int, caller: Caller, *, writable: bool) -> None:
+    def __init__(self, fs: OverlayFs, inode: File, fd: int, caller: Caller, *, writable: bool) -> None:
+        self._fs = fs
         self.inode = inode
         self.fd = fd
         self.writable = writable
@@ -44,7 +46,7 @@ class OpenFile:
     def follow_copy_up(self) -> None:
         """Change over to the upper file when there is one by now."""
         if not self._upper and not self.is_current:
-            fd = self.inode.open_data(os.O_RDONLY)
+            fd = open_for_daemon(self._fs, self.inode, os.O_RDONLY)
             self._retired.append(self.fd)
             self.fd = fd
             self._upper = True
@@ -80,7 +82,7 @@ class OpenFile:
         if not inode.on_upper:
             return None
         if inode.metacopy:
-            return inode.open_real(os.O_RDONLY)
+            return open_for_daemon(self._fs, inode, os.O_RDONLY)
         self.follow_copy_up()
         return os.dup(self.fd)
 
@@ -113,4 +115,4 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller) -> OpenFi
     else:
         fd = inode.open_data(os.O_RDONLY)
     inode.nopen += 1
-    return OpenFile(inode, fd, caller, writable=writable)
+    return OpenFile(fs, inode, fd, caller, writable=writable)

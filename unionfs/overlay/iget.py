@@ -137,6 +137,7 @@ def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> 
         if known.lowdir is not None and known.lowdir.layer is top.directory.layer:
             # Another name of a lower file, be it copied up under its first name or not.
             table.attach(known, parent, name)
+            _note_lower_name(known, parent, name)
             return known
     inode = File(_free(fs, number), st.st_mode)
     inode.lowdir, inode.lowname = top.directory, top.name
@@ -145,7 +146,15 @@ def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> 
         index.find(fs, inode, st)
     table.add(inode)
     table.attach(inode, parent, name)
+    if st.st_nlink > 1:
+        _note_lower_name(inode, parent, name)
     return inode
+
+
+def _note_lower_name(inode: File, parent: Directory, name: bytes) -> None:
+    if inode.lower_names is None:
+        inode.lower_names = set()
+    inode.lower_names.add((parent, name))
 
 
 def _free(fs: OverlayFs, *numbers: int) -> int:
@@ -165,7 +174,7 @@ def _take_data(inode: File, lowers: list[Hit], metacopy: bool) -> None:
 def _origin(fs: OverlayFs, hit: Hit) -> tuple[bool, os.stat_result | None]:
     """Whether an upper file has an `overlay.origin`, and the lower object that it names if that is found."""
     path = hit.directory.proc_path(hit.name)
-    with reachable(fs, hit.directory.layer, path):
+    with reachable(fs, hit.directory.layer, path, is_dir=False):
         value = fs.format.read(path, fs.format.origin)
     origin = fs.format.decode_origin(value) if value else None
     st = fs.stat_origin(origin) if origin is not None else None

@@ -166,6 +166,7 @@ class File(Inode):
         "has_origin",
         "indexed",
         "lowdir",
+        "lower_names",
         "lowname",
         "metacopy",
         "nlink",
@@ -190,6 +191,8 @@ class File(Inode):
         self.indexed = False
         self.has_origin = False
         self.aliases: set[tuple[Directory, bytes]] | None = None
+        # Of its names those that upper has no entry for: only kept for lower files with several links.
+        self.lower_names: set[tuple[Directory, bytes]] | None = None
         self.nlink: int | None = None
         self.no_capability = False
         self.fd = -1
@@ -316,6 +319,8 @@ class InodeTable:
 
     def detach(self, inode: Inode, parent: Directory, name: bytes) -> None:
         """Note that *inode* has lost this name. It may be left without one."""
+        if isinstance(inode, File) and inode.lower_names:
+            inode.lower_names.discard((parent, name))
         if parent.children.get(name) is inode:
             del parent.children[name]
         if inode.parent is parent and inode.name == name:
@@ -372,7 +377,7 @@ class InodeTable:
                     directory.children.pop(name, None)
                     if directory is not parent:
                         self.drop_if_unused(directory)
-                inode.aliases = None
+                inode.aliases = inode.lower_names = None
             inode.parent = None
             if parent is None:
                 return

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+import weakref
 from collections.abc import Iterable
 
 from unionfs.errors import MountError
@@ -31,25 +32,34 @@ class DirFds:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._open: dict[RealDir, None] = {}
+        # By descriptor, oldest first. Weak: a directory that nobody knows any more closes its own.
+        self._open: dict[int, weakref.ref[RealDir]] = {}
 
     def add(self, directory: RealDir) -> None:
-        self._open[directory] = None
+        self._open[directory.fd] = weakref.ref(directory)
+
+    def remove(self, directory: RealDir) -> bool:
+        """Have no more to do with its descriptor; returns whether it was in here."""
+        return self._open.pop(directory.fd, None) is not None
 
     def trim(self) -> None:
         """Close the older half when there are more than the limit."""
         if len(self._open) > self._limit:
-            for directory in list(self._open)[: self._limit // 2]:
-                self.close(directory)
+            self._close(list(self._open.values())[: self._limit // 2])
 
     def close(self, directory: RealDir) -> None:
-        if self._open.pop(directory, self) is None:
+        if self.remove(directory):
             os.close(directory.fd)
             directory.fd = -1
 
     def close_all(self) -> None:
-        for directory in list(self._open):
-            self.close(directory)
+        self._close(list(self._open.values()))
+
+    def _close(self, references: list[weakref.ref[RealDir]]) -> None:
+        for reference in references:
+            directory = reference()
+            if directory is not None:
+                self.close(directory)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -85,7 +95,7 @@ class RealDir:
     (`overlay.opaque` = `x`).
     """
 
-    __slots__ = ("fd", "layer", "name", "parent", "pinned", "whiteout_files")
+    __slots__ = ("__weakref__", "fd", "layer", "name", "parent", "pinned", "whiteout_files")
 
     def __init__(self, layer: Layer, parent: RealDir | None, name: bytes) -> None:
         self.layer = layer
@@ -108,11 +118,15 @@ class RealDir:
         self.layer.dirfds.add(self)
         return fd
 
+    def __del__(self) -> None:
+        if self.fd >= 0 and (self.pinned or self.layer.dirfds.remove(self)):
+            os.close(self.fd)
+
     def pin(self) -> None:
         """Hold the descriptor until `unpin`: the directory is about to lose its name."""
         if not self.pinned:
             self.open()
-            self.layer.dirfds._open.pop(self, None)
+            self.layer.dirfds.remove(self)
             self.pinned = True
 
     def unpin(self) -> None:

@@ -200,7 +200,7 @@ def _single(
         walk.metacopy = False
         if kind == _S_IFREG:
             path = base.proc_path(name)
-            with reachable(fs, base.layer, path):
+            with reachable(fs, base.layer, path, is_dir=False):
                 marks = fmt.marks(path)
                 walk.metacopy = fmt.metacopy in marks
                 if walk.metacopy and not bottom and fmt.redirect in marks:
@@ -212,7 +212,7 @@ def _single(
     hit = Hit(base, name, st)
     if not bottom:
         path = base.proc_path(name)
-        with reachable(fs, base.layer, path):
+        with reachable(fs, base.layer, path, is_dir=True):
             marks = fmt.marks(path)
             if fmt.opaque in marks:
                 value = fmt.read(path, fmt.opaque)

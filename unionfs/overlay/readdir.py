@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from unionfs.overlay.access import listing_fd
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.layer import is_whiteout_device
 from unionfs.overlay.wait import Wait
@@ -129,7 +130,7 @@ class IndexTask:
         self._fds: list[tuple[int, bool, bool]] = []
         try:
             for real in directory.real_dirs():
-                self._fds.append((real.listing_fd(), real.layer.is_upper, real.whiteout_files))
+                self._fds.append((listing_fd(fs, real), real.layer.is_upper, real.whiteout_files))
         except BaseException:
             self._close()
             raise
@@ -202,7 +203,7 @@ class SnapshotTask:
         self._fs = fs
         self._handle = handle
         real = handle.directory.top
-        self._fd = real.listing_fd()
+        self._fd = listing_fd(fs, real)
         self._whiteout_files = real.whiteout_files
         self.names: list[bytes] = []
 
@@ -267,17 +268,3 @@ class DirHandle:
         listing.finish(None)
         self.fresh = False
         return listing.names
-
-
-def has_entries(found: _Scan) -> bool:
-    """Whether a real directory shows anything to a caller when nothing lies below it."""
-    return any(there for _, there in found)
-
-
-def scan_real(fmt: Format, real_fd: int, whiteout_files: bool = False) -> _Scan:
-    """`scan` of a directory given by an O_PATH descriptor."""
-    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=real_fd)
-    try:
-        return scan(fd, fmt, whiteout_files)
-    finally:
-        os.close(fd)

@@ -12,7 +12,7 @@ import errno
 import os
 
 from unionfs.linux import fs as linux
-from unionfs.overlay.access import OwnerAccess, set_mark
+from unionfs.overlay.access import WRITE, OwnerAccess, listing_fd, set_mark
 from unionfs.overlay.copy_up import copy_metadata, ensure_upper, link_up, set_impure
 from unionfs.overlay.dir import check_empty, discard_dir, failure, find_slot, finish_unlink, prepare_unlink
 from unionfs.overlay.fs import OverlayFs
@@ -145,7 +145,7 @@ def _keep_together(fs: OverlayFs, inode: Inode, newdir: Directory, same_dir: boo
 def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: bytes) -> None:
     """Replace a directory that holds whiteouts only by an empty opaque one, for a rename over it."""
     assert directory.upper is not None
-    if not _has_any(directory.upper):
+    if not _has_any(fs, directory.upper):
         return
     work = fs.writable_work()
     st = os.fstat(directory.upper.open())
@@ -153,7 +153,10 @@ def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: 
     try:
         copy_metadata(fs, b"/proc/self/fd/%d" % directory.upper.open(), st, work.fd, temp)
         set_mark(fs, work.fd_path(temp), fs.format.opaque, b"y")
-        with OwnerAccess(fs, work.fd_path(temp)), OwnerAccess(fs, place.proc_path(name)):
+        with (
+            OwnerAccess(fs, work.fd_path(temp), WRITE),
+            OwnerAccess(fs, place.proc_path(name), WRITE),
+        ):
             linux.renameat2(work.fd, temp, place.open(), name, linux.RENAME_EXCHANGE)
         # From here on it is that new directory, in which nothing of below shows.
         directory.upper.layer.dirfds.close(directory.upper)
@@ -165,9 +168,9 @@ def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: 
         discard_dir(fs, temp)
 
 
-def _has_any(directory: RealDir) -> bool:
+def _has_any(fs: OverlayFs, directory: RealDir) -> bool:
     """Whether the real directory has any entry, a mark or not."""
-    fd = directory.listing_fd()
+    fd = listing_fd(fs, directory)
     try:
         with os.scandir(fd) as entries:
             return next(entries, None) is not None

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from unionfs.linux import fs as linux
 from unionfs.overlay import attr, xattr
 from unionfs.overlay import dir as ovl_dir
+from unionfs.overlay.access import listing_fd
 from unionfs.overlay.attr import Changes
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
@@ -190,7 +191,7 @@ class Union:
         access = flags & os.O_ACCMODE
         inode, st, fd = ovl_dir.create(self.fs, self._dir(parent), name, mode, access, caller)
         assert isinstance(inode, File)
-        handle = OpenFile(inode, fd, caller, writable=access != os.O_RDONLY)
+        handle = OpenFile(self.fs, inode, fd, caller, writable=access != os.O_RDONLY)
         inode.nopen += 1
         inode.nlookup += 1
         self._open_files += 1
@@ -315,4 +316,4 @@ class Union:
         upper = handle.directory.upper
         if upper is None or self.fs.config.volatile:
             return None
-        return upper.listing_fd()
+        return listing_fd(self.fs, upper)

@@ -155,9 +155,11 @@ class Work:
                 os.link(self._whiteout, name, src_dir_fd=self.fd, dst_dir_fd=dirfd, follow_symlinks=False)
                 return
             except OSError as error:
-                if error.errno not in (errno.EMLINK, errno.EPERM, errno.EXDEV):
+                # ENOENT: somebody has cleared away in work, which must not stop every deletion.
+                if error.errno not in (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.ENOENT):
                     raise
-            os.unlink(self._whiteout, dir_fd=self.fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._whiteout, dir_fd=self.fd)
             self._whiteout = None
         os.mknod(name, _WHITEOUT_MODE, os.makedev(0, 0), dir_fd=dirfd)
 

@@ -62,7 +62,7 @@ class _Operations(pyfuse3.Operations):
         self.files: dict[int, OpenFile] = {}
         self.dirs: dict[int, DirHandle] = {}
         self._next_handle = 0
-        self._waiters: dict[Task, trio.Event] = {}
+        self.waiters: dict[Task, trio.Event] = {}
         self.litter = trio.Event()
         # Apart from each other and from reads of the disk: long copies must not keep those waiting.
         self._copiers = trio.CapacityLimiter(_COPIERS)
@@ -76,11 +76,11 @@ class _Operations(pyfuse3.Operations):
 
     async def settle(self, task: Task, opcode: str) -> None:
         """Have slow work done once, whoever asked; the first who asks gets its failure."""
-        done = self._waiters.get(task)
+        done = self.waiters.get(task)
         if done is not None:
             await done.wait()
             return
-        done = self._waiters[task] = trio.Event()
+        done = self.waiters[task] = trio.Event()
         failure: BaseException | None = None
         try:
             with trio.CancelScope(shield=True):
@@ -93,7 +93,7 @@ class _Operations(pyfuse3.Operations):
                 except BaseException as error:
                     failure = failure or error
         finally:
-            del self._waiters[task]
+            del self.waiters[task]
             done.set()
         if failure is not None:
             raise answer(failure, opcode) from None
@@ -394,6 +394,10 @@ class Session:
     def counts(self) -> dict[str, int]:
         """How many requests of each kind have come."""
         return dict(self._operations.counts)
+
+    def under_way(self) -> int:
+        """How many slow pieces of work requests are waiting for just now."""
+        return len(self._operations.waiters)
 
     def open_handles(self) -> int:
         """How many files and directories are open."""
