@@ -36,6 +36,10 @@ class Lock:
         self._there: list[str] = []
         self._times = (0, 0)
 
+    def descriptors(self) -> tuple[int, ...]:
+        """What holds it: a process that closes these has let go."""
+        return tuple(self._fds)
+
     def note(self, work: str) -> None:
         """Remember what is in work before the union is opened."""
         self._work = work

@@ -262,9 +262,11 @@ class FileCopyUp:
     def _commit_data(self) -> None:
         """Put the complete file in the place of the metacopy."""
         fs, inode, temp, work = self._fs, self._inode, self._temp, self._work
-        origin = fs.format.read(b"/proc/self/fd/%d" % self._source[0], fs.format.origin, follow=True)
-        if origin is not None:
-            set_mark(fs, work.fd_path(temp), fs.format.origin, origin)
+        # overlayfs leaves the redirect, too: nothing is looked for by it any more.
+        for mark in (fs.format.origin, fs.format.redirect):
+            value = fs.format.read(b"/proc/self/fd/%d" % self._source[0], mark, follow=True)
+            if value is not None:
+                set_mark(fs, work.fd_path(temp), mark, value)
         st = os.stat(temp, dir_fd=work.fd, follow_symlinks=False)
         if inode.updir is None:
             # It lost its name meanwhile and was served by descriptor: so is the complete file.
@@ -276,7 +278,6 @@ class FileCopyUp:
                 os.rename(temp, inode.upname, src_dir_fd=work.fd, dst_dir_fd=inode.updir.open())
         inode.real_ino = st.st_ino
         inode.metacopy = False
-        inode.redirect = None
         inode.no_capability = False
         fs.stale.append(inode.ino)
         fs.copy_ups += 1

@@ -231,8 +231,11 @@ class _Operations(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
+        # No system call changes the mode together with size or owner: such a mode is fuse.ko's own reckoning
+        # of which set-id bits are to go, and the union's is exact (setgid without group execute).
+        reckoned = fields.update_size or fields.update_uid or fields.update_gid
         changes = Changes(
-            mode=attr.st_mode if fields.update_mode else None,
+            mode=attr.st_mode if fields.update_mode and not reckoned else None,
             uid=attr.st_uid if fields.update_uid else None,
             gid=attr.st_gid if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
