@@ -50,7 +50,7 @@ def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bo
     if inode.parent is not None:
         upper_dir(fs, inode.parent)
     task: DataCopyUp | FileCopyUp
-    if inode.on_upper and (inode.updir is None or inode.lstat().st_nlink > 1):
+    if inode.on_upper and (inode.updir is None or inode.indexed or inode.lstat().st_nlink > 1):
         task = DataCopyUp(fs, inode, truncate)
     else:
         task = FileCopyUp(fs, inode, data, truncate)
@@ -284,7 +284,7 @@ class FileCopyUp:
 
 
 class DataCopyUp:
-    """Bringing the data of a metacopy up in place, where it has several links or no name to be replaced at.
+    """Bringing the data of a metacopy up in place: one with several links, an index entry, or no name.
 
     Until the mark is gone, readers take the lower's data. Killed meanwhile, it leaves a new mtime, as
     overlayfs always does.
