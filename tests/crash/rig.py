@@ -66,7 +66,7 @@ class Rig:
 
     def _build(self, part: str) -> Model:
         """This part's lower files; directories lie in both lowers, so that they merge."""
-        rng, model = self.rng, Model()
+        rng, model = self.rng, Model(metacopy="metacopy=on" in self.options)
         for directory in (part, f"{part}/dir-a", f"{part}/dir-b", f"{part}/dir-b/inner"):
             for lower in self.lowers:
                 os.mkdir(lower / directory)
