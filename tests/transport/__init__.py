@@ -1,0 +1,3 @@
+"""Transports without a mount."""
+
+from __future__ import annotations
