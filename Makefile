@@ -23,11 +23,12 @@ setup: $(READY) ## install system packages and the virtual environment .venv (ro
 demo: $(READY) ## build three layers and a root tree, mount them and show what a union does
 	@scripts/demo.sh
 
-test: $(READY) ## the whole test suite (ARGS="-k name" for a part)
+test: lint ## lint, then the whole test suite (ARGS="-k name" for a part)
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(READY) ## ruff and mypy --strict
+lint: $(READY) ## ruff (rules and layout) and mypy --strict
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 fuzz: $(READY) ## long differential run against kernel overlayfs (ARGS="--seeds 1000")
