@@ -5,11 +5,14 @@ What `overlay/check.py` refuses is tested finely in tests/cli/test_check.py; her
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -205,6 +208,33 @@ def test_a_mountpoint_whose_fuse_daemon_is(base: Path, kind: str) -> None:
             else:
                 daemon.expect_exit = -signal.SIGKILL
                 umount(base / "merged", lazy=True)
+
+
+def test_a_mountpoint_whose_server_has_read_the_request_and_keeps_it(base: Path) -> None:
+    """The kernel lets nobody go then, not even by SIGKILL."""
+    device = os.open("/dev/fuse", os.O_RDWR)
+    mount("stuck", base / "merged", "fuse.stuck", 0, f"fd={device},rootmode=40000,user_id=0,group_id=0")
+    try:
+        unique = struct.unpack_from("<Q", os.read(device, 1 << 20), 8)[0]
+        answer = struct.pack("<IIIIHHII36x", 7, 31, 65536, 0, 0, 0, 65536, 0)
+        os.write(device, struct.pack("<IiQ", 16 + len(answer), 0, unique) + answer)
+        reader = threading.Thread(target=_read_all, args=(device,))
+        reader.start()
+        line = refused(base, [*STACK])
+        assert "that does not answer lies there" in line
+        assert f"`umount --lazy {base}/merged`" in line
+    finally:
+        # -f: an unmount alone leaves those who wait.
+        subprocess.run(["umount", "-f", base / "merged"], check=False, stderr=subprocess.DEVNULL)
+        umount(base / "merged", lazy=True) if mount_types(base / "merged") else None
+        reader.join(10)
+        os.close(device)
+
+
+def _read_all(device: int) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            os.read(device, 1 << 20)
 
 
 @pytest.fixture

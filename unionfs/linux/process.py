@@ -10,7 +10,7 @@ import os
 import resource
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 CAP_SYS_ADMIN = 21
 
@@ -85,6 +85,28 @@ def set_process_name(name: str) -> None:
         comm.write(name)
 
 
+def drop_descriptors(keep: Collection[int]) -> None:
+    """Let go of every descriptor that is not in `keep`: /dev/null takes its number.
+
+    It is not just closed: an object in this process that still believes to own the number may close it, which
+    must not be another file's by then.
+    """
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd != null and fd not in keep and _is_open(fd):
+            os.dup2(null, fd, inheritable=False)
+    os.close(null)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError as error:
+        if error.errno == errno.EBADF:  # by which the list was read
+            return False
+    return True
+
+
 def open_process(pid: int) -> int | None:
     """A descriptor of the process (pidfd), or None when it is gone. A number can become another's."""
     try:
@@ -103,13 +125,15 @@ def wait_for_exit(pidfd: int, timeout: float | None) -> bool:
 def try_in_child(action: Callable[[], object], timeout: float) -> int | None:
     """Run `action` in a forked child: 0, the errno of its OSError, or None when it does not return.
 
-    For system calls that can hang for ever (a path on a filesystem whose server is stuck): they can be
-    killed but not interrupted, so a thread would keep this process from ending.
+    For system calls that can hang for ever (a path on a filesystem whose server is stuck): nothing interrupts
+    them, so a thread would keep this process from ending.
     """
     pid = os.fork()
     if pid == 0:
         status = errno.EIO
         try:
+            # Who reads our output to its end must not wait for this one too.
+            drop_descriptors(())
             action()
             status = 0
         except OSError as error:
@@ -118,13 +142,15 @@ def try_in_child(action: Callable[[], object], timeout: float) -> int | None:
             os._exit(status)
     pidfd = os.pidfd_open(pid)
     try:
-        answered = wait_for_exit(pidfd, timeout)
-        if not answered:
+        if not wait_for_exit(pidfd, timeout):
             os.kill(pid, signal.SIGKILL)
+            # It may not even die: a server that has read the request must answer first. init waits for it.
+            os.waitpid(pid, os.WNOHANG)
+            return None
         _, status = os.waitpid(pid, 0)
     finally:
         os.close(pidfd)
-    return os.waitstatus_to_exitcode(status) if answered else None
+    return os.waitstatus_to_exitcode(status)
 
 
 def users_of(path: str, most: int = 5) -> list[tuple[int, str]]:

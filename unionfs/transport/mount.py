@@ -83,10 +83,12 @@ def check_mountpoint(mountpoint: str) -> None:
         answer = _errno_of_statvfs(mountpoint)
     if answer is None or answer == errno.ENOTCONN:
         what = "that does not answer" if answer is None else "whose daemon has died"
+        entry = linux.mount_at(mountpoint)
+        program = "umount" if entry is not None and entry.fstype != FSTYPE else "pyunionfs umount"
         lazy = "--lazy " if answer is None else ""
         raise MountError(
             f"cannot mount on {mountpoint}: a FUSE mount {what} lies there;"
-            f" `pyunionfs umount {lazy}{shlex.quote(mountpoint)}` mends it"
+            f" `{program} {lazy}{shlex.quote(mountpoint)}` mends it"
         )
     if answer == errno.ENOENT:
         raise MountError(f"the mountpoint {mountpoint} does not exist: create it with `mkdir`")
