@@ -1,21 +1,25 @@
 """Asking a running daemon how it is: one Unix socket a mount, in a directory that only its user can enter.
 
 A client connects, the daemon writes one JSON object and closes. There are no commands, so there is nothing
-that a client could break. Whoever reads the answer must not trust it further than the daemon's user.
+that a client could break. The socket's name says which mount it belongs to, so that a daemon which is too
+busy to answer is found too. Whoever reads the answer must not trust it further than the daemon's user: for
+root that is anybody, whose answer may come late, be endless, or be made to do harm.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import json
+import logging
 import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import UnionType
 from typing import Any
 
 from unionfs.linux import process
@@ -23,25 +27,55 @@ from unionfs.linux.mount import MountPoint, mount_table
 from unionfs.transport.mount import FSTYPE
 
 _ANSWER_TIME = 3.0
-_MOST_BYTES = 1 << 22
+_MOST_BYTES = 1 << 24
+_AT_ONCE = 256
 _SUFFIX = ".sock"
 _LOG = ".log"
 
 Status = dict[str, Any]
 
-_SHAPE: dict[str, type | UnionType] = {
-    "mountpoint": str,
-    "device": str,
-    "lowers": list,
-    "upper": str | None,
-    "work": str | None,
-    "options": list,
-    "uptime": int | float,
-    "memory": int,
-    "log": str,
-    "open_handles": int,
-    "requests": dict,
-    "union": dict,
+logger = logging.getLogger(__name__)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_path_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_number(value: object) -> bool:
+    # JSON has no bounds, and Python reads NaN and infinity too.
+    return isinstance(value, int | float) and 0 <= value < 1 << 63
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and _is_number(value)
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_count(each) for each in value.values())
+
+
+_SHAPE: dict[str, Callable[[object], bool]] = {
+    "mountpoint": _is_text,
+    "device": _is_text,
+    "lowers": _is_texts,
+    "upper": _is_path_or_none,
+    "work": _is_path_or_none,
+    "options": _is_texts,
+    "started": _is_text,
+    "uptime": _is_number,
+    "memory": _is_count,
+    "log": _is_text,
+    "open_handles": _is_count,
+    "requests": _is_counts,
+    "union": _is_counts,
 }
 
 
@@ -97,24 +131,42 @@ class ControlSocket:
         self._socket.bind(f"/proc/self/fd/{self._dirfd}/{name}")
         try:
             os.chmod(name, 0o600, dir_fd=self._dirfd)
-            self._socket.listen(8)
+            self._socket.listen(128)
             os.rename(name, name + _SUFFIX, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
         except BaseException:
             os.unlink(name, dir_fd=self._dirfd)
             raise
         return name + _SUFFIX
 
+    def name_mount(self, device: tuple[int, int]) -> None:
+        """Say by the socket's name which mount this is."""
+        name = f"{self._name.removesuffix(_SUFFIX)}@{device[0]}:{device[1]}{_SUFFIX}"
+        try:
+            os.rename(self._name, name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
+        except OSError as error:
+            logger.warning("cannot name the control socket: %s; `status` will not show this mount", error)
+            return
+        self._name = name
+
     async def serve(self, status: Callable[[], Status]) -> None:
-        """Answer every connection until cancelled."""
+        """Answer every connection until cancelled. A question that fails must not cost the mount."""
         import trio
 
+        # Without a free descriptor trio complains ten times a second until whoever asks can be let in.
+        logging.getLogger("trio.serve_listeners").setLevel(logging.CRITICAL)
         self._socket.setblocking(False)
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._socket))
+        # trio closes what it is given; a daemon that writes out does not answer, but it is still there.
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._socket.dup()))
 
         async def answer(stream: trio.SocketStream) -> None:
-            with trio.move_on_after(_ANSWER_TIME), contextlib.suppress(trio.BrokenResourceError):
-                async with stream:
-                    await stream.send_all(json.dumps(status()).encode())
+            with trio.move_on_after(_ANSWER_TIME):
+                try:
+                    async with stream:
+                        await stream.send_all(json.dumps(status()).encode())
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    pass  # whoever asked has gone
+                except Exception:
+                    logger.exception("cannot say how this mount is")
 
         await trio.serve_listeners(answer, [listener])
 
@@ -131,17 +183,68 @@ class ControlSocket:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A daemon that was found. `pid` and `uid` are the kernel's word; `status`, or None, is its own."""
+    """A daemon that was found. `pid` and `uid` are the kernel's word, the rest is its own.
 
+    `pid` is 0 when it lives in a pid namespace that cannot be seen from here; `device` is None until it is
+    mounted; `status` is None when it was not asked or has not answered.
+    """
+
+    name: str
     pid: int
     uid: int
+    device: str | None
     status: Status | None
 
 
-def running() -> Iterator[Running]:
-    """Every daemon whose socket this user can reach; root reaches all. Sockets of dead ones are removed."""
+def running(user: int | None = None) -> list[Running]:
+    """Ask every daemon that can be reached, or every one of `user`. Sockets of dead ones are removed."""
+    found: list[Running] = []
+    for directory, trusted in _open_directories(user):
+        names = iter(_sockets(directory))
+        while batch := list(itertools.islice(names, _AT_ONCE)):
+            found += _ask(directory, batch)
+            if not trusted:
+                break  # nobody else may have us ask on and on
+    return found
+
+
+def find(entry: MountPoint) -> list[Running]:
+    """The daemons of this mount, which are not asked anything: one that is stuck, or writes out, counts too.
+
+    There can be two: a device number is free again before the daemon that had it is gone.
+    """
+    found: list[Running] = []
+    for directory, _ in _open_directories(owner_of(entry)):
+        for name in _sockets(directory):
+            if _device_in(name) == _device(entry) and (client := _connect(directory, name)) is not None:
+                with client:
+                    found.append(_running(client, name, None))
+    return [each for each in found if _serves(each, entry)]
+
+
+def owner_of(entry: MountPoint) -> int:
+    """The user who mounted it."""
+    return int(entry.super_option("user_id") or 0)
+
+
+def _serves(daemon: Running, entry: MountPoint) -> bool:
+    """Whether it says so and may: a user's socket must not pass for the daemon of another's mount."""
+    return daemon.device == _device(entry) and daemon.uid == owner_of(entry)
+
+
+def _device(entry: MountPoint) -> str:
+    return f"{entry.device[0]}:{entry.device[1]}"
+
+
+def _device_in(name: str) -> str | None:
+    return name.removesuffix(_SUFFIX).partition("@")[2] or None
+
+
+def _open_directories(user: int | None) -> Iterator[tuple[int, bool]]:
+    """Descriptors of the directories that may hold sockets (of `user`), and whether they are our own."""
+    me = os.geteuid()
     places = _directories()
-    if os.geteuid() == 0:
+    if me == 0:
         places += glob.glob("/run/user/*/pyunionfs") + glob.glob("/tmp/pyunionfs-*")
     for place in dict.fromkeys(places):
         try:
@@ -149,100 +252,121 @@ def running() -> Iterator[Running]:
         except OSError:
             continue
         try:
-            for name in sorted(os.listdir(fd)):
-                if name.endswith(_SUFFIX) and (found := _ask(fd, name)) is not None:
-                    yield found
+            owner = os.fstat(fd).st_uid
+            if owner == user or (user is None and me in (0, owner)):
+                yield fd, owner == me
         finally:
             os.close(fd)
 
 
-def find(entry: MountPoint) -> Running | None:
-    """The daemon that serves this mount."""
-    return next((each for each in running() if _serves(each, entry)), None)
+def _sockets(directory: int) -> list[str]:
+    return sorted(name for name in os.listdir(directory) if name.endswith(_SUFFIX))
 
 
-def _serves(daemon: Running, entry: MountPoint) -> bool:
-    """Whether it says so and may: a user's socket must not pass for the daemon of another's mount."""
-    return (
-        daemon.status is not None
-        and daemon.status["device"] == _device(entry)
-        and entry.super_option("user_id") == str(daemon.uid)
-    )
+def _connect(directory: int, name: str) -> socket.socket | None:
+    """A connection, without waiting; None: nobody is there, or it takes no more questions now."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        client.connect(f"/proc/self/fd/{directory}/{name}")
+        return client
+    except ConnectionRefusedError:
+        _forget(directory, name)
+    except OSError:  # not a socket, or its queue is full
+        pass
+    client.close()
+    return None
 
 
-def _device(entry: MountPoint) -> str:
-    return f"{entry.device[0]}:{entry.device[1]}"
+def _running(client: socket.socket, name: str, status: Status | None) -> Running:
+    credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", credentials)
+    return Running(name, pid, uid, _device_in(name), status)
 
 
-def _ask(directory: int, name: str) -> Running | None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(_ANSWER_TIME)
-        try:
-            client.connect(f"/proc/self/fd/{directory}/{name}")
-        except ConnectionRefusedError:
-            _forget(directory, name)
-            return None
-        except OSError:
-            return None
-        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _ = struct.unpack("3i", credentials)
-        return Running(pid, uid, _receive(client))
+def _ask(directory: int, names: list[str]) -> list[Running]:
+    """Ask these all at once: those that do not answer cost `_ANSWER_TIME` together, and not each."""
+    patience = _Patience()
+    with contextlib.ExitStack() as stack:
+        clients = [(name, client) for name in names if (client := _connect(directory, name)) is not None]
+        for _, client in clients:
+            stack.enter_context(client)
+        return [_running(client, name, _checked(patience.receive(client))) for name, client in clients]
+
+
+class _Patience:
+    """How long some answers may take altogether, and how long they may be."""
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + _ANSWER_TIME
+        self._bytes = _MOST_BYTES
+
+    def receive(self, client: socket.socket) -> bytes:
+        """Everything that is sent; nothing when it is not finished in time."""
+        received = bytearray()
+        with contextlib.suppress(OSError):  # the time is over, or it ended meanwhile
+            while self._bytes > 0:
+                # When the time is over what others have answered meanwhile is still taken.
+                client.settimeout(max(self._deadline - time.monotonic(), 0))
+                part = client.recv(65536)
+                if not part:
+                    return bytes(received)
+                received += part
+                self._bytes -= len(part)
+        return b""
 
 
 def _forget(directory: int, name: str) -> None:
     """Remove what a dead daemon left: its socket, and its log when nothing is in it."""
     with contextlib.suppress(OSError):  # another client may have been faster
         os.unlink(name, dir_fd=directory)
-        log = name.removesuffix(_SUFFIX) + _LOG
+        log = name.removesuffix(_SUFFIX).partition("@")[0] + _LOG
         if os.stat(log, dir_fd=directory).st_size == 0:
             os.unlink(log, dir_fd=directory)
 
 
-def _receive(client: socket.socket) -> Status | None:
-    received = bytearray()
-    try:
-        while len(received) <= _MOST_BYTES:
-            part = client.recv(65536)
-            if not part:
-                return _checked(json.loads(received))
-            received += part
-    except (OSError, ValueError, RecursionError):  # it is stuck, ended meanwhile, or is no daemon of ours
-        pass
-    return None
-
-
-def _checked(answer: object) -> Status | None:
+def _checked(received: bytes) -> Status | None:
     """The answer if it has the shape of a status: it may come from another user's program."""
-    if not isinstance(answer, dict):
+    try:
+        answer = json.loads(received)
+    except (ValueError, RecursionError):
         return None
-    return answer if all(isinstance(answer.get(key), kind) for key, kind in _SHAPE.items()) else None
+    if not isinstance(answer, dict) or not all(
+        key in answer and fits(answer[key]) for key, fits in _SHAPE.items()
+    ):
+        return None
+    return {key: answer[key] for key in _SHAPE}
 
 
 def mounts() -> list[Status]:
     """One status for every mount of this program, in the order of the mount table.
 
-    `state` is "serving", "detached" (out of the tree, but files of it are still open) or "unreachable" (its
-    daemon is dead, stuck, or another user's).
+    `state` is "serving", "detached" (not in this mount namespace: unmounted while files of it are open, or
+    mounted in another one) or "unreachable" (its daemon is dead, stuck, or another user's).
     """
-    daemons = list(running())
+    daemons = running()
     table = [entry for entry in mount_table() if entry.fstype == FSTYPE]
     found = [_of_mount(entry, daemons) for entry in table]
     shown = {status["device"] for status in found}
     for daemon in daemons:
-        if daemon.status is not None and daemon.status["device"] not in shown:
-            found.append({**daemon.status, "state": "detached", "pid": daemon.pid})
+        if daemon.status is not None and daemon.device is not None and daemon.device not in shown:
+            found.append({**daemon.status, "state": "detached", **_known(daemon)})
     return found
 
 
+def _known(daemon: Running) -> Status:
+    return {"device": daemon.device, "pid": daemon.pid or None, "user": daemon.uid}
+
+
 def _of_mount(entry: MountPoint, daemons: list[Running]) -> Status:
-    for daemon in daemons:
-        if daemon.status is not None and _serves(daemon, entry):
+    mine = [daemon for daemon in daemons if _serves(daemon, entry)]
+    for daemon in mine:
+        if daemon.status is not None:
             # The table's path is the true one here: a bind mount or a move is not known to the daemon.
-            return {**daemon.status, "state": "serving", "pid": daemon.pid, "mountpoint": entry.path}
+            return {**daemon.status, "state": "serving", **_known(daemon), "mountpoint": entry.path}
     return {
         "mountpoint": entry.path,
         "device": _device(entry),
         "state": "unreachable",
-        "pid": None,
-        "user": int(entry.super_option("user_id") or 0),
+        "pid": next((daemon.pid for daemon in mine if daemon.pid), None),
+        "user": owner_of(entry),
     }

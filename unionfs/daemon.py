@@ -19,7 +19,7 @@ from unionfs import log
 from unionfs.control import ControlSocket, Status, log_beside, make_directory
 from unionfs.errors import MountError, PyUnionFSError
 from unionfs.linux import process
-from unionfs.linux.mount import mount_at, mount_table
+from unionfs.linux.mount import MountPoint, mount_at, mount_table
 from unionfs.options import MountOptions, join_lowers
 from unionfs.overlay import check
 from unionfs.transport.mount import check_mountpoint, open_fuse, unmount
@@ -92,6 +92,8 @@ def _daemon(options: MountOptions, lock: check.Lock, writer: int) -> NoReturn:
     status = 1
     try:
         os.setsid()
+        # A lock, a pipe or a directory that the caller has open is not ours to hold for the mount's life.
+        process.drop_descriptors({0, 1, 2, writer, *lock.descriptors()})
         life = _Life(options, lock, writer)
         try:
             status = life.run()
@@ -151,6 +153,8 @@ class _Life:
             ) from error
         finally:
             log.clear_away(fallback)
+            # The socket goes last: who cannot see this process waits for that.
+            self.lock.close()
             if control is not None:
                 control.close()
 
@@ -160,6 +164,8 @@ class _Life:
         except BaseException:
             self.lock.undo()
             raise
+        if control is not None and self.device is not None:
+            control.name_mount(self.device)
         clean = False
         try:
             try:
@@ -220,11 +226,18 @@ class _Life:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._signals, nursery)
             if control is not None:
-                nursery.start_soon(control.serve, self.status)
+                nursery.start_soon(self._answer_questions, control)
             nursery.start_soon(self._announce, nursery)
             await self.session.serve()
             logger.info("%s is unmounted", self.options.mountpoint)
             nursery.cancel_scope.cancel()
+
+    async def _answer_questions(self, control: ControlSocket) -> None:
+        """Serve the control socket; whatever goes wrong there, the mount goes on without."""
+        try:
+            await control.serve(self.status)
+        except Exception:
+            logger.exception("`status` no longer shows %s", self.options.mountpoint)
 
     async def _announce(self, nursery: trio.Nursery) -> None:
         """Tell whoever waits that the mount serves, once a stat of it has been answered by us."""
@@ -298,23 +311,39 @@ class _Life:
         with trio.move_on_after(GRACE) as grace:
             while idle < 5:
                 await trio.sleep(0.05)
-                idle = 0 if self.session.open_handles() else idle + 1
+                # An open that waits for its copy-up is no handle yet.
+                busy = self.session.open_handles() or self.session.under_way()
+                idle = 0 if busy else idle + 1
         if grace.cancelled_caught:
             logger.warning("%d files are still open after %g seconds", self.session.open_handles(), GRACE)
         nursery.cancel_scope.cancel()
 
     def _detach(self) -> None:
-        """Take the mount out of the tree if it is there; never one that somebody has mounted over it."""
-        mountpoint = self.options.mountpoint
+        """Take the mount out of the tree wherever it is: it may have been moved, or bound to other places.
+
+        Never what somebody has mounted over it.
+        """
         try:
             table = mount_table()
-            entry = mount_at(mountpoint, table)
-            if entry is not None and entry.device == self.device:
-                unmount(mountpoint, lazy=True)
-            elif any(each.path == mountpoint and each.device == self.device for each in table):
-                logger.warning("%s is covered by another mount: unmount both", mountpoint)
-        except (OSError, MountError) as error:
+            for entry in reversed(table):
+                if entry.device == self.device:
+                    self._detach_one(entry)
+        except OSError as error:
             logger.error("cannot free the mountpoint: %s", error)
+
+    def _detach_one(self, entry: MountPoint) -> None:
+        # The table is read again: each unmount may take others with it, or uncover them.
+        table = mount_table()
+        if all(each.mount_id != entry.mount_id for each in table):
+            return
+        top = mount_at(entry.path, table)
+        if top is None or top.mount_id != entry.mount_id:
+            logger.warning("%s is covered by another mount: unmount both", entry.path)
+            return
+        try:
+            unmount(entry.path, lazy=True)
+        except (OSError, MountError) as error:
+            logger.error("cannot free %s: %s", entry.path, error)
 
     def _let_go(self) -> bool:
         """Write out and close the union; False when data could not be written."""

@@ -7,6 +7,7 @@ daemon.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shlex
 import sys
@@ -21,7 +22,9 @@ from unionfs.transport.mount import FSTYPE, unmount
 
 _BUSY_TRIES = 5
 _BUSY_PAUSE = 0.1
+_SOCKET_PAUSE = 0.05
 _PATIENCE = 5.0
+_ANSWER_TIME = 1.0
 
 
 def umount(path: str, *, lazy: bool = False) -> None:
@@ -38,15 +41,13 @@ def umount(path: str, *, lazy: bool = False) -> None:
     owner = entry.super_option("user_id")
     if os.geteuid() != 0 and owner != str(os.geteuid()):
         raise MountError(f"{mountpoint} was mounted by user {owner}: only that user or root can unmount it")
-    daemon = control.find(entry)
-    pidfd = process.open_process(daemon.pid) if daemon is not None else None
+    daemons = _Daemons(mountpoint, entry)
     try:
         _unmount(mountpoint, entry, lazy)
-        if pidfd is not None and not lazy:
-            _wait(pidfd, mountpoint, entry)
+        if not lazy:
+            daemons.wait()
     finally:
-        if pidfd is not None:
-            os.close(pidfd)
+        daemons.close()
 
 
 def _unmount(mountpoint: str, entry: MountPoint, lazy: bool) -> None:
@@ -76,15 +77,67 @@ def _reason(mountpoint: str, entry: MountPoint) -> str:
     return "in use by " + ", ".join(f"{name} (pid {pid})" for pid, name in users)
 
 
-def _wait(pidfd: int, mountpoint: str, entry: MountPoint) -> None:
-    """Until the daemon is gone. It may have much to write out, or serve a copy of the mount elsewhere."""
-    if process.wait_for_exit(pidfd, _PATIENCE):
-        return
-    if control.find(entry) is not None:
-        raise MountError(
-            f"{mountpoint} is unmounted here, but its daemon still serves it in another mount namespace (a"
-            " container"
-            " that was started meanwhile): it ends when that does"
-        )
-    print(f"pyunionfs: waiting until the data of {mountpoint} is written out", file=sys.stderr)
-    process.wait_for_exit(pidfd, None)
+def _has_died(mountpoint: str) -> bool:
+    return process.try_in_child(lambda: os.statvfs(mountpoint), _ANSWER_TIME) == errno.ENOTCONN
+
+
+class _Daemons:
+    """Those who serve a mount, found before it is unmounted, and waited for after."""
+
+    def __init__(self, mountpoint: str, entry: MountPoint) -> None:
+        self._mountpoint = mountpoint
+        self._entry = entry
+        found = control.find(entry)
+        self._names = {each.name for each in found}
+        self._dead = not found and _has_died(mountpoint)
+        # A pid namespace may hide one: then its socket tells when it is gone.
+        self._hidden = {each.name for each in found if each.pid == 0}
+        pidfds = [process.open_process(each.pid) for each in found if each.pid != 0]
+        self._pidfds = [pidfd for pidfd in pidfds if pidfd is not None]
+
+    def wait(self) -> None:
+        """Until they are gone. They may have much to write out, or serve a copy of the mount elsewhere."""
+        mountpoint = self._mountpoint
+        if self._dead:
+            return
+        if not self._names:
+            print(
+                f"pyunionfs: the daemon of {mountpoint} was not found, and is not waited for", file=sys.stderr
+            )
+            return
+        copies = [each.path for each in mount_table() if each.device == self._entry.device]
+        if copies:
+            raise MountError(
+                f"{mountpoint} is unmounted, but {copies[-1]} shows the same union, and the daemon serves"
+                f" that: `pyunionfs umount {shlex.quote(copies[-1])}` ends it"
+            )
+        if self._gone(_PATIENCE):
+            return
+        if self._serve_on():
+            raise MountError(
+                f"{mountpoint} is unmounted here, but its daemon still serves it in another mount namespace"
+                " (a container that was started meanwhile): it ends when that does"
+            )
+        print(f"pyunionfs: waiting until the data of {mountpoint} is written out", file=sys.stderr)
+        self._gone(None)
+
+    def _gone(self, timeout: float | None) -> bool:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        for pidfd in self._pidfds:
+            left = None if timeout is None else max(deadline - time.monotonic(), 0)
+            if not process.wait_for_exit(pidfd, left):
+                return False
+        while self._hidden & {each.name for each in control.find(self._entry)}:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_SOCKET_PAUSE)
+        return True
+
+    def _serve_on(self) -> bool:
+        """Whether one still answers questions, which it does not when it writes out."""
+        asked = control.running(control.owner_of(self._entry))
+        return any(each.status is not None and each.name in self._names for each in asked)
+
+    def close(self) -> None:
+        while self._pidfds:
+            os.close(self._pidfds.pop())

@@ -6,17 +6,20 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from tests.support.mounts import needs_root
 from unionfs import control
 from unionfs.linux.mount import parse_mount
 
+NAME = "1-ab@0:77.sock"
 STATUS: dict[str, Any] = {
     "mountpoint": "/m",
     "device": "0:77",
@@ -24,6 +27,7 @@ STATUS: dict[str, Any] = {
     "upper": None,
     "work": None,
     "options": [],
+    "started": "2024-01-01T00:00:00Z",
     "uptime": 1.5,
     "memory": 1,
     "log": "syslog",
@@ -45,12 +49,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def answering(place: Path, answer: bytes | None, name: str = "1-ab.sock") -> Iterator[None]:
-    """A server that gives everybody this answer; None: it never answers."""
+def answering(place: Path, answer: bytes | None, name: str = NAME) -> Iterator[None]:
+    """A server that gives everybody this answer; None: a byte now and then, and never an end."""
     place.mkdir(mode=0o700, exist_ok=True)
+    ended = threading.Event()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(place / name))
         server.listen(4)
+
+        def drip(client: socket.socket) -> None:
+            with suppress(OSError):
+                while not ended.wait(0.05):
+                    client.send(b" ")
 
         def serve() -> None:
             held = []
@@ -61,8 +71,11 @@ def answering(place: Path, answer: bytes | None, name: str = "1-ab.sock") -> Ite
                     break
                 held.append(client)
                 if answer is not None:
-                    client.sendall(answer)
+                    with suppress(BrokenPipeError):
+                        client.sendall(answer)
                     client.close()
+                else:
+                    threading.Thread(target=drip, args=(client,)).start()
             for client in held:
                 client.close()
 
@@ -71,6 +84,7 @@ def answering(place: Path, answer: bytes | None, name: str = "1-ab.sock") -> Ite
         try:
             yield
         finally:
+            ended.set()
             server.shutdown(socket.SHUT_RDWR)
             thread.join(5)
     os.unlink(place / name)
@@ -82,15 +96,88 @@ def entry(device: str = "0:77", user: int | None = None) -> str:
 
 def test_an_answer_is_found_by_its_device(place: Path) -> None:
     with answering(place, json.dumps(STATUS).encode()):
-        found = control.find(parse_mount(entry()))
-        assert found is not None
-        assert (found.pid, found.uid, found.status) == (os.getpid(), os.geteuid(), STATUS)
-        assert control.find(parse_mount(entry("0:78"))) is None
+        me = os.getpid(), os.geteuid()
+        assert control.find(parse_mount(entry())) == [control.Running(NAME, *me, "0:77", None)]
+        assert control.find(parse_mount(entry("0:78"))) == []
+        assert control.running() == [control.Running(NAME, *me, "0:77", STATUS)]
 
 
+@needs_root
 def test_nobody_passes_for_the_daemon_of_another_user(place: Path) -> None:
     with answering(place, json.dumps(STATUS).encode()):
-        assert control.find(parse_mount(entry(user=os.geteuid() + 1))) is None
+        os.chown(place, os.geteuid() + 1, -1)
+        assert control.find(parse_mount(entry(user=os.geteuid() + 1))) == []
+
+
+@needs_root
+def test_only_the_directories_of_the_mounts_user_are_looked_into(place: Path) -> None:
+    with answering(place, json.dumps(STATUS).encode()):
+        os.chown(place, 12345, -1)
+        assert control.find(parse_mount(entry())) == []
+        assert control.running(0) == []
+        assert [each.uid for each in control.running()] == [0]
+
+
+def test_one_that_does_not_answer_is_found(place: Path) -> None:
+    with answering(place, None):
+        started = time.monotonic()
+        assert [each.pid for each in control.find(parse_mount(entry()))] == [os.getpid()]
+        assert time.monotonic() - started < 0.2
+
+
+def test_those_that_do_not_answer_cost_their_time_once(place: Path) -> None:
+    with ExitStack() as stack:
+        for number in range(6):
+            stack.enter_context(answering(place, None, f"1-a{number}@0:{number}.sock"))
+        stack.enter_context(answering(place, json.dumps(STATUS).encode(), "2-b@0:77.sock"))
+        started = time.monotonic()
+        found = control.running()
+        assert time.monotonic() - started < 1
+        assert [each.status for each in found] == [None] * 6 + [STATUS]
+
+
+def test_not_everything_is_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_MOST_BYTES", 1 << 20)
+    with answering(place, b" " * (2 << 20) + json.dumps(STATUS).encode()):
+        assert [each.status for each in control.running()] == [None]
+
+
+def test_a_mount_whose_daemon_is_stuck_has_its_pid(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "mount_table", lambda: [parse_mount(entry())])
+    with answering(place, None):
+        [status] = control.mounts()
+        assert (status["state"], status["pid"]) == ("unreachable", os.getpid())
+
+
+def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As when there is no descriptor left to look up the memory with."""
+    directory = control.make_directory()
+    assert directory is not None
+    bound = control.ControlSocket(directory, "1-ab")
+    bound.name_mount((0, 77))
+    answers = [OSError(24, "Too many open files"), ValueError("a bug"), STATUS]
+
+    def status() -> dict[str, Any]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, dict)
+        return answer
+
+    async def main() -> list[control.Status | None]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bound.serve, status)
+            found = [await trio.to_thread.run_sync(control.running) for _ in range(3)]
+            nursery.cancel_scope.cancel()
+        return [each.status for [each] in found]
+
+    try:
+        assert trio.run(main) == [None, None, STATUS]
+    finally:
+        bound.close()
+    assert "Too many open files" in caplog.text
+    assert "a bug" in caplog.text
+    assert os.listdir(place) == []
 
 
 @pytest.mark.parametrize(
@@ -103,9 +190,26 @@ def test_nobody_passes_for_the_daemon_of_another_user(place: Path) -> None:
         b"{}",
         b"{" * 200000,
         json.dumps({**STATUS, "lowers": "x"}).encode(),
+        json.dumps({**STATUS, "lowers": [1]}).encode(),
+        json.dumps({**STATUS, "requests": {"a": "b"}}).encode(),
+        json.dumps({**STATUS, "uptime": float("nan")}).encode(),
+        json.dumps({**STATUS, "memory": 10**400}).encode(),
         json.dumps({key: value for key, value in STATUS.items() if key != "requests"}).encode(),
     ],
-    ids=["stuck", "empty", "text", "list", "no-keys", "deep", "wrong-type", "missing-key"],
+    ids=[
+        "stuck",
+        "empty",
+        "text",
+        "list",
+        "no-keys",
+        "deep",
+        "wrong-type",
+        "element",
+        "value",
+        "nan",
+        "huge",
+        "missing-key",
+    ],
 )
 def test_an_answer_that_makes_no_sense_is_none(place: Path, answer: bytes | None) -> None:
     with answering(place, answer):
@@ -116,7 +220,7 @@ def test_what_a_dead_daemon_left_is_removed_but_not_a_log_with_lines(place: Path
     place.mkdir(mode=0o700)
     for stem in ("1-a", "2-b"):
         with socket.socket(socket.AF_UNIX) as dead:
-            dead.bind(str(place / f"{stem}.sock"))
+            dead.bind(str(place / f"{stem}@0:77.sock"))
         (place / f"{stem}.log").touch()
     (place / "2-b.log").write_text("trouble")
     assert list(control.running()) == []
@@ -137,6 +241,8 @@ def test_a_socket_that_does_not_listen_yet_has_no_name(place: Path, monkeypatch:
     bound = control.ControlSocket(directory, "1-ab")
     assert seen == [[]]
     assert os.listdir(place) == ["1-ab.sock"]
+    bound.name_mount((0, 77))
+    assert os.listdir(place) == [NAME]
     bound.close()
     assert os.listdir(place) == []
 

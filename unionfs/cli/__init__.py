@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from unionfs.cli.text import printable
 from unionfs.errors import OptionError, PyUnionFSError
 
 _COMMANDS = {
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(text: str) -> None:
-    print("pyunionfs: " + text.replace("\n", "\\n"), file=sys.stderr)
+    print("pyunionfs: " + printable(text), file=sys.stderr)
 
 
 def _run(words: list[str]) -> int:

@@ -8,6 +8,7 @@ import shlex
 
 from unionfs import control
 from unionfs.cli.parser import Parser
+from unionfs.cli.text import printable
 from unionfs.control import Status
 from unionfs.errors import MountError
 from unionfs.options import join_lowers, resolve_mountpoint
@@ -34,12 +35,14 @@ def run(words: list[str]) -> int:
 
 
 def _text(status: Status) -> str:
-    path = status["mountpoint"]
+    path = printable(status["mountpoint"])
     if status["state"] == "unreachable":
         if os.geteuid() not in (0, status["user"]):
             return f"{path}\n  mounted by user {status['user']}, who alone (and root) can ask its daemon"
+        pid = status["pid"]
+        what = "it has died or is stuck" if pid is None else f"pid {pid} is stuck, or waits for a slow disk"
         return (
-            f"{path}\n  its daemon does not answer: it has died or is stuck;"
+            f"{path}\n  its daemon does not answer: {what};"
             f" `pyunionfs umount --lazy {shlex.quote(path)}` frees the mountpoint"
         )
     requests: dict[str, int] = status["requests"]
@@ -51,7 +54,7 @@ def _text(status: Status) -> str:
         ("options", ",".join(status["options"]) or "default"),
         (
             "daemon",
-            f"pid {status['pid']}, up {_duration(status['uptime'])}, {status['memory'] / 2**20:.1f} MiB",
+            f"{_who(status)}, up {_duration(status['uptime'])}, {status['memory'] / 2**20:.1f} MiB",
         ),
         ("log", status["log"]),
         ("union", ", ".join(f"{name} {count}" for name, count in sorted(status["union"].items()))),
@@ -61,8 +64,13 @@ def _text(status: Status) -> str:
         ),
     ]
     if status["state"] == "detached":
-        rows.insert(0, ("state", f"unmounted, {status['open_handles']} files still open"))
-    return "\n".join([path, *(f"  {name:<9} {value}" for name, value in rows if value)])
+        rows.insert(0, ("state", f"not mounted in this mount namespace, {status['open_handles']} files open"))
+    return "\n".join([path, *(f"  {name:<9} {printable(value)}" for name, value in rows if value)])
+
+
+def _who(status: Status) -> str:
+    pid = "in another pid namespace" if status["pid"] is None else f"pid {status['pid']}"
+    return pid if status["user"] == os.geteuid() else f"{pid} of user {status['user']}"
 
 
 def _duration(seconds: float) -> str:
