@@ -134,7 +134,6 @@ class FileCopyUp:
         "_data",
         "_fs",
         "_inode",
-        "_real_ino",
         "_size",
         "_source",
         "_st",
@@ -149,7 +148,6 @@ class FileCopyUp:
         self._work = fs.writable_work()
         self._temp = self._work.temp_name()
         self._st = st = inode.lstat()
-        self._real_ino = 0
         regular = stat.S_ISREG(st.st_mode)
         # A metacopy needs the lower's data; an empty file is a file without data.
         self._data = data or not fs.metacopy or not regular
