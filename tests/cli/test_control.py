@@ -50,7 +50,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def answering(place: Path, answer: bytes | None, name: str = NAME) -> Iterator[None]:
-    """A server that gives everybody this answer; None: a byte now and then, and never an end."""
+    """A server that gives everybody this answer; None: a byte now and then, for 5 seconds."""
     place.mkdir(mode=0o700, exist_ok=True)
     ended = threading.Event()
     with socket.socket(socket.AF_UNIX) as server:
@@ -59,8 +59,11 @@ def answering(place: Path, answer: bytes | None, name: str = NAME) -> Iterator[N
 
         def drip(client: socket.socket) -> None:
             with suppress(OSError):
-                while not ended.wait(0.05):
+                for _ in range(100):  # an end all the same, for who would wait for it
                     client.send(b" ")
+                    if ended.wait(0.05):
+                        break
+                client.close()
 
         def serve() -> None:
             held = []
@@ -75,11 +78,11 @@ def answering(place: Path, answer: bytes | None, name: str = NAME) -> Iterator[N
                         client.sendall(answer)
                     client.close()
                 else:
-                    threading.Thread(target=drip, args=(client,)).start()
+                    threading.Thread(target=drip, args=(client,), daemon=True).start()
             for client in held:
                 client.close()
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
             yield
