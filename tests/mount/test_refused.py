@@ -318,6 +318,6 @@ def test_ctrl_c_while_mounting_leaves_nothing(base: Path) -> None:
     finally:
         waiting.kill()
         waiting.wait()
-    assert waiting.returncode == 130
+    assert waiting.returncode == 130, log
     assert "Traceback" not in log
     assert mount_types(base / "merged") == []

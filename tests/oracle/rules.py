@@ -221,8 +221,10 @@ class FailedOperations:
                 for mark in {OPAQUE, REDIRECT} - ours["xattrs"].keys():
                     theirs["xattrs"].pop(mark, None)
             one, other = (node["xattrs"].get(REDIRECT, b"") for node in (theirs, ours))
-            if b"/" not in path and one == b"/" + other:
-                # In the root they say the same; the kernel's is of a rename elsewhere that failed.
+            above = path.rpartition(b"/")[0]
+            if other and one == b"/" + (above + b"/" if above else b"") + other:
+                # They say the same, as the swapped mounts prove; the kernel's is of a rename to another
+                # directory that failed.
                 theirs["xattrs"][REDIRECT] = other
             if path in self.parents and theirs["stat"][-1] == "now":
                 theirs["stat"] = (*theirs["stat"][:-1], ours["stat"][-1])
