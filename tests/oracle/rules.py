@@ -179,9 +179,10 @@ def _stat_of(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
 class FailedOperations:
     """What the kernel does before it finds that an operation must fail.
 
-    A rename makes a source directory opaque and touches the parents first; a setxattr copies the file up
-    first. Here nothing is changed by what fails. Forgiven is only what the reference has and the subject
-    lacks, and only at the names of operations that failed.
+    A rename makes a source directory opaque and touches the parents first, and has copied it up when its
+    redirect turns out too long; a setxattr copies the file up first. Here nothing is changed by what
+    fails. Forgiven is only what the reference has and the subject lacks, and only at the names of
+    operations that failed.
 
     Two more are forgiven here because they, too, concern whole trees: without an index the kernel can show
     two names of one file, which it linked rightly in upper, under two inode numbers; and times and counts of
@@ -205,6 +206,8 @@ class FailedOperations:
                 # another.
                 self.sources |= {_plain(path).rpartition(b"/")[2] for path in op.args[:2]}
                 self.parents |= {_plain(path).rpartition(b"/")[0] for path in op.args[:2]}
+                if outcome == ("error", "EXDEV"):
+                    self._copies(op.args[0])
             elif op.name in ("setxattr", "removexattr"):
                 self._copies(op.args[0])
             elif op.name in ("fsetxattr", "fremovexattr") and op.args[0] in opened:
