@@ -11,19 +11,17 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable
 
 from unionfs.overlay import index
 from unionfs.overlay.access import PLACE, WRITE, OwnerAccess, set_mark
 from unionfs.overlay.copy_data import copy_data
+from unionfs.overlay.copy_metadata import copy_metadata, set_impure, set_origin
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.readdir import PRESENT, note_upper
 from unionfs.overlay.wait import Wait
 
-_ACLS = "system.posix_acl_"
-_MUST_COPY = (_ACLS, "security.")
 _INLINE = 128 * 1024
 """Up to this many bytes are copied at once when nothing must be synced: a worker would cost more."""
 
@@ -392,60 +390,3 @@ def link_real(inode: File, dirfd: int, name: bytes) -> None:
         os.link(inode.upname, name, src_dir_fd=source, dst_dir_fd=dirfd, follow_symlinks=False)
     else:
         os.link(b"/proc/self/fd/%d" % inode.fd, name, dst_dir_fd=dirfd, follow_symlinks=True)
-
-
-def copy_metadata(fs: OverlayFs, source: bytes, st: os.stat_result, dirfd: int, name: bytes) -> None:
-    """Owner, mode, xattrs and times onto a private object; *source* is a path to follow."""
-    target = b"/proc/self/fd/%d/%s" % (dirfd, name)
-    made = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-    if (made.st_uid, made.st_gid) != (st.st_uid, st.st_gid):
-        os.chown(name, st.st_uid, st.st_gid, dir_fd=dirfd, follow_symlinks=False)
-    # After the owner, for chown drops capabilities; before the mode, which may keep an ordinary user out; the
-    # ACLs last, for chmod would change them.
-    names = _xattrs_to_copy(fs, source)
-    _copy_xattrs(source, target, (name for name in names if not name.startswith(_ACLS)))
-    if not stat.S_ISLNK(st.st_mode):
-        os.chmod(name, stat.S_IMODE(st.st_mode), dir_fd=dirfd)
-    _copy_xattrs(source, target, (name for name in names if name.startswith(_ACLS)))
-    os.utime(name, ns=(st.st_atime_ns, st.st_mtime_ns), dir_fd=dirfd, follow_symlinks=False)
-
-
-def _xattrs_to_copy(fs: OverlayFs, source: bytes) -> list[str]:
-    try:
-        names = os.listxattr(source)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EPERM):
-            return []
-        raise
-    return [name for name in names if not fs.format.is_private(name)]
-
-
-def _copy_xattrs(source: bytes, target: bytes, names: Iterable[str]) -> None:
-    for name in names:
-        value = os.getxattr(source, name)
-        try:
-            os.setxattr(target, name, value, follow_symlinks=False)
-        except OSError as error:
-            # As ovl_copy_xattr(): what upper cannot store may be lost, security never.
-            if error.errno != errno.EOPNOTSUPP or name.startswith(_MUST_COPY):
-                raise
-
-
-def set_origin(
-    fs: OverlayFs, directory: RealDir | None, name: bytes, source: RealDir | None, dirfd: int, temp: bytes
-) -> None:
-    """Note on a private object what it was copied up from; *source* when that is a directory."""
-    if source is not None:
-        value = fs.format.encode_origin(source.layer, source, b"")
-    else:
-        assert directory is not None
-        value = fs.format.encode_origin(directory.layer, directory, name)
-    set_mark(fs, b"/proc/self/fd/%d/%s" % (dirfd, temp), fs.format.origin, value)
-
-
-def set_impure(fs: OverlayFs, directory: Directory) -> None:
-    """Mark an upper directory as holding objects from below, which tells overlayfs to adjust their d_ino."""
-    if directory.impure or directory.upper is None:
-        return
-    set_mark(fs, directory.proc_path()[0], fs.format.impure, b"y", follow=True)
-    directory.impure = True

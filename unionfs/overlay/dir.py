@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from unionfs.linux import fs as linux
 from unionfs.overlay import index
 from unionfs.overlay.access import WRITE, OwnerAccess, listing_fd, set_mark
-from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, set_impure, settle_at, upper_dir
+from unionfs.overlay.copy_metadata import set_impure
+from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, settle_at, upper_dir
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs

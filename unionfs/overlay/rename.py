@@ -13,7 +13,8 @@ import os
 
 from unionfs.linux import fs as linux
 from unionfs.overlay.access import WRITE, OwnerAccess, listing_fd, set_mark
-from unionfs.overlay.copy_up import copy_metadata, ensure_upper, link_up, set_impure
+from unionfs.overlay.copy_metadata import copy_metadata, set_impure
+from unionfs.overlay.copy_up import ensure_upper, link_up
 from unionfs.overlay.dir import check_empty, discard_dir, failure, find_slot, finish_unlink, prepare_unlink
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
