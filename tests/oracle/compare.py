@@ -355,7 +355,9 @@ def _subject(
                 else:
                     outcome, complaint = right.worker.perform(op), None
                 outcome = with_one_errno_for_not_empty(op, outcome)
-                expected = with_counted_links(with_one_errno_for_not_empty(op, outcomes[index]), outcome)
+                expected = with_counted_links(
+                    with_one_errno_for_not_empty(op, outcomes[index]), outcome, index=case.config.index
+                )
                 if case.config.metacopy:
                     expected = without_metacopy_times(expected, outcome)
                 forgiven = unlinked.forgives(op, expected, outcome)

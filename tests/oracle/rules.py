@@ -137,18 +137,21 @@ def with_one_errno_for_not_empty(op: Op, outcome: Outcome) -> Outcome:
     return ("error", "ENOTEMPTY") if replaces and outcome == ("error", "EEXIST") else outcome
 
 
-def with_counted_links(reference: Outcome, subject: Outcome) -> Outcome:
+def with_counted_links(reference: Outcome, subject: Outcome, *, index: bool) -> Outcome:
     """A directory shows one link from when it is in upper and in a lower, and nobody counts its links then.
 
     The kernel puts it into upper in two cases where nothing changes: a setxattr in it that fails, and a
     change to a hard-linked file, copied up already, through its name there (FUSE hands changes on by
     object, not by name). Forgiven is a count where the reference has 1; that ours shows 1 for a merged
-    directory has a test of its own.
+    directory has a test of its own. With an index it can be the other way round: an indexed file comes into
+    upper under a known name of it, with that name's directory.
     """
     if reference[0] == "error" or subject[0] == "error":
         return reference
     (ahead, theirs), (_, ours) = _stat_of(reference[1]), _stat_of(subject[1])
-    if theirs is None or ours is None or theirs[0] != "dir" or theirs[5] != 1:
+    if theirs is None or ours is None or theirs[0] != "dir":
+        return reference
+    if theirs[5] != 1 and not (index and ours[5] == 1):
         return reference
     theirs = (*theirs[:5], ours[5], *theirs[6:])
     return "ok", (*ahead, theirs) if ahead else theirs
@@ -223,7 +226,9 @@ class FailedOperations:
             theirs = reference.nodes.get(path)
             if theirs is None:
                 continue
-            _, theirs["stat"] = with_counted_links(("ok", theirs["stat"]), ("ok", ours["stat"]))
+            _, theirs["stat"] = with_counted_links(
+                ("ok", theirs["stat"]), ("ok", ours["stat"]), index=self.index
+            )
             if not self.index and theirs["stat"] == ours["stat"] and LINKS in ours.keys() - theirs.keys():
                 theirs[LINKS] = ours[LINKS]
             if self.metacopy:
