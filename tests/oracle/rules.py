@@ -229,7 +229,8 @@ class FailedOperations:
             _, theirs["stat"] = with_counted_links(
                 ("ok", theirs["stat"]), ("ok", ours["stat"]), index=self.index
             )
-            if not self.index and theirs["stat"] == ours["stat"] and LINKS in ours.keys() - theirs.keys():
+            more = LINKS in ours and set(theirs.get(LINKS, ())) <= set(ours[LINKS])
+            if not self.index and theirs["stat"] == ours["stat"] and more:
                 theirs[LINKS] = ours[LINKS]
             if self.metacopy:
                 _, theirs["stat"] = without_metacopy_times(("ok", theirs["stat"]), ("ok", ours["stat"]))
