@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.test_life import base, eventually, foreground, gone, mount, program, run, statuses
+from tests.mount.rig import eventually, foreground, gone, mount, program, run, statuses
 from tests.support.mounts import (
     REPOSITORY,
     command,
@@ -33,8 +33,6 @@ from tests.support.mounts import (
 )
 
 pytestmark = [needs_root, needs_fuse]
-
-__all__ = ["base"]  # the fixture
 
 SLOW_COPY = """
 import time

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import signal
 import struct
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.mount.rig import PATIENCE, eventually, foreground, gone, mount, run, statuses
 from tests.support.mounts import (
-    REPOSITORY,
-    command,
-    environment,
     mount_types,
     needs_fuse,
     needs_root,
     pyunionfs,
-    scratch,
     status_pid,
     umount,
 )
@@ -34,69 +27,7 @@ from unionfs.linux.mount import mount_at
 
 pytestmark = [needs_root, needs_fuse]
 
-PATIENCE = 15.0
 CAP_SYS_RESOURCE = 24
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Iterator[Path]:
-    """Layers with one lower file, and a mountpoint; whatever a failed test leaves mounted is taken away."""
-    with scratch(tmp_path) as where:
-        for name in ("lower", "upper", "work", "merged"):
-            (where / name).mkdir()
-        (where / "lower" / "file").write_text("lower\n")
-        try:
-            yield where
-        finally:
-            while any(kind.startswith("fuse") for kind in mount_types(where / "merged")):
-                umount(where / "merged", lazy=True)
-
-
-def run(*words: str | Path, status: int = 0, **keywords: Any) -> subprocess.CompletedProcess[str]:
-    """One pyunionfs command, which must end with this status."""
-    done = subprocess.run(
-        command(*map(str, words)), capture_output=True, text=True, timeout=60, env=environment(), **keywords
-    )
-    assert done.returncode == status, f"{words} ended with {done.returncode}: {done.stderr}"
-    return done
-
-
-def mount(base: Path, *options: str) -> int:
-    """Mount in the background; the daemon's pid."""
-    run("mount", *options, base / "lower", base / "upper", base / "work", base / "merged")
-    return status_pid(base / "merged")
-
-
-def statuses(*words: str | Path) -> list[dict[str, Any]]:
-    answer: list[dict[str, Any]] = json.loads(run("status", "--json", *words).stdout)
-    return answer
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended; a zombie that nobody has waited for yet has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def foreground(base: Path, *options: str) -> subprocess.Popen[str]:
-    """A daemon in the foreground that serves."""
-    words = ["mount", "-f", *options, *(str(base / name) for name in ("lower", "upper", "work", "merged"))]
-    daemon = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True, env=environment())
-    assert daemon.stderr is not None
-    line = daemon.stderr.readline()
-    assert "is mounted" in line, line + daemon.stderr.read()
-    return daemon
 
 
 def test_mount_returns_when_it_serves_and_umount_when_it_is_gone(base: Path) -> None:
@@ -412,79 +343,6 @@ def test_the_log_file_has_the_life_and_with_debug_the_requests(base: Path) -> No
     text = log.read_text()
     assert f"{base}/merged is mounted: upper {base}/upper" in text
     assert f"{base}/merged is unmounted" in text
-
-
-def program(patch: str, base: Path, *options: str) -> list[str]:
-    """A pyunionfs whose transport has been changed first, to see what a bug does."""
-    words = ["mount", *options, *(str(base / name) for name in ("lower", "upper", "work", "merged"))]
-    lines = ["import sys, trio, unionfs.transport.pyfuse3 as t", patch, "from unionfs.cli import main"]
-    return [sys.executable, "-c", "\n".join([*lines, f"sys.exit(main({words!r}))"])]
-
-
-LOOP_BUG = """
-async def serve(self, real=t.Session.serve):
-    with trio.move_on_after(0.7):
-        await real(self)
-    raise ValueError("a bug in the loop")
-t.Session.serve = serve
-"""
-
-START_BUG = """
-def init(self, union, fd):
-    raise ValueError("a bug at the start")
-t.Session.__init__ = init
-"""
-
-MUTE = """
-async def serve(self):
-    await trio.sleep(0.3)
-t.Session.serve = serve
-"""
-
-
-def test_a_bug_in_the_loop_unmounts_and_is_logged(base: Path) -> None:
-    done = subprocess.run(
-        program(LOOP_BUG, base, "-f"), cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=False
-    )
-    assert done.returncode == 1
-    assert "Traceback (most recent call last)" in done.stderr
-    assert "ValueError: a bug in the loop" in done.stderr
-    assert mount_types(base / "merged") == []
-    mount(base)
-    run("umount", base / "merged")
-
-
-@pytest.mark.parametrize("options", [(), ("-f",)])
-@pytest.mark.parametrize("volatile", [False, True])
-def test_a_bug_at_the_start_leaves_nothing(base: Path, options: tuple[str, ...], volatile: bool) -> None:
-    if volatile:
-        options = (*options, "-o", "volatile")
-    done = subprocess.run(
-        program(START_BUG, base, *options),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "a bug in pyunionfs, ValueError: a bug at the start" in done.stderr
-    assert mount_types(base / "merged") == []
-    assert os.listdir(base / "work") == []
-    assert os.listdir(base / "upper") == []
-    place = done.stderr.rpartition(" went to ")[2].strip()
-    if place.startswith("/run/pyunionfs/"):
-        assert "a bug at the start" in Path(place).read_text()
-        os.unlink(place)
-
-
-def test_a_daemon_that_ends_before_it_answers_is_not_a_success(base: Path) -> None:
-    done = subprocess.run(
-        program(MUTE, base), cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=False
-    )
-    assert done.returncode == 1
-    assert "before it served" in done.stderr or "cannot mount" in done.stderr
-    assert mount_types(base / "merged") == []
 
 
 def test_a_copy_in_another_mount_namespace_is_told_of(base: Path) -> None:
