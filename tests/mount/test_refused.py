@@ -303,7 +303,9 @@ def test_ctrl_c_while_mounting_leaves_nothing(base: Path) -> None:
     """The daemon starts, but its loop does not: `mount` waits, and is interrupted."""
     slow = "async def serve(self):\n    await trio.sleep(60)\nt.Session.serve = serve"
     words = ["mount", *(str(base / name) for name in STACK)]
-    lines = ["import sys, trio, unionfs.transport.pyfuse3 as t", slow, "from unionfs.cli import main"]
+    # A shell's background job ignores SIGINT, and so would all that the tests start in one.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    lines = [heed, "import sys, trio, unionfs.transport.pyfuse3 as t", slow, "from unionfs.cli import main"]
     waiting = subprocess.Popen(
         [sys.executable, "-c", "\n".join([*lines, f"sys.exit(main({words!r}))"])],
         cwd=REPOSITORY,
