@@ -25,6 +25,7 @@ from tests.oracle.rules import (
     FailedOperations,
     PartedWays,
     UnlinkedLower,
+    is_chown_to_nobody,
     is_other_check_first,
     is_parting,
     is_removal_of_no_acl,
@@ -363,6 +364,7 @@ def _subject(
                 forgiven = unlinked.forgives(op, expected, outcome)
                 forgiven = forgiven or is_removal_of_no_acl(op, expected, outcome)
                 forgiven = forgiven or is_other_check_first(op, expected, outcome)
+                forgiven = forgiven or is_chown_to_nobody(op, expected, outcome)
                 if not case.config.index:
                     forgiven = forgiven or is_rename_onto_itself(op, expected, outcome)
                 if outcome != expected and is_parting(case, op, expected, outcome):
