@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -348,3 +349,20 @@ def test_directory_index_is_the_same_on_every_filesystem(stack: Stack, base: Pat
             assert view.read("d/n25") == b"other"
             numbers = view.entries("d")
             assert len(set(numbers.values())) == len(numbers)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_failed_listing_costs_no_descriptor(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, merged: bool
+) -> None:
+    """What leaks is found by the fixture that counts descriptors."""
+    stack.layers({"d": {"f": ""}}, *([{"d": {"g": ""}}] if merged else []))
+    with stack.open() as view:
+        ino = view.ino("d")
+        with monkeypatch.context() as patch:
+            patch.setattr(readdir, "scan", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "bad disk")))
+            handle = view.union.open_dir(ino)
+            with pytest.raises(OSError, match="bad disk"):
+                complete(view.union.read_dir, handle, 0)
+            view.union.release_dir(handle)
+        assert sorted(view.tree("d")) == (["d/f", "d/g"] if merged else ["d/f"])

@@ -20,7 +20,7 @@ from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.readdir import PRESENT, note_upper
-from unionfs.overlay.wait import Wait
+from unionfs.overlay.wait import Wait, perform
 
 _INLINE = 128 * 1024
 """Up to this many bytes are copied at once when nothing must be synced: a worker would cost more."""
@@ -55,15 +55,10 @@ def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bo
     if task.is_slow:
         inode.copying = task
         raise Wait(task)
-    error: BaseException | None = None
     inode.nopen += 1  # the operation goes on with it: the task must not let go of it
     try:
-        task.run()
-    except BaseException as failure:
-        error = failure
-        raise
+        perform(task)
     finally:
-        task.finish(error)
         inode.nopen -= 1
 
 
@@ -148,7 +143,7 @@ class FileCopyUp:
         self._st = st = inode.lstat()
         regular = stat.S_ISREG(st.st_mode)
         # A metacopy needs the lower's data; an empty file is a file without data.
-        self._data = data or not fs.metacopy or not regular
+        self._data = data or not fs.config.metacopy or not regular
         self._size = 0 if truncate or not regular else st.st_size
         flags = os.O_PATH | os.O_NOFOLLOW
         self._source = [inode.open_real(flags)]
@@ -234,18 +229,13 @@ class FileCopyUp:
             inode.updir, inode.upname = place, name
             assert parent is not None
             note_upper(parent, name, PRESENT)
-            if inode.lower_names:
-                inode.lower_names.discard((parent, name))
+            inode.forget_lower_name(parent, name)
         inode.real_ino = st.st_ino
         inode.mode = st.st_mode
         inode.no_capability = False
-        if self._data:
-            inode.metacopy = False
-        elif inode.datadir is None:
-            inode.metacopy = True
+        inode.metacopy = not self._data
+        if inode.metacopy and inode.datadir is None:
             inode.datadir, inode.dataname = inode.lowdir, inode.lowname
-        else:
-            inode.metacopy = True
         fs.copy_ups += 1
         if inode.indexed:
             if parent is not None:
@@ -348,16 +338,14 @@ def link_up(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
     """Give a copied-up file its entry in upper under a further name that so far only a lower has."""
     place = upper_dir(fs, parent)
     if place.has(name):
-        if inode.lower_names:
-            inode.lower_names.discard((parent, name))
+        inode.forget_lower_name(parent, name)
         return
     index.store_nlink(fs, inode, by_lower=True)
     set_impure(fs, parent)
     with Placing(fs, place):
         link_real(inode, place.open(), name)
     note_upper(parent, name, PRESENT)
-    if inode.lower_names:
-        inode.lower_names.discard((parent, name))
+    inode.forget_lower_name(parent, name)
     settle_at(fs, inode, place, name)
 
 
@@ -375,10 +363,7 @@ def settle_at(fs: OverlayFs, inode: File, place: RealDir, name: bytes) -> None:
     """Reach the upper object by its new name, if so far it was only reached in work or by descriptor."""
     held, upname = inode.updir, inode.upname
     if held is None or held is fs.index_dir or held is fs.work_dir:
-        inode.updir, inode.upname = place, name
-        if inode.fd >= 0:
-            os.close(inode.fd)
-            inode.fd = -1
+        inode.relocate(place, name)
         if held is not None and held is fs.work_dir:
             fs.writable_work().remove(upname)
 

@@ -25,7 +25,7 @@ from unionfs.overlay.iget import adopt_new
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir, is_whiteout_device
 from unionfs.overlay.namei import find, lower_has
-from unionfs.overlay.readdir import HIDDEN, PRESENT, DirHandle, index_of, note_upper, scan
+from unionfs.overlay.readdir import HIDDEN, PRESENT, DirHandle, note_upper, scan
 from unionfs.overlay.redirect import set_redirect
 
 Make = Callable[[int, bytes], None]
@@ -55,8 +55,6 @@ def find_slot(fs: OverlayFs, parent: Directory, name: bytes) -> Slot:
     if name.startswith(WHITEOUT_PREFIX):
         # Such a name would be taken for a mark by whoever mounts this layer.
         raise failure(errno.EINVAL)
-    if len(name) > 255:
-        raise failure(errno.ENAMETOOLONG)
     fs.writable_work()
     lower = lower_has(fs, parent, name)
     place = upper_dir(fs, parent)
@@ -260,13 +258,13 @@ def prepare_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -
     if inode.indexed and inode.nlink is not None and inode.nlink > 1 and fs.index_dir is not None:
         value = fs.format.read(inode.proc_path()[0], fs.format.origin)
         if value:
-            relocate(inode, fs.index_dir, value.hex().encode())
+            inode.relocate(fs.index_dir, value.hex().encode())
             return
     for directory, other in inode.names():
         if (directory is not parent or other != name) and directory.upper is not None:
             st_other = directory.upper.lstat(other)
             if st_other is not None and st_other.st_ino == inode.real_ino:
-                relocate(inode, directory.upper, other)
+                inode.relocate(directory.upper, other)
                 return
     if inode.pinned and inode.nlink is not None and inode.nlink > 1:
         # Names that only a lower has are this file too: keep its changes under one of them.
@@ -274,12 +272,12 @@ def prepare_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -
             if directory is not parent or other != name:
                 link_up(fs, inode, directory, other)
                 assert directory.upper is not None
-                relocate(inode, directory.upper, other)
+                inode.relocate(directory.upper, other)
                 return
         assert fs.work_dir is not None
         temp = fs.writable_work().temp_name()
         link_real(inode, fs.work_dir.open(), temp)
-        relocate(inode, fs.work_dir, temp)
+        inode.relocate(fs.work_dir, temp)
         return
     if inode.nlookup or inode.nopen or inode.pinned:
         inode.fd = inode.open_real(os.O_PATH)
@@ -303,14 +301,6 @@ def finish_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) ->
             inode.pinned = True
     fs.table.detach(inode, parent, name)
     fs.table.drop_if_unused(inode)
-
-
-def relocate(inode: File, directory: RealDir, name: bytes) -> None:
-    """Reach the upper object of *inode* by this name from now on."""
-    inode.updir, inode.upname = directory, name
-    if inode.fd >= 0:
-        os.close(inode.fd)
-        inode.fd = -1
 
 
 def rmdir(fs: OverlayFs, parent: Directory, name: bytes) -> None:
@@ -342,9 +332,7 @@ def rmdir(fs: OverlayFs, parent: Directory, name: bytes) -> None:
 
 def check_empty(fs: OverlayFs, directory: Directory) -> None:
     """Raise ENOTEMPTY when a caller would see anything in it."""
-    if directory.merged and fs.trust:
-        names = bool(index_of(fs, directory).names())
-    elif directory.merged:
+    if directory.merged:
         names = bool(DirHandle(directory).snapshot(fs, rewind=False))
     else:
         top = directory.top

@@ -31,7 +31,6 @@ class OverlayFs:
         "index_dir",
         "litter",
         "lowers",
-        "metacopy",
         "root",
         "stale",
         "table",
@@ -58,7 +57,6 @@ class OverlayFs:
         self.identity = identity
         self.format = Format(config.userxattr)
         self.table = InodeTable()
-        self.metacopy = config.metacopy
         self.trust = config.timeout is None
         # `work/index/` as a directory of the upper layer; None without index=on.
         self.index_dir: RealDir | None = None

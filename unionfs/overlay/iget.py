@@ -103,9 +103,7 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
         if isinstance(known, File) and known.on_upper and known.real_ino == st.st_ino:
             if known.updir is None:
                 # It was served by descriptor, and has a known name again.
-                known.updir, known.upname = top.directory, top.name
-                os.close(known.fd)
-                known.fd = -1
+                known.relocate(top.directory, top.name)
             table.attach(known, parent, name)
             return known
     inode = File(_free(fs, number, own), st.st_mode)

@@ -237,6 +237,16 @@ class File(Inode):
             os.close(self.fd)
             self.fd = -1
 
+    def relocate(self, directory: RealDir, name: bytes) -> None:
+        """Reach the upper object by this name from now on."""
+        self.updir, self.upname = directory, name
+        self.close()
+
+    def forget_lower_name(self, parent: Directory, name: bytes) -> None:
+        """Note that upper has an entry for this name, or nobody has the name any more."""
+        if self.lower_names:
+            self.lower_names.discard((parent, name))
+
     def open_real(self, flags: int) -> int:
         """Open the topmost real object; an O_PATH descriptor is opened again by way of /proc."""
         if self.fd >= 0:
@@ -257,9 +267,6 @@ class File(Inode):
             assert self.datadir is not None
             return os.stat(self.dataname, dir_fd=self.datadir.open(), follow_symlinks=False)
         return self.lstat()
-
-    def link_count(self, st: os.stat_result) -> int:
-        return st.st_nlink if self.nlink is None else self.nlink
 
 
 class InodeTable:
@@ -319,8 +326,8 @@ class InodeTable:
 
     def detach(self, inode: Inode, parent: Directory, name: bytes) -> None:
         """Note that *inode* has lost this name. It may be left without one."""
-        if isinstance(inode, File) and inode.lower_names:
-            inode.lower_names.discard((parent, name))
+        if isinstance(inode, File):
+            inode.forget_lower_name(parent, name)
         if parent.children.get(name) is inode:
             del parent.children[name]
         if inode.parent is parent and inode.name == name:

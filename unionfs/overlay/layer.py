@@ -18,7 +18,7 @@ from unionfs.linux import fs as linux
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_NAME_MAX = 255
+NAME_MAX = 255
 
 
 class DirFds:

@@ -16,7 +16,7 @@ from unionfs.overlay.format import OPAQUE_FILE, WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import Found, Hit, instantiate
 from unionfs.overlay.inode import Directory, Inode
-from unionfs.overlay.layer import RealDir, is_mark_file, is_whiteout_device
+from unionfs.overlay.layer import NAME_MAX, RealDir, is_mark_file, is_whiteout_device
 from unionfs.overlay.readdir import ALONE, HIDDEN, PRESENT, index_of
 
 _S_IFMT = 0o170000
@@ -69,7 +69,7 @@ def lookup(fs: OverlayFs, parent: Directory, name: bytes) -> tuple[Inode, os.sta
 
 def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
     """Find the real objects of a name, without making an inode."""
-    if len(name) > 255:
+    if len(name) > NAME_MAX:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     if name.startswith(WHITEOUT_PREFIX) and _is_mark(parent, name):
         return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from unionfs.overlay.access import listing_fd
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.layer import is_whiteout_device
-from unionfs.overlay.wait import Wait
+from unionfs.overlay.wait import Wait, perform
 
 if TYPE_CHECKING:
     from unionfs.overlay.format import Format
@@ -176,8 +176,7 @@ def index_of(fs: OverlayFs, directory: Directory) -> DirIndex:
     if task.is_slow:
         directory.copying = task
         raise Wait(task)
-    task.run()
-    task.finish(None)
+    perform(task)
     assert directory.index is not None
     return directory.index
 
@@ -253,9 +252,7 @@ class DirHandle:
             return names
         if directory.merged:
             # Layers may change underneath: list them afresh.
-            task = IndexTask(fs, directory)
-            task.run()
-            task.finish(None)
+            perform(IndexTask(fs, directory))
             assert directory.index is not None
             names = self.names = directory.index.names()
             directory.index = None
@@ -264,7 +261,6 @@ class DirHandle:
         if listing.is_slow:
             self.pending = listing
             raise Wait(listing)
-        listing.run()
-        listing.finish(None)
+        perform(listing)
         self.fresh = False
         return listing.names

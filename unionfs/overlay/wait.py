@@ -42,11 +42,16 @@ def complete(operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             return operation(*args, **kwargs)
         except Wait as wait:
             task = wait.task
-        error: BaseException | None = None
-        try:
-            task.run()
-        except BaseException as failure:
-            error = failure
+        perform(task)
+
+
+def perform(task: Task) -> None:
+    """Do a task here and now, and clear away when it fails."""
+    error: BaseException | None = None
+    try:
+        task.run()
+    except BaseException as failure:
+        error = failure
+        raise
+    finally:
         task.finish(error)
-        if error is not None:
-            raise error

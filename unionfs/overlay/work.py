@@ -17,7 +17,6 @@ from unionfs.linux import fs as linux
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WHITEOUT_MODE = stat.S_IFCHR
-_TRIES = 1000
 
 
 def _names(dirfd: int) -> list[bytes]:
