@@ -23,12 +23,12 @@ from unionfs.linux.mount import MountPoint, mount_at, mount_table
 from unionfs.options import MountOptions, join_lowers
 from unionfs.overlay import check
 from unionfs.transport.mount import check_mountpoint, open_fuse, unmount
+from unionfs.transport.session import Session, SessionOptions
 
 if TYPE_CHECKING:
     import trio
 
     from unionfs.overlay.super import Union
-    from unionfs.transport.pyfuse3 import Session
 
 GRACE = 10.0
 """How long files that are open at SIGTERM may be used on, in seconds."""
@@ -182,7 +182,7 @@ class _Life:
         """Open the layers, then mount: the other way round the mount could hide a layer."""
         # Loaded here, because they are slow, and before the mount, because it may cover them.
         from unionfs.overlay.super import Union
-        from unionfs.transport.pyfuse3 import Session
+        from unionfs.transport.pyfuse3 import Session as Pyfuse3Session
 
         options = self.options
         try:
@@ -196,7 +196,9 @@ class _Life:
             entry = mount_at(options.mountpoint)
             self.device = entry.device if entry is not None else None
             try:
-                self.session = Session(self.union, fuse_fd)
+                self.session = Pyfuse3Session(
+                    self.union, fuse_fd, SessionOptions(max_read=options.fuse.max_read, debug=options.debug)
+                )
             except BaseException:
                 unmount(options.mountpoint, lazy=True)
                 raise

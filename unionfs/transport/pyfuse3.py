@@ -27,6 +27,7 @@ from unionfs.overlay.readdir import DirHandle
 from unionfs.overlay.super import Union
 from unionfs.overlay.wait import Task
 from unionfs.transport.handlers import answer, op, slow_op
+from unionfs.transport.session import SessionOptions
 
 log = logging.getLogger(__name__)
 
@@ -376,11 +377,24 @@ def _is_end(error: BaseException) -> bool:
 class Session:
     """One mount's conversation with the kernel. pyfuse3 keeps it in globals: one at a time in a process."""
 
-    def __init__(self, union: Union, fuse_fd: int) -> None:
+    def __init__(self, union: Union, fuse_fd: int, options: SessionOptions) -> None:
         """Take over *fuse_fd*, a /dev/fuse descriptor that is mounted already."""
         self._operations = _Operations(union)
         self._union = union
-        pyfuse3.init(self._operations, f"/dev/fd/{fuse_fd}", {"default_permissions"})
+        words = {"default_permissions"}
+        if options.max_read is not None:
+            words.add(f"max_read={options.max_read}")
+        pyfuse3.init(self._operations, f"/dev/fd/{fuse_fd}", words)
+
+    def start(self) -> None:
+        """Nothing: requests are answered under trio, by `serve`."""
+
+    def flags(self) -> list[str]:
+        """Nothing: what was agreed on at INIT libfuse keeps to itself."""
+        return []
+
+    def passthrough_problem(self) -> str | None:
+        return "pyfuse3 cannot ask the kernel for it: use transport=direct"
 
     async def serve(self) -> None:
         """Answer requests until the kernel ends the session; cancel to stop earlier."""

@@ -1,0 +1,55 @@
+"""What the daemon and a transport agree on: the options of a session, and the faces of one.
+
+Imports no FUSE library and no trio, and holds no behaviour: each transport brings its own `Session`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What the mount options ask of a transport."""
+
+    passthrough: str = "auto"
+    """"auto", "on" (the mount is refused where it cannot be had) or "off"."""
+    coherent: bool = False
+    """Old readers of a lower file see the new data: no passthrough for lower files."""
+    max_read: int | None = None
+    """What mount(2) was given, which the kernel wants to hear again at INIT; None: no limit of ours."""
+    allow_other: bool = False
+    debug: bool = False
+
+
+class Session(Protocol):
+    """One mount's requests, from a mounted /dev/fuse descriptor (owned from now on) to a union.
+
+    Its class is called with `(union, fuse_fd, options)`. The daemon calls all of this on one thread, which is
+    not the one that answers where a transport has a thread of its own: locking is the session's work.
+    """
+
+    def start(self) -> None:
+        """Begin to answer, before trio runs; a transport that needs trio for that does nothing here."""
+
+    async def serve(self) -> None:
+        """Return when the mount is gone."""
+
+    def counts(self) -> dict[str, int]:
+        """How many requests of each kind have come."""
+
+    def under_way(self) -> int:
+        """How many slow pieces of work requests are waiting for just now."""
+
+    def open_handles(self) -> int:
+        """How many files and directories are open."""
+
+    def flags(self) -> list[str]:
+        """The names of what was agreed on at INIT; empty before it, and where libfuse keeps it to itself."""
+
+    def passthrough_problem(self) -> str | None:
+        """Why there is no passthrough; None: there is. Known once a request after INIT was answered."""
+
+    def close(self) -> None:
+        """Let go of the kernel's side and of all handles. Unmounting is the daemon's."""
