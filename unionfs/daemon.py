@@ -350,7 +350,7 @@ class _Life:
     def _let_go(self) -> bool:
         """Write out and close the union; False when data could not be written."""
         try:
-            self.union.sync()
+            self.union.syncfs()
         except OSError as error:
             logger.error("cannot write out upper %s: %s", self.options.config.upper, error)
             return False

@@ -52,7 +52,7 @@ READS: dict[str, Callable[[View], object]] = {
     "listxattr": lambda view: view.listxattr("d/f"),
     "readlink": lambda view: view.readlink("d/l"),
     "statfs": lambda view: view.union.statfs(),
-    "sync": lambda view: view.union.sync(),
+    "syncfs": lambda view: view.union.syncfs(),
     "removexattr of what is not there": lambda view: _fails(
         errno.ENODATA, lambda: view.removexattr("d/f", "user.not")
     ),

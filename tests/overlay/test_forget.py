@@ -187,7 +187,7 @@ def test_operations_leak_no_descriptors(stack: Stack) -> None:
         _fails(view.rmdir, "d")
         view.change("d/a", size=1)
         with view.opened("d/a", os.O_RDWR):
-            view.union.sync()
+            view.union.syncfs()
         view.forget_all()
 
     with stack.open() as view:

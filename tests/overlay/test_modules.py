@@ -223,7 +223,7 @@ def test_reflink_where_the_filesystem_has_it(stack: Stack) -> None:
         before = os.statvfs(where)
         with stack.open() as view:
             view.change("f", mtime_ns=1)
-            view.union.sync()
+            view.union.syncfs()
         after = os.statvfs(where)
         assert (before.f_bfree - after.f_bfree) * before.f_frsize < 16 << 20
         assert (stack.upper / "f").stat().st_size == 64 << 20

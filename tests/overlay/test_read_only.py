@@ -68,7 +68,7 @@ def test_everything_is_read(stack: Stack) -> None:
         tree = view.tree()
         assert view.getxattr("d/f", "user.a") == b"1"
         assert view.union.statfs().f_blocks == os.statvfs(stack.lowers[0]).f_blocks
-        view.union.sync()
+        view.union.syncfs()
         handle = view.union.open_dir(view.ino("d"))
         assert view.union.sync_dir(handle) is None
         view.union.release_dir(handle)

@@ -91,7 +91,7 @@ def test_volatile_mark(stack: Stack) -> None:
         mark = stack.work / "work" / "incompat" / "volatile"
         assert mark.is_dir()
         view.write("f", b"F")
-        view.union.sync()
+        view.union.syncfs()
         with view.opened("f", os.O_WRONLY) as handle:
             assert view.union.sync_file(handle) is None
         handle_dir = view.union.open_dir(1)

@@ -43,6 +43,8 @@ _renameat2 = _libc.renameat2
 _renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _syncfs = _libc.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
+_fallocate = _libc.fallocate64 if hasattr(_libc, "fallocate64") else _libc.fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fstatfs = _libc.fstatfs
 _fstatfs.argtypes = (ctypes.c_int, ctypes.c_char_p)
 _setfsuid = _libc.setfsuid
@@ -97,6 +99,12 @@ def renameat2(olddir: int, old: bytes, newdir: int, new: bytes, flags: int) -> N
 def syncfs(fd: int) -> None:
     """syncfs(2): write out everything of the filesystem that *fd* lies on."""
     if _syncfs(fd) != 0:
+        raise _fail()
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2) with any of its modes (`FALLOC_FL_*` of linux/falloc.h)."""
+    if _fallocate(fd, mode, offset, length) != 0:
         raise _fail()
 
 

@@ -11,6 +11,7 @@ import os
 import stat
 from dataclasses import dataclass
 
+from unionfs.linux import fileattr as linux
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
@@ -21,7 +22,10 @@ from unionfs.overlay.priv import drop_set_ids
 
 @dataclass(slots=True)
 class Changes:
-    """What a setattr asks for; None leaves as it is. Times are nanoseconds since the epoch."""
+    """What a setattr asks for; None leaves as it is. Times are nanoseconds since the epoch.
+
+    `kill` goes with `size`: whether the caller lacks CAP_FSETID, where the kernel says so (`drop_set_ids`).
+    """
 
     mode: int | None = None
     uid: int | None = None
@@ -29,6 +33,34 @@ class Changes:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    kill: bool | None = None
+
+
+@dataclass(slots=True)
+class StatX:
+    """What statx(2) says: `stat` and, of the same object, what stat(2) lacks.
+
+    `btime` is (seconds, nanoseconds), None where nothing records it; the attributes are `STATX_ATTR_*`.
+    """
+
+    inode: Inode
+    stat: os.stat_result
+    btime: tuple[int, int] | None
+    attributes: int
+    attributes_mask: int
+
+
+def statx(inode: Inode) -> StatX:
+    """Of the topmost real object, as overlayfs: a copy-up is a birth."""
+    if isinstance(inode, File) and inode.fd < 0:
+        directory, name = inode.real()
+        found = linux.statx(directory.open(), name)
+    elif isinstance(inode, File):
+        found = linux.statx(inode.fd)
+    else:
+        assert isinstance(inode, Directory)
+        found = linux.statx(inode.top.open())
+    return StatX(inode, inode.lstat(), *found)
 
 
 def link_count(inode: Inode, st: os.stat_result) -> int:
@@ -58,7 +90,7 @@ def change(
     path, follow = inode.proc_path()
     if size is not None:
         assert isinstance(inode, File)
-        drop_set_ids(inode, caller)
+        drop_set_ids(inode, caller, changes.kill)
         _truncate(inode, size, size_changes, handle)
     if changes.uid is not None or changes.gid is not None:
         uid = -1 if changes.uid is None else changes.uid

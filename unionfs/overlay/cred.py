@@ -17,16 +17,33 @@ def _own_user_namespace() -> int:
     return os.stat("/proc/self/ns/user").st_ino
 
 
+Contexts = tuple[tuple[bytes, bytes], ...]
+
+
 class Caller:
-    """The credentials of the process that asked."""
+    """The credentials of the process that asked, and what it wants of an object that it makes.
 
-    __slots__ = ("gid", "pid", "uid", "umask")
+    `group` is a supplementary group that the request names (fuse.ko names the directory's, if it is one);
+    `contexts` are the security attributes (name, value) with which a new object must appear.
+    """
 
-    def __init__(self, uid: int, gid: int, pid: int, umask: int) -> None:
+    __slots__ = ("contexts", "gid", "group", "pid", "uid", "umask")
+
+    def __init__(
+        self,
+        uid: int,
+        gid: int,
+        pid: int,
+        umask: int,
+        group: int | None = None,
+        contexts: Contexts = (),
+    ) -> None:
         self.uid = uid
         self.gid = gid
         self.pid = pid
         self.umask = umask
+        self.group = group
+        self.contexts = contexts
 
     def has_capability(self, number: int) -> bool:
         """Whether the process has an effective capability (its number in capabilities(7)) over our files.
@@ -48,7 +65,7 @@ class Caller:
 
     def in_group(self, gid: int) -> bool:
         """Whether *gid* is the process's group or one of its supplementary groups."""
-        if gid == self.gid:
+        if gid in (self.gid, self.group):
             return True
         for line in self._status():
             if line.startswith(b"Groups:"):

@@ -25,14 +25,14 @@ _BLOCKS = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL)
 class OpenFile:
     """One open of a regular file. `fd` is what reads and writes use now."""
 
-    __slots__ = ("_caller", "_fs", "_retired", "_upper", "fd", "inode", "writable")
+    __slots__ = ("_fs", "_retired", "_upper", "caller", "fd", "inode", "writable")
 
     def __init__(self, fs: OverlayFs, inode: File, fd: int, caller: Caller, *, writable: bool) -> None:
         self._fs = fs
         self.inode = inode
         self.fd = fd
         self.writable = writable
-        self._caller = caller
+        self.caller = caller
         self._upper = inode.on_upper and not inode.metacopy
         # Descriptors that a read in another thread may still be using; closed with the handle.
         self._retired: list[int] = []
@@ -69,11 +69,14 @@ class OpenFile:
         """Read, waiting for the disk; any thread."""
         return os.pread(self.fd, size, offset)
 
-    def write(self, offset: int, data: bytes) -> int:
-        """Write at *offset*; for an opener without CAP_FSETID that drops setuid and setgid."""
+    def write(self, offset: int, data: bytes | memoryview, kill: bool | None = None) -> int:
+        """Write at *offset*; without CAP_FSETID that drops setuid and setgid.
+
+        *kill* says whether the writer lacks it; None: whether the opener does.
+        """
         inode = self.inode
         if inode.mode & _SET_IDS:
-            drop_set_ids(inode, self._caller)
+            drop_set_ids(inode, self.caller, kill)
         return os.pwrite(self.fd, data, offset)
 
     def sync_fd(self) -> int | None:
@@ -97,10 +100,11 @@ class OpenFile:
         self._retired = []
 
 
-def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller) -> OpenFile:
+def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: bool | None = None) -> OpenFile:
     """open(2) of a regular file; one that may write copies up first, O_TRUNC without the data.
 
-    Only the access mode and O_TRUNC matter here: the kernel has taken care of the rest.
+    Only the access mode and O_TRUNC matter here: the kernel has taken care of the rest. *kill* as for
+    `drop_set_ids`.
     """
     if not isinstance(inode, File):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -110,7 +114,7 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller) -> OpenFi
     if writable or truncate:
         ensure_upper(fs, inode, truncate=truncate)
         if truncate:
-            drop_set_ids(inode, caller)
+            drop_set_ids(inode, caller, kill)
         fd = inode.open_real(access | flags & os.O_TRUNC)
     else:
         fd = inode.open_data(os.O_RDONLY)

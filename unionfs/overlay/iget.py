@@ -199,3 +199,14 @@ def adopt_new(
     table.add(inode)
     table.attach(inode, parent, name)
     return inode, st
+
+
+def adopt_nameless(fs: OverlayFs, fd: int) -> tuple[File, os.stat_result]:
+    """The inode of a file that was just made in upper without a name; *fd* stays the caller's."""
+    st = os.fstat(fd)
+    table = fs.table
+    inode = File(_free(fs, table.numbers.of(st.st_dev, st.st_ino)), st.st_mode)
+    inode.fd = os.open(b"/proc/self/fd/%d" % fd, os.O_PATH | os.O_CLOEXEC)
+    inode.real_ino = st.st_ino
+    table.add(inode)
+    return inode, st

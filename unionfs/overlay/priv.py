@@ -14,12 +14,16 @@ from unionfs.overlay.inode import File
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 
-def drop_set_ids(inode: File, caller: Caller) -> None:
+def drop_set_ids(inode: File, caller: Caller, kill: bool | None = None) -> None:
     """Take setuid and setgid away, as a write does on Linux (setattr_should_drop_suidgid()).
 
-    Setgid without group execute stays for a member of the file's group.
+    *kill* is what the kernel knows about the process that writes (HANDLE_KILLPRIV_V2): True for one without
+    CAP_FSETID, False for one with it; None: *caller* is looked at. Setgid without group execute stays for a
+    member of the file's group.
     """
-    if not inode.mode & _SET_IDS or caller.has_capability(CAP_FSETID):
+    if not inode.mode & _SET_IDS or kill is False:
+        return
+    if kill is None and caller.has_capability(CAP_FSETID):
         return
     st = inode.lstat()
     mode = st.st_mode

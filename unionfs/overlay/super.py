@@ -11,13 +11,14 @@ import errno
 import gc
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from unionfs.linux import fs as linux
-from unionfs.overlay import attr, xattr
+from unionfs.overlay import attr, copy_range, xattr
 from unionfs.overlay import dir as ovl_dir
 from unionfs.overlay.access import listing_fd
-from unionfs.overlay.attr import Changes
+from unionfs.overlay.allocate import allocate, seek
+from unionfs.overlay.attr import Changes, StatX
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
 from unionfs.overlay.file import OpenFile, open_file
@@ -27,6 +28,7 @@ from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
 from unionfs.overlay.namei import lookup
 from unionfs.overlay.readdir import DirHandle, index_of
 from unionfs.overlay.rename import rename
+from unionfs.overlay.tmpfile import tmpfile
 from unionfs.overlay.work import Work
 
 Entry = tuple[Inode, os.stat_result]
@@ -80,7 +82,7 @@ class Union:
         for layer in [*fs.lowers, fs.upper] if fs.upper is not None else fs.lowers:
             layer.close()
 
-    def sync(self) -> None:
+    def syncfs(self) -> None:
         """Write all of upper's filesystem out, unless the mount is volatile. Any thread."""
         fs = self.fs
         if fs.upper is not None and not fs.config.volatile:
@@ -191,11 +193,20 @@ class Union:
         access = flags & os.O_ACCMODE
         inode, st, fd = ovl_dir.create(self.fs, self._dir(parent), name, mode, access, caller)
         assert isinstance(inode, File)
-        handle = OpenFile(self.fs, inode, fd, caller, writable=access != os.O_RDONLY)
+        return inode, st, self._made_open(inode, fd, caller, writable=access != os.O_RDONLY)
+
+    def tmpfile(
+        self, parent: int, mode: int, flags: int, caller: Caller
+    ) -> tuple[Inode, os.stat_result, OpenFile]:
+        """Make a regular file without a name and open it (O_TMPFILE); `link` may give it a name."""
+        inode, st, fd = tmpfile(self.fs, self._dir(parent), mode, flags, caller)
+        return inode, st, self._made_open(inode, fd, caller, writable=True)
+
+    def _made_open(self, inode: File, fd: int, caller: Caller, *, writable: bool) -> OpenFile:
         inode.nopen += 1
         inode.nlookup += 1
         self._open_files += 1
-        return inode, st, handle
+        return OpenFile(self.fs, inode, fd, caller, writable=writable)
 
     @staticmethod
     def _made(entry: Entry) -> Entry:
@@ -223,6 +234,10 @@ class Union:
         inode = self.inode(ino)
         return inode, inode.lstat()
 
+    def statx(self, ino: int) -> StatX:
+        """The attributes, and what statx(2) says beyond them."""
+        return attr.statx(self.inode(ino))
+
     def setattr(self, ino: int, changes: Changes, caller: Caller, handle: OpenFile | None) -> Entry:
         inode = self.inode(ino)
         return inode, attr.change(self.fs, inode, changes, caller, handle)
@@ -247,13 +262,46 @@ class Union:
 
     # --- files and directories, open -------------------------------------------------------------
 
-    def open_file(self, ino: int, flags: int, caller: Caller) -> OpenFile:
-        return self._opened(self.inode(ino), flags, caller)
-
-    def _opened(self, inode: Inode, flags: int, caller: Caller) -> OpenFile:
-        handle = open_file(self.fs, inode, flags, caller)
+    def open_file(self, ino: int, flags: int, caller: Caller, kill: bool | None = None) -> OpenFile:
+        """Open a regular file; *kill* says of O_TRUNC whether the caller lacks CAP_FSETID (None: look)."""
+        handle = open_file(self.fs, self.inode(ino), flags, caller, kill)
         self._open_files += 1
         return handle
+
+    def allocate(self, handle: OpenFile, mode: int, offset: int, length: int, caller: Caller) -> None:
+        """fallocate(2)."""
+        allocate(handle, mode, offset, length, caller)
+
+    def seek(self, handle: OpenFile, offset: int, whence: int) -> int:
+        """lseek(2) by SEEK_DATA or SEEK_HOLE."""
+        return seek(handle, offset, whence)
+
+    def copy_range(
+        self,
+        source: OpenFile,
+        in_offset: int,
+        target: OpenFile,
+        out_offset: int,
+        length: int,
+        caller: Caller | None = None,
+    ) -> int:
+        """copy_file_range(2), here and now: it may take long. See `copy_range_job`."""
+        return self.copy_range_job(source, in_offset, target, out_offset, length, caller)()
+
+    def copy_range_job(
+        self,
+        source: OpenFile,
+        in_offset: int,
+        target: OpenFile,
+        out_offset: int,
+        length: int,
+        caller: Caller | None = None,
+    ) -> Callable[[], int]:
+        """copy_file_range(2) as a job for any thread, which returns the bytes copied; hold both handles open.
+
+        Without a *caller* it is on behalf of whoever opened the target.
+        """
+        return copy_range.prepare(source, in_offset, target, out_offset, length, caller)
 
     def release(self, handle: OpenFile) -> None:
         """The last descriptor of an open is gone."""

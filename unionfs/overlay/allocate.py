@@ -1,0 +1,30 @@
+"""Space of open files: fallocate(2) with all its modes, and SEEK_DATA and SEEK_HOLE.
+
+What a mode does is the upper filesystem's business, and so is refusing it (EOPNOTSUPP).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs.linux import fs as linux
+from unionfs.overlay.cred import Caller
+from unionfs.overlay.file import OpenFile
+from unionfs.overlay.priv import drop_set_ids
+
+
+def allocate(handle: OpenFile, mode: int, offset: int, length: int, caller: Caller) -> None:
+    """fallocate(2) on a handle that may write, so that its file lies in upper. It takes set-ids away."""
+    if not handle.writable:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    drop_set_ids(handle.inode, caller)
+    linux.fallocate(handle.fd, mode, offset, length)
+
+
+def seek(handle: OpenFile, offset: int, whence: int) -> int:
+    """lseek(2) by SEEK_DATA or SEEK_HOLE, in the file that holds the data; ENXIO past its end."""
+    if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    handle.follow_copy_up()
+    return os.lseek(handle.fd, offset, whence)
