@@ -1,0 +1,85 @@
+"""The bar chart: every measure as a ratio to kernel overlayfs, on a logarithmic axis, a panel a group.
+
+matplotlib is in the optional extra `bench`; nothing else imports it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from scripts.bench.results import Report, Row
+from scripts.bench.systems import FUSE_OVERLAYFS, NATIVE, OVERLAYFS
+from scripts.bench.text import GROUPS
+
+_COLOURS = {NATIVE: "#9aa5b1", FUSE_OVERLAYFS: "#d9822b", "direct": "#1668b5", "pyfuse3": "#7fb2e0"}
+_OTHERS = ("#3a9c6d", "#8f5bb5", "#c2455b", "#6b7a3a")
+
+
+def draw(report: Report, target: Path) -> None:
+    """Write the chart as SVG. ImportError without matplotlib."""
+    matplotlib: Any = importlib.import_module("matplotlib")
+    matplotlib.use("svg")
+    # The same run gives the same file, and text stays text.
+    matplotlib.rcParams.update({"svg.hashsalt": "pyunionfs", "svg.fonttype": "none", "font.size": 9})
+    pyplot: Any = importlib.import_module("matplotlib.pyplot")
+    systems = [name for name in report.systems if name != OVERLAYFS]
+    panels = {group: rows for group in GROUPS if (rows := _rows(report, group, systems))}
+    if not panels:
+        return
+    colours = _colours(systems)
+    height = 0.17 * sum(len(rows) * (len(systems) + 1) + 4 for rows in panels.values()) + 1.2
+    figure, axes = pyplot.subplots(
+        len(panels),
+        1,
+        figsize=(9, height),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+        gridspec_kw={"height_ratios": [len(rows) * (len(systems) + 1) + 1 for rows in panels.values()]},
+    )
+    for (group, rows), axis in zip(panels.items(), axes[:, 0], strict=True):
+        _panel(axis, GROUPS[group], rows, systems, colours)
+    axes[-1, 0].set_xlabel("time as a multiple of kernel overlayfs's (logarithmic; left is faster)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(systems), frameon=False)
+    figure.savefig(target, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _rows(report: Report, group: str, systems: list[str]) -> list[Row]:
+    rows = [row for row in report.rows if row.group == group and row.unit == "s" and row.name != "mount"]
+    return [row for row in rows if any(row.ratio(name, OVERLAYFS) for name in systems)]
+
+
+def _colours(systems: list[str]) -> dict[str, str]:
+    others = iter(_OTHERS * len(systems))
+    return {name: _COLOURS.get(name) or next(others) for name in systems}
+
+
+def _panel(axis: Any, title: str, rows: list[Row], systems: list[str], colours: dict[str, str]) -> None:
+    thick = 1 / (len(systems) + 1)
+    for number, system in enumerate(systems):
+        for place, row in enumerate(rows):
+            ratio = row.ratio(system, OVERLAYFS)
+            at = place + (number - (len(systems) - 1) / 2) * thick
+            label = system if place == 0 else None
+            # From 1 to the ratio: on a logarithmic axis a bar has no other natural foot.
+            axis.barh(at, (ratio or 1) - 1, thick, left=1, color=colours[system], label=label)
+            text = " failed" if ratio is None else f" {ratio:.2g} "
+            left = ratio is not None and ratio < 1
+            axis.annotate(
+                text, (ratio or 1, at), ha="right" if left else "left", va="center", fontsize=6, color="#444"
+            )
+    axis.set_xscale("log")
+    axis.axvline(1, color="#222", linewidth=0.8)
+    axis.set_yticks(range(len(rows)), [row.name for row in rows])
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_title(title, loc="left", fontweight="bold")
+    axis.grid(axis="x", which="major", color="#ddd", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.margins(x=0.06)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
