@@ -70,7 +70,7 @@ def test_everything_is_read(stack: Stack) -> None:
         assert view.union.statfs().f_blocks == os.statvfs(stack.lowers[0]).f_blocks
         view.union.syncfs()
         handle = view.union.open_dir(view.ino("d"))
-        assert view.union.sync_dir(handle) is None
+        assert view.union.sync_dir(handle.directory.ino) is None
         view.union.release_dir(handle)
     with overlayfs(stack.lowers, None, None, stack.merged) as merged:
         assert seen(merged) == tree

@@ -95,7 +95,7 @@ def test_volatile_mark(stack: Stack) -> None:
         with view.opened("f", os.O_WRONLY) as handle:
             assert view.union.sync_file(handle) is None
         handle_dir = view.union.open_dir(1)
-        assert view.union.sync_dir(handle_dir) is None
+        assert view.union.sync_dir(handle_dir.directory.ino) is None
         view.union.release_dir(handle_dir)
     assert mark.is_dir(), "as overlayfs: it says that upper may be incomplete, until somebody decides"
     before = descriptors()
@@ -139,7 +139,7 @@ def test_sync_reaches_upper(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> No
         for fd, real in (
             (view.union.sync_file(writer), "d/f"),
             (view.union.sync_file(reader), "d/f"),
-            (view.union.sync_dir(handle), "d"),
+            (view.union.sync_dir(handle.directory.ino), "d"),
         ):
             assert fd is not None
             assert os.fstat(fd).st_ino == (stack.upper / real).stat().st_ino

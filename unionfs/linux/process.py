@@ -56,6 +56,11 @@ def may_use_trusted_xattrs() -> bool:
     return has_capability(CAP_SYS_ADMIN) and in_initial_user_namespace()
 
 
+def may_use_backing_files() -> bool:
+    """Whether fuse.ko takes backing files for passthrough from us: CAP_SYS_ADMIN over the whole machine."""
+    return may_use_trusted_xattrs()
+
+
 def raise_open_file_limit() -> int:
     """Raise RLIMIT_NOFILE as far as this process may, and return the limit that holds now."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -33,6 +33,9 @@ _AUFS_PREFIX = WHITEOUT_PREFIX * 2
 _SLOW_SIZE = 256 * 1024
 """A directory of at least this size (bytes, `st_size`) is listed by a worker; it has some thousand names."""
 
+Names = list[bytes | None]
+"""What a listing shows, by place; None where a name has gone."""
+
 _Scan = list[tuple[bytes, int]]
 """Names in one real directory, each PRESENT or HIDDEN; one with a `.wh.` mark beside it stands twice."""
 
@@ -219,7 +222,7 @@ class SnapshotTask:
         handle = self._handle
         handle.pending = None
         if error is None:
-            handle.names = self.names
+            handle.take(self.names)
             handle.fresh = True
 
 
@@ -227,19 +230,36 @@ class DirHandle:
     """An open directory: the names it had when the listing began, so that cookies stay valid.
 
     A cookie is a place in that list, after "." and "..". Names that have gone meanwhile are left out, names
-    that have come are not shown: POSIX leaves both open. A rewind takes a new snapshot.
+    that have come are not shown: POSIX leaves both open. A rewind takes a new snapshot; in a *standing*
+    handle, which several readers share, a name keeps its place in it, and a name that has gone leaves a gap.
     """
 
-    __slots__ = ("directory", "fresh", "names", "pending")
+    __slots__ = ("_standing", "directory", "fresh", "names", "pending")
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, *, standing: bool = False) -> None:
         self.directory = directory
-        self.names: list[bytes] | None = None
+        self.names: Names | None = None
         self.fresh = False
         self.pending: SnapshotTask | None = None
+        self._standing = standing
 
-    def snapshot(self, fs: OverlayFs, *, rewind: bool) -> list[bytes]:
-        """The names from the beginning; may raise `Wait`."""
+    def take(self, names: list[bytes]) -> Names:
+        """Serve these names from now on."""
+        old = self.names
+        if self._standing and old is not None:
+            if old == names:
+                return old
+            there = set(names)
+            kept: Names = [name if name in there else None for name in old]
+            there.difference_update(old)
+            kept += [name for name in names if name in there]
+            self.names = kept
+            return kept
+        self.names = taken = list[bytes | None](names)
+        return taken
+
+    def snapshot(self, fs: OverlayFs, *, rewind: bool) -> Names:
+        """The names from the beginning, None for one that has gone; may raise `Wait`."""
         names = self.names
         if names is not None and (self.fresh or not rewind):
             self.fresh = False
@@ -248,13 +268,12 @@ class DirHandle:
             raise Wait(self.pending)
         directory = self.directory
         if directory.merged and fs.trust:
-            names = self.names = index_of(fs, directory).names()
-            return names
+            return self.take(index_of(fs, directory).names())
         if directory.merged:
             # Layers may change underneath: list them afresh.
             perform(IndexTask(fs, directory))
             assert directory.index is not None
-            names = self.names = directory.index.names()
+            names = self.take(directory.index.names())
             directory.index = None
             return names
         listing = SnapshotTask(fs, self)
@@ -263,4 +282,5 @@ class DirHandle:
             raise Wait(listing)
         perform(listing)
         self.fresh = False
-        return listing.names
+        assert self.names is not None
+        return self.names

@@ -20,13 +20,14 @@ from unionfs.overlay.access import listing_fd
 from unionfs.overlay.allocate import allocate, seek
 from unionfs.overlay.attr import Changes, StatX
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
 from unionfs.overlay.file import OpenFile, open_file
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
 from unionfs.overlay.namei import lookup
-from unionfs.overlay.readdir import DirHandle, index_of
+from unionfs.overlay.readdir import DirHandle, Names, index_of
 from unionfs.overlay.rename import rename
 from unionfs.overlay.tmpfile import tmpfile
 from unionfs.overlay.work import Work
@@ -111,7 +112,12 @@ class Union:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return inode
 
-    def _dir(self, ino: int) -> Directory:
+    def knows(self, ino: int) -> bool:
+        """Whether the inode is still in the table; after a `forget`, say."""
+        return self.fs.table.get(ino) is not None
+
+    def directory(self, ino: int) -> Directory:
+        """The directory of a number; ENOTDIR for another inode, ESTALE as for `inode`."""
         inode = self.inode(ino)
         if not isinstance(inode, Directory):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -167,7 +173,7 @@ class Union:
     def lookup(self, parent: int, name: bytes) -> Entry | None:
         """The entry of a name; None where there is none."""
         fs = self.fs
-        directory = self._dir(parent)
+        directory = self.directory(parent)
         if name == b"." or name == b"..":
             inode: Inode = directory if name == b"." else directory.parent or directory
             entry: Entry | None = (inode, inode.lstat())
@@ -178,20 +184,20 @@ class Union:
         return entry
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Entry:
-        return self._made(ovl_dir.mkdir(self.fs, self._dir(parent), name, mode, caller))
+        return self._made(ovl_dir.mkdir(self.fs, self.directory(parent), name, mode, caller))
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
-        return self._made(ovl_dir.mknod(self.fs, self._dir(parent), name, mode, rdev, caller))
+        return self._made(ovl_dir.mknod(self.fs, self.directory(parent), name, mode, rdev, caller))
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Entry:
-        return self._made(ovl_dir.symlink(self.fs, self._dir(parent), name, target, caller))
+        return self._made(ovl_dir.symlink(self.fs, self.directory(parent), name, target, caller))
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[Inode, os.stat_result, OpenFile]:
         """Make a regular file and open it."""
         access = flags & os.O_ACCMODE
-        inode, st, fd = ovl_dir.create(self.fs, self._dir(parent), name, mode, access, caller)
+        inode, st, fd = ovl_dir.create(self.fs, self.directory(parent), name, mode, access, caller)
         assert isinstance(inode, File)
         return inode, st, self._made_open(inode, fd, caller, writable=access != os.O_RDONLY)
 
@@ -199,7 +205,7 @@ class Union:
         self, parent: int, mode: int, flags: int, caller: Caller
     ) -> tuple[Inode, os.stat_result, OpenFile]:
         """Make a regular file without a name and open it (O_TMPFILE); `link` may give it a name."""
-        inode, st, fd = tmpfile(self.fs, self._dir(parent), mode, flags, caller)
+        inode, st, fd = tmpfile(self.fs, self.directory(parent), mode, flags, caller)
         return inode, st, self._made_open(inode, fd, caller, writable=True)
 
     def _made_open(self, inode: File, fd: int, caller: Caller, *, writable: bool) -> OpenFile:
@@ -215,18 +221,18 @@ class Union:
 
     def link(self, ino: int, parent: int, name: bytes) -> Entry:
         inode = self.inode(ino)
-        st = ovl_dir.link(self.fs, inode, self._dir(parent), name)
+        st = ovl_dir.link(self.fs, inode, self.directory(parent), name)
         inode.nlookup += 1
         return inode, st
 
     def unlink(self, parent: int, name: bytes) -> None:
-        ovl_dir.unlink(self.fs, self._dir(parent), name)
+        ovl_dir.unlink(self.fs, self.directory(parent), name)
 
     def rmdir(self, parent: int, name: bytes) -> None:
-        ovl_dir.rmdir(self.fs, self._dir(parent), name)
+        ovl_dir.rmdir(self.fs, self.directory(parent), name)
 
     def rename(self, parent: int, name: bytes, newparent: int, newname: bytes, flags: int) -> None:
-        rename(self.fs, self._dir(parent), name, self._dir(newparent), newname, flags)
+        rename(self.fs, self.directory(parent), name, self.directory(newparent), newname, flags)
 
     # --- attributes ------------------------------------------------------------------------------
 
@@ -241,6 +247,10 @@ class Union:
     def setattr(self, ino: int, changes: Changes, caller: Caller, handle: OpenFile | None) -> Entry:
         inode = self.inode(ino)
         return inode, attr.change(self.fs, inode, changes, caller, handle)
+
+    def copy_up(self, ino: int) -> None:
+        """Have the inode in upper, with its data. May raise `Wait`."""
+        ensure_upper(self.fs, self.inode(ino))
 
     def readlink(self, ino: int) -> bytes:
         return attr.readlink(self.inode(ino))
@@ -316,7 +326,7 @@ class Union:
         return None if self.fs.config.volatile else handle.sync_fd()
 
     def open_dir(self, ino: int) -> DirHandle:
-        directory = self._dir(ino)
+        directory = self.directory(ino)
         directory.nopen += 1
         return DirHandle(directory)
 
@@ -342,7 +352,7 @@ class Union:
             index_of(fs, handle.directory)
         return self._entries(handle.directory, names, offset)
 
-    def _entries(self, directory: Directory, names: list[bytes], offset: int) -> Iterator[Listed]:
+    def _entries(self, directory: Directory, names: Names, offset: int) -> Iterator[Listed]:
         fs = self.fs
         if offset == 0:
             yield b".", (directory, directory.lstat()), 1
@@ -351,6 +361,8 @@ class Union:
             yield b"..", (up, up.lstat()), 2
         for place in range(max(offset - 2, 0), len(names)):
             name = names[place]
+            if name is None:
+                continue
             try:
                 entry = lookup(fs, directory, name)
             except OSError:
@@ -359,9 +371,9 @@ class Union:
                 if entry is not None:
                     yield name, entry, place + 3
 
-    def sync_dir(self, handle: DirHandle) -> int | None:
+    def sync_dir(self, ino: int) -> int | None:
         """A descriptor of the upper directory to fsync and close, in any thread; None: nothing to sync."""
-        upper = handle.directory.upper
+        upper = self.directory(ino).upper
         if upper is None or self.fs.config.volatile:
             return None
         return listing_fd(self.fs, upper)

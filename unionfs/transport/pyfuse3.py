@@ -345,7 +345,7 @@ class _Operations(pyfuse3.Operations):
 
     @slow_op("FSYNCDIR")
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await self._sync(self.union.sync_dir(self.dirs[fh]), datasync)
+        await self._sync(self.union.sync_dir(self.dirs[fh].directory.ino), datasync)
 
     async def _sync(self, fd: int | None, data_only: bool) -> None:
         """fsync or fdatasync in a worker, and close."""

@@ -17,6 +17,8 @@ class SessionOptions:
     """"auto", "on" (the mount is refused where it cannot be had) or "off"."""
     coherent: bool = False
     """Old readers of a lower file see the new data: no passthrough for lower files."""
+    writeback: bool = True
+    """Where there is no passthrough, small writes wait in the kernel's cache and are sent together."""
     max_read: int | None = None
     """What mount(2) was given, which the kernel wants to hear again at INIT; None: no limit of ours."""
     allow_other: bool = False

@@ -1,0 +1,271 @@
+"""Requests about open files: OPEN, CREATE, READ, WRITE, RELEASE, and what pyfuse3 has no words for.
+
+Most data never comes here: it goes by passthrough, or is in the kernel's cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs.linux.fs import filesystem_type
+from unionfs.overlay.file import OpenFile
+from unionfs.overlay.inode import Inode
+from unionfs.transport.direct import protocol as p
+from unionfs.transport.direct.nodes import Nodes
+from unionfs.transport.direct.passthrough import Handle, Passthrough
+from unionfs.transport.direct.protocol import BODY, IN_HEADER, Opcode
+from unionfs.transport.direct.replies import Replies
+from unionfs.transport.direct.requests import Buffer, caller, creator, malformed, name_at
+from unionfs.transport.direct.server import Answer, Handler, Server
+
+LOCAL_FILESYSTEMS = frozenset((0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x794C7630))
+"""f_type of ext4, xfs, btrfs, tmpfs, f2fs and overlayfs: their close(2) reports no late error."""
+
+_CHUNK = 64 << 20
+"""copy_file_range copies at most that many bytes a request: a killed caller is free after each."""
+
+FS_IOC_GETFLAGS = 0x80086601
+FS_IOC_SETFLAGS = 0x40086602
+FS_IOC32_GETFLAGS = 0x80046601
+FS_IOC32_SETFLAGS = 0x40046602
+FS_IOC_FSGETXATTR = 0x801C581F
+FS_IOC_FSSETXATTR = 0x401C5820
+_FSXATTR_SIZE = 28
+
+
+class Files:
+    """The handlers of open files. `nodes` says which node is open how."""
+
+    def __init__(
+        self,
+        server: Server,
+        replies: Replies,
+        nodes: Nodes,
+        passthrough: Passthrough | None,
+        *,
+        writeback: bool,
+        killpriv: bool,
+    ) -> None:
+        self._server = server
+        self._union = server.union
+        self._replies = replies
+        self.nodes = nodes
+        self.passthrough = passthrough
+        self._writeback = writeback
+        self._killpriv = killpriv
+        self._files: dict[int, Handle] = {}
+        self._next = 0
+        union = server.union
+        # With time-outs the layers may change underneath: what was cached is dropped at each open.
+        self._flags = p.FOPEN_KEEP_CACHE if union.fs.trust else 0
+        self._flush_matters = filesystem_type(union.fs.root.top.open()) not in LOCAL_FILESYSTEMS
+        if not self._flush_matters:
+            self._flags |= p.FOPEN_NOFLUSH
+
+    def handlers(self) -> dict[Opcode, Handler]:
+        return {
+            Opcode.OPEN: self.open,
+            Opcode.CREATE: self.create,
+            Opcode.TMPFILE: self.tmpfile,
+            Opcode.READ: self.read,
+            Opcode.WRITE: self.write,
+            Opcode.FLUSH: self.flush,
+            Opcode.RELEASE: self.release,
+            Opcode.FSYNC: self.fsync,
+            Opcode.FALLOCATE: self.fallocate,
+            Opcode.LSEEK: self.lseek,
+            Opcode.COPY_FILE_RANGE: self.copy_file_range,
+            Opcode.COPY_FILE_RANGE_64: self.copy_file_range,
+            Opcode.SYNCFS: self.syncfs,
+            Opcode.IOCTL: self.ioctl,
+        }
+
+    def open_handles(self) -> int:
+        return len(self._files)
+
+    def close(self) -> None:
+        """Let go of every open file."""
+        for handle in self._files.values():
+            self._union.release(handle.file)
+        self._files.clear()
+
+    def _handle(self, fh: int) -> Handle:
+        handle = self._files.get(fh)
+        if handle is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return handle
+
+    def file(self, fh: int) -> OpenFile:
+        """The file of a handle; EBADF for one that was never given out."""
+        return self._handle(fh).file
+
+    def before_change(self, node: int, ino: int) -> None:
+        """Called before the data of a file that is not open is changed; may raise ESTALE or `Wait`."""
+        if self.passthrough is not None:
+            self.passthrough.before_open(node, ino, writes=True)
+
+    # --- opening ---------------------------------------------------------------------------------
+
+    def _access(self, flags: int) -> int:
+        # With a writeback cache the kernel fills pages by reading from handles that can only write.
+        if self._writeback and flags & os.O_ACCMODE == os.O_WRONLY:
+            return flags & ~os.O_ACCMODE | os.O_RDWR
+        return flags
+
+    def _opened(self, file: OpenFile, node: int, ino: int) -> bytes:
+        handle = Handle(file, node)
+        flags, backing = self._flags, 0
+        if self.passthrough is not None:
+            try:
+                backing = self.passthrough.bind(handle, ino)
+            except BaseException:
+                self._union.release(file)
+                raise
+            if backing:
+                # The kernel takes no flag of its cache beside it (FOPEN_PASSTHROUGH_MASK).
+                flags = flags & p.FOPEN_NOFLUSH | p.FOPEN_PASSTHROUGH
+        self._next = fh = self._next + 1
+        self._files[fh] = handle
+        return p.OPEN_OUT.pack(fh, flags, backing)
+
+    def open(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        flags, open_flags = p.OPEN_IN.unpack_from(buffer, BODY)
+        node = IN_HEADER.unpack_from(buffer)[3]
+        if self.passthrough is not None and node in self.nodes.backings:
+            self.passthrough.before_open(node, ino, writes=bool(flags & (os.O_ACCMODE | os.O_TRUNC)))
+        kill = bool(open_flags & p.OPEN_KILL_SUIDGID) if self._killpriv else None
+        access = self._access(flags)
+        try:
+            file = self._union.open_file(ino, access, caller(buffer), kill)
+        except PermissionError:
+            if access == flags:
+                raise
+            file = self._union.open_file(ino, flags, caller(buffer), kill)
+        return self._opened(file, node, ino)
+
+    def create(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        flags, mode, umask, _ = p.CREATE_IN.unpack_from(buffer, BODY)
+        who, stop = creator(buffer, end, umask)
+        name = name_at(buffer, BODY + p.CREATE_IN.size, stop)
+        return self._made(*self._union.create(ino, name, mode & 0o7777, self._access(flags), who))
+
+    def tmpfile(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        flags, mode, umask, _ = p.CREATE_IN.unpack_from(buffer, BODY)
+        who, _ = creator(buffer, end, umask)
+        return self._made(*self._union.tmpfile(ino, mode & 0o7777, self._access(flags), who))
+
+    def _made(self, inode: Inode, st: os.stat_result, file: OpenFile) -> bytes:
+        entry = self._replies.entry(inode, st)
+        return entry + self._opened(file, self.nodes.current.get(inode.ino, inode.ino), inode.ino)
+
+    def release(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        fh = p.RELEASE_IN.unpack_from(buffer, BODY)[0]
+        handle = self._handle(fh)
+        del self._files[fh]
+        try:
+            if self.passthrough is not None:
+                self.passthrough.release(handle)
+        finally:
+            self._union.release(handle.file)
+        return None
+
+    # --- data ------------------------------------------------------------------------------------
+
+    def read(self, buffer: Buffer, end: int, ino: int) -> object:
+        fh, offset, size, *_ = p.READ_IN.unpack_from(buffer, BODY)
+        file = self._handle(fh).file
+        data = file.read_now(offset, size)
+        if data is not None:
+            return (data,)
+        unique = IN_HEADER.unpack_from(buffer)[2]
+        server = self._server
+        return server.later(server.readers, Opcode.READ, unique, lambda: file.read(offset, size))
+
+    def write(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        fh, offset, size, flags, *_ = p.WRITE_IN.unpack_from(buffer, BODY)
+        start = BODY + p.WRITE_IN.size
+        if start + size != end:
+            raise malformed("a write of another length than it says")
+        kill = bool(flags & p.WRITE_KILL_SUIDGID) if self._killpriv else None
+        written = self._handle(fh).file.write(offset, memoryview(buffer)[start:end], kill)
+        return p.WRITE_OUT.pack(written, 0)
+
+    def flush(self, buffer: Buffer, end: int, ino: int) -> object:
+        if not self._flush_matters:
+            # The kernel asks no more after this.
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        file = self.file(p.FLUSH_IN.unpack_from(buffer, BODY)[0])
+        server = self._server
+        return server.later(server.syncers, Opcode.FLUSH, IN_HEADER.unpack_from(buffer)[2], file.flush)
+
+    def fsync(self, buffer: Buffer, end: int, ino: int) -> object:
+        fh, flags, _ = p.FSYNC_IN.unpack_from(buffer, BODY)
+        fd = self._union.sync_file(self.file(fh))
+        return self.sync(fd, bool(flags & p.FSYNC_FDATASYNC), Opcode.FSYNC, IN_HEADER.unpack_from(buffer)[2])
+
+    def sync(self, fd: int | None, data_only: bool, opcode: Opcode, unique: int) -> object:
+        """fsync or fdatasync by a worker, and close."""
+        if fd is None:
+            return None
+
+        def work() -> None:
+            try:
+                os.fdatasync(fd) if data_only else os.fsync(fd)
+            finally:
+                os.close(fd)
+
+        return self._server.later(self._server.syncers, opcode, unique, work)
+
+    def syncfs(self, buffer: Buffer, end: int, ino: int) -> object:
+        server = self._server
+        return server.later(
+            server.syncers, Opcode.SYNCFS, IN_HEADER.unpack_from(buffer)[2], self._union.syncfs
+        )
+
+    def fallocate(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        fh, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(buffer, BODY)
+        self._union.allocate(self.file(fh), mode, offset, length, caller(buffer))
+        return None
+
+    def lseek(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        fh, offset, whence, _ = p.LSEEK_IN.unpack_from(buffer, BODY)
+        return p.LSEEK_OUT.pack(self._union.seek(self.file(fh), offset, whence))
+
+    def copy_file_range(self, buffer: Buffer, end: int, ino: int) -> object:
+        (fh_in, off_in, _, fh_out, off_out, length, flags) = p.COPY_FILE_RANGE_IN.unpack_from(buffer, BODY)
+        if flags:
+            raise malformed("copy_file_range has no flags")
+        _, opcode, unique, *_ = IN_HEADER.unpack_from(buffer)
+        source, target = self.file(fh_in), self.file(fh_out)
+        job = self._union.copy_range_job(source, off_in, target, off_out, min(length, _CHUNK), caller(buffer))
+        # COPY_FILE_RANGE's answer has 32 bits for the count; a chunk fits either.
+        wide = opcode == Opcode.COPY_FILE_RANGE_64
+
+        def work() -> bytes:
+            copied = job()
+            return p.LSEEK_OUT.pack(copied) if wide else p.WRITE_OUT.pack(copied, 0)
+
+        return self._server.later(self._server.copiers, opcode, unique, work)
+
+    # --- inode flags -----------------------------------------------------------------------------
+
+    def ioctl(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        _, _, command, _, in_size, _ = p.IOCTL_IN.unpack_from(buffer, BODY)
+        start = BODY + p.IOCTL_IN.size
+        data = bytes(buffer[start : start + in_size])
+        if len(data) != in_size:
+            raise malformed("an ioctl that is shorter than it says")
+        union = self._union
+        answer = b""
+        if command in (FS_IOC_GETFLAGS, FS_IOC32_GETFLAGS):
+            answer = p.BACKING_ID.pack(union.get_flags(ino))
+        elif command in (FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS):
+            union.set_flags(ino, p.BACKING_ID.unpack_from(data)[0], caller(buffer))
+        elif command == FS_IOC_FSGETXATTR:
+            answer = union.get_fsxattr(ino)
+        elif command == FS_IOC_FSSETXATTR and in_size == _FSXATTR_SIZE:
+            union.set_fsxattr(ino, data, caller(buffer))
+        else:
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        return p.IOCTL_OUT.pack(0, 0, 0, 0) + answer

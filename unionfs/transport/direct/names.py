@@ -1,0 +1,243 @@
+"""Requests about names and attributes: LOOKUP to RENAME2, GETATTR to REMOVEXATTR, FORGET, STATFS, READLINK.
+
+A thin translation: each handler reads its request, calls one method of `Union`, and packs the answer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from time import time_ns
+
+from unionfs.overlay.attr import Changes, blocks, link_count
+from unionfs.transport.direct import protocol as p
+from unionfs.transport.direct.files import Files
+from unionfs.transport.direct.protocol import BODY, Opcode
+from unionfs.transport.direct.replies import Replies, join_time, real_device, split_time
+from unionfs.transport.direct.requests import Buffer, caller, creator, malformed, name_at, two_names_at
+from unionfs.transport.direct.server import SILENT, Answer, Handler, Server
+from unionfs.transport.direct.standing import StandingListings
+
+_STATX_BTIME = 0x800
+_STATX_BASIC = 0x7FF
+_XATTR_SIZE_MAX = 65536
+
+
+class Names:
+    """The handlers that need no open file."""
+
+    def __init__(
+        self,
+        server: Server,
+        replies: Replies,
+        files: Files,
+        standing: StandingListings,
+        *,
+        setxattr_ext: bool,
+        killpriv: bool,
+    ) -> None:
+        self._server = server
+        self._union = server.union
+        self._replies = replies
+        self._files = files
+        self._standing = standing
+        self._killpriv = killpriv
+        self._setxattr_in = p.SETXATTR_IN if setxattr_ext else p.SETXATTR_IN_COMPAT
+
+    def handlers(self) -> dict[Opcode, Handler]:
+        return {
+            Opcode.LOOKUP: self.lookup,
+            Opcode.FORGET: self.forget,
+            Opcode.BATCH_FORGET: self.batch_forget,
+            Opcode.GETATTR: self.getattr,
+            Opcode.SETATTR: self.setattr,
+            Opcode.STATX: self.statx,
+            Opcode.READLINK: self.readlink,
+            Opcode.SYMLINK: self.symlink,
+            Opcode.MKNOD: self.mknod,
+            Opcode.MKDIR: self.mkdir,
+            Opcode.UNLINK: self.unlink,
+            Opcode.RMDIR: self.rmdir,
+            Opcode.RENAME: self.rename,
+            Opcode.RENAME2: self.rename2,
+            Opcode.LINK: self.link,
+            Opcode.STATFS: self.statfs,
+            Opcode.SETXATTR: self.setxattr,
+            Opcode.GETXATTR: self.getxattr,
+            Opcode.LISTXATTR: self.listxattr,
+            Opcode.REMOVEXATTR: self.removexattr,
+            Opcode.DESTROY: self.destroy,
+        }
+
+    def lookup(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        name = name_at(buffer, BODY, end)
+        entry = self._union.lookup(ino, name)
+        if entry is None:
+            return self._replies.miss()
+        return self._replies.entry(*entry)
+
+    def forget(self, buffer: Buffer, end: int, ino: int) -> object:
+        (count,) = p.FORGET_IN.unpack_from(buffer, BODY)
+        self._forget(p.IN_HEADER.unpack_from(buffer)[3], count)
+        self._union.give_memory_back()
+        return SILENT
+
+    def batch_forget(self, buffer: Buffer, end: int, ino: int) -> object:
+        (count, _) = p.BATCH_FORGET_IN.unpack_from(buffer, BODY)
+        start = BODY + p.BATCH_FORGET_IN.size
+        stop = min(start + count * p.FORGET_ONE.size, end)
+        for node, lookups in p.FORGET_ONE.iter_unpack(memoryview(buffer)[start:stop]):
+            self._forget(node, lookups)
+        self._union.give_memory_back()
+        return SILENT
+
+    def _forget(self, node: int, count: int) -> None:
+        nodes = self._files.nodes
+        ino = nodes.forget(node, count) if node in nodes.inos else node
+        self._union.forget(ino, count)
+        if ino in nodes.current and not self._union.knows(ino):
+            nodes.drop(ino)
+        self._standing.forget(ino)
+
+    # --- making and removing ---------------------------------------------------------------------
+
+    def mkdir(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        mode, umask = p.MKDIR_IN.unpack_from(buffer, BODY)
+        who, stop = creator(buffer, end, umask)
+        name = name_at(buffer, BODY + p.MKDIR_IN.size, stop)
+        return self._replies.entry(*self._union.mkdir(ino, name, mode & 0o7777, who))
+
+    def mknod(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        mode, rdev, umask, _ = p.MKNOD_IN.unpack_from(buffer, BODY)
+        who, stop = creator(buffer, end, umask)
+        name = name_at(buffer, BODY + p.MKNOD_IN.size, stop)
+        return self._replies.entry(*self._union.mknod(ino, name, mode, real_device(rdev), who))
+
+    def symlink(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        who, stop = creator(buffer, end, 0)
+        name, target = two_names_at(buffer, BODY, stop)
+        return self._replies.entry(*self._union.symlink(ino, name, target, who))
+
+    def link(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        (old,) = p.LINK_IN.unpack_from(buffer, BODY)
+        name = name_at(buffer, BODY + p.LINK_IN.size, end)
+        return self._replies.entry(*self._union.link(self._server.numbered.get(old, old), ino, name))
+
+    def unlink(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        self._union.unlink(ino, name_at(buffer, BODY, end))
+        return None
+
+    def rmdir(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        self._union.rmdir(ino, name_at(buffer, BODY, end))
+        return None
+
+    def rename(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        (newdir,) = p.RENAME_IN.unpack_from(buffer, BODY)
+        old, new = two_names_at(buffer, BODY + p.RENAME_IN.size, end)
+        self._union.rename(ino, old, newdir, new, 0)
+        return None
+
+    def rename2(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        newdir, flags, _ = p.RENAME2_IN.unpack_from(buffer, BODY)
+        old, new = two_names_at(buffer, BODY + p.RENAME2_IN.size, end)
+        self._union.rename(ino, old, newdir, new, flags)
+        return None
+
+    # --- attributes ------------------------------------------------------------------------------
+
+    def getattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        return self._replies.attributes(*self._union.getattr(ino))
+
+    def setattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        (valid, _, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _) = (
+            p.SETATTR_IN.unpack_from(buffer, BODY)
+        )
+        resized = bool(valid & p.FATTR_SIZE)
+        handle = self._files.file(fh) if valid & p.FATTR_FH else None
+        if resized and handle is None:
+            self._files.before_change(p.IN_HEADER.unpack_from(buffer)[3], ino)
+        now = time_ns() if valid & (p.FATTR_ATIME_NOW | p.FATTR_MTIME_NOW) else 0
+        # No system call changes the mode together with size or owner: without HANDLE_KILLPRIV such a mode is
+        # fuse.ko's own reckoning of which set-id bits are to go, and the union's is exact.
+        reckoned = valid & (p.FATTR_SIZE | p.FATTR_UID | p.FATTR_GID)
+        changes = Changes(
+            mode=mode if valid & p.FATTR_MODE and not reckoned else None,
+            uid=uid if valid & p.FATTR_UID else None,
+            gid=gid if valid & p.FATTR_GID else None,
+            size=size if resized else None,
+            kill=bool(valid & p.FATTR_KILL_SUIDGID) if self._killpriv else None,
+        )
+        if valid & p.FATTR_ATIME:
+            changes.atime_ns = now if valid & p.FATTR_ATIME_NOW else join_time(atime, atime_ns)
+        if valid & p.FATTR_MTIME:
+            changes.mtime_ns = now if valid & p.FATTR_MTIME_NOW else join_time(mtime, mtime_ns)
+        return self._replies.attributes(*self._union.setattr(ino, changes, caller(buffer), handle))
+
+    def statx(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        more = self._union.statx(ino)
+        inode, st = more.inode, more.stat
+        rdev = st.st_rdev
+        known = _STATX_BASIC if more.btime is None else _STATX_BASIC | _STATX_BTIME
+        times = (
+            *(*split_time(st.st_atime_ns), 0),
+            *(*(more.btime or (0, 0)), 0),
+            *(*split_time(st.st_ctime_ns), 0),
+            *(*split_time(st.st_mtime_ns), 0),
+        )
+        return p.STATX_OUT.pack(
+            *(*self._replies.validity(inode), 0),
+            *(known, st.st_blksize, more.attributes),
+            *(link_count(inode, st), st.st_uid, st.st_gid, st.st_mode, 0),
+            *(inode.ino, st.st_size, blocks(inode, st), more.attributes_mask),
+            *times,
+            *(os.major(rdev), os.minor(rdev), 0, 0),
+        )
+
+    def readlink(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        return self._union.readlink(ino)
+
+    def statfs(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        st = self._union.statfs()
+        return p.STATFS_OUT.pack(
+            *(st.f_blocks, st.f_bfree, st.f_bavail, st.f_files, st.f_ffree),
+            *(st.f_bsize, st.f_namemax, st.f_frsize),
+            *(0,) * 7,
+        )
+
+    # --- extended attributes ---------------------------------------------------------------------
+
+    def setxattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        size, flags = p.SETXATTR_IN_COMPAT.unpack_from(buffer, BODY)
+        start = BODY + self._setxattr_in.size
+        name = name_at(buffer, start, end)
+        start += len(name) + 1
+        if start + size != end:
+            raise malformed("a value of another length than it says")
+        self._union.setxattr(ino, name, bytes(buffer[start:end]), flags, caller(buffer))
+        return None
+
+    def getxattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        size, _ = p.GETXATTR_IN.unpack_from(buffer, BODY)
+        name = name_at(buffer, BODY + p.GETXATTR_IN.size, end)
+        return _sized(self._union.getxattr(ino, name), size)
+
+    def listxattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        size, _ = p.GETXATTR_IN.unpack_from(buffer, BODY)
+        names = self._union.listxattr(ino, caller(buffer))
+        return _sized(b"".join(name + b"\0" for name in names), size)
+
+    def removexattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        self._union.removexattr(ino, name_at(buffer, BODY, end), caller(buffer))
+        return None
+
+    def destroy(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        return None
+
+
+def _sized(value: bytes, room: int) -> bytes:
+    """A value as getxattr(2) answers: its length where there is no room, ERANGE where there is too little."""
+    if not room:
+        return p.GETXATTR_OUT.pack(len(value), 0)
+    if len(value) > room:
+        raise OSError(errno.ERANGE if room < _XATTR_SIZE_MAX else errno.E2BIG, "the value is longer")
+    return value

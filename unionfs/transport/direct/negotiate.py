@@ -1,0 +1,124 @@
+"""INIT: which flags are used, of those that the kernel offers, and the limits of requests.
+
+Decides once, from what the kernel says and what the mount wants; sends nothing. Rules are those of
+fs/fuse/inode.c, process_init_reply().
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unionfs.transport.direct.protocol import (
+    BODY,
+    INIT_FLAGS2,
+    INIT_IN,
+    INIT_OUT,
+    KERNEL_MINOR_VERSION,
+    KERNEL_VERSION,
+    OLDEST_MINOR_VERSION,
+    PAGE_SIZE,
+    InitFlag,
+)
+
+MAX_WRITE = 1 << 20
+"""Bytes that one WRITE or READ may hold: 256 pages, the default of the kernel's fs.fuse.max_pages_limit."""
+
+MAX_BACKGROUND = 64
+"""Requests that nobody waits for (readahead, writeback) and that may be under way at once."""
+
+_ALWAYS = (
+    InitFlag.ASYNC_READ
+    | InitFlag.ATOMIC_O_TRUNC
+    | InitFlag.EXPORT_SUPPORT
+    | InitFlag.BIG_WRITES
+    | InitFlag.DONT_MASK
+    | InitFlag.HAS_IOCTL_DIR
+    | InitFlag.DO_READDIRPLUS
+    | InitFlag.READDIRPLUS_AUTO
+    | InitFlag.ASYNC_DIO
+    | InitFlag.PARALLEL_DIROPS
+    | InitFlag.POSIX_ACL
+    | InitFlag.ABORT_ERROR
+    | InitFlag.MAX_PAGES
+    | InitFlag.NO_OPENDIR_SUPPORT
+    | InitFlag.SETXATTR_EXT
+    | InitFlag.INIT_EXT
+    | InitFlag.CREATE_SUPP_GROUP
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the mount would like. `stack_depth` is how many stacked filesystems lie between us and a disk, and
+    us; `trust` says that nothing changes but through the mount."""
+
+    passthrough: bool
+    writeback: bool
+    trust: bool
+    stack_depth: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What was agreed. `answer` is the body of the answer to INIT."""
+
+    minor: int
+    flags: InitFlag
+    answer: bytes
+
+    def names(self) -> list[str]:
+        """The flags in use, by the names of the protocol."""
+        return [str(flag.name) for flag in InitFlag if flag in self.flags]
+
+
+class TooOldError(Exception):
+    """The kernel speaks a protocol before 7.31 (Linux 5.4)."""
+
+
+def negotiate(request: bytes | bytearray, end: int, wanted: Wanted) -> Connection | None:
+    """Answer INIT. None where the kernel speaks a newer major version: it asks again after our answer.
+
+    Raises TooOldError.
+    """
+    major, minor, max_readahead, low = INIT_IN.unpack_from(request, BODY)
+    if major > KERNEL_VERSION:
+        return None
+    if major < KERNEL_VERSION or minor < OLDEST_MINOR_VERSION:
+        raise TooOldError(
+            f"the kernel speaks version {major}.{minor} of the FUSE protocol; 7.31 (Linux 5.4) is the oldest"
+        )
+    offered = InitFlag(low)
+    flags2_at = BODY + INIT_IN.size
+    if offered & InitFlag.INIT_EXT and end >= flags2_at + INIT_FLAGS2.size:
+        offered |= InitFlag(INIT_FLAGS2.unpack_from(request, flags2_at)[0] << 32)
+    flags = offered & _ALWAYS
+    # Version 1 says the same of whose work it is, and lets the daemon judge by itself.
+    flags |= offered & InitFlag.HANDLE_KILLPRIV_V2 or offered & InitFlag.HANDLE_KILLPRIV
+    # Before 7.38 the contexts stand where no length tells.
+    if minor >= 38:
+        flags |= offered & InitFlag.SECURITY_CTX
+    if wanted.trust:
+        flags |= offered & InitFlag.CACHE_SYMLINKS
+    else:
+        flags |= offered & InitFlag.AUTO_INVAL_DATA
+    passthrough = wanted.passthrough and bool(offered & InitFlag.PASSTHROUGH)
+    if passthrough:
+        flags |= InitFlag.PASSTHROUGH
+    elif wanted.writeback:
+        flags |= offered & InitFlag.WRITEBACK_CACHE
+    answer = INIT_OUT.pack(
+        KERNEL_VERSION,
+        KERNEL_MINOR_VERSION,
+        max_readahead,
+        flags & 0xFFFFFFFF,
+        MAX_BACKGROUND,
+        MAX_BACKGROUND * 3 // 4,
+        MAX_WRITE,
+        1,  # time stamps are exact to the nanosecond
+        MAX_WRITE // PAGE_SIZE,
+        0,
+        flags >> 32,
+        wanted.stack_depth if passthrough else 0,
+        0,
+    )
+    return Connection(min(minor, KERNEL_MINOR_VERSION), flags, answer)

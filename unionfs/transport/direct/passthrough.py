@@ -1,0 +1,145 @@
+"""Which opens the kernel serves from a backing file by itself, and never from a wrong one.
+
+Linux (6.9 and later) allows a node one backing file at a time, and no cached open beside it. A file that is
+copied up while its lower file is a node's backing file therefore gets a new node, and opens of the old one
+answer ESTALE: the kernel looks the name up again and comes back with the new node. A lower backing file must
+never serve an open that can write.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import stat
+
+from unionfs.overlay.file import OpenFile
+from unionfs.overlay.inode import File
+from unionfs.overlay.super import Union
+from unionfs.transport.direct.nodes import Backing, Nodes
+from unionfs.transport.direct.protocol import (
+    BACKING_ID,
+    BACKING_MAP,
+    DEV_IOC_BACKING_CLOSE,
+    DEV_IOC_BACKING_OPEN,
+)
+from unionfs.transport.direct.server import Server
+
+log = logging.getLogger(__name__)
+
+_SET_IDS = stat.S_ISUID | stat.S_ISGID
+
+
+class Handle:
+    """An open file as the kernel knows it. `backing` is None for one that goes through its cache."""
+
+    __slots__ = ("backing", "file", "node")
+
+    def __init__(self, file: OpenFile, node: int) -> None:
+        self.file = file
+        self.node = node
+        self.backing: Backing | None = None
+
+
+class Passthrough:
+    """Binds opens to backing files. `problem` says why there is none, once that is known."""
+
+    __slots__ = ("_coherent", "_fd", "_nodes", "_server", "_union", "problem")
+
+    def __init__(self, server: Server, nodes: Nodes, *, coherent: bool) -> None:
+        self._server = server
+        self._union: Union = server.union
+        self._fd = server.fd
+        self._nodes = nodes
+        self._coherent = coherent
+        self.problem: str | None = None
+
+    def before_open(self, node: int, ino: int, *, writes: bool) -> None:
+        """Answer ESTALE to an open that the node's backing file must not serve. May raise `Wait`.
+
+        The upper file is made first, so that the new node cannot be bound to the lower file in between.
+        """
+        backing = self._nodes.backings.get(node)
+        if backing is None:
+            return
+        if not backing.upper and writes:
+            self._union.copy_up(ino)
+        inode = self._union.inode(ino)
+        if isinstance(inode, File) and backing.upper != _holds_data(inode):
+            self._leave(node, ino)
+
+    def _leave(self, node: int, ino: int) -> None:
+        nodes = self._nodes
+        if nodes.current.get(ino, ino) == node:
+            nodes.renumber(ino)
+            # From now on the attributes can change by way of another node.
+            self._server.invalidate_attributes(node)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def bind(self, handle: Handle, ino: int) -> int:
+        """Bind an open to its backing file and return the file's id; 0 where it goes through the cache."""
+        nodes, node = self._nodes, handle.node
+        file = handle.file
+        backing = nodes.backings.get(node)
+        if backing is not None:
+            if not self._union.fs.trust and _key(file.fd) != backing.key:
+                # The layers changed underneath: another file has taken its place.
+                self._leave(node, ino)
+        elif node in nodes.cached or not self._wanted(file):
+            nodes.cached[node] = nodes.cached.get(node, 0) + 1
+            return 0
+        else:
+            try:
+                number = _ioctl(self._fd, DEV_IOC_BACKING_OPEN, BACKING_MAP.pack(file.fd, 0, 0))
+            except OSError as error:
+                # The cache always works. ELOOP: too many stacked filesystems; EPERM: we may not.
+                if self.problem is None:
+                    self.problem = f"the kernel refuses a backing file: {error.strerror}"
+                    log.warning("no passthrough for some files: %s", self.problem)
+                nodes.cached[node] = nodes.cached.get(node, 0) + 1
+                return 0
+            upper = _holds_data(file.inode)
+            key = (0, 0) if self._union.fs.trust else _key(file.fd)
+            backing = nodes.backings[node] = Backing(number, upper, key)
+        backing.opens += 1
+        handle.backing = backing
+        return backing.id
+
+    def _wanted(self, file: OpenFile) -> bool:
+        inode = file.inode
+        if self._coherent and not _holds_data(inode):
+            return False
+        # A write by passthrough is the daemon's, and would leave setuid and setgid where they are.
+        return not (file.writable and inode.mode & _SET_IDS)
+
+    def release(self, handle: Handle) -> None:
+        """An open has ended: let go of the backing file with the last."""
+        nodes, node, backing = self._nodes, handle.node, handle.backing
+        if backing is None:
+            left = nodes.cached[node] - 1
+            if left:
+                nodes.cached[node] = left
+            else:
+                del nodes.cached[node]
+            return
+        backing.opens -= 1
+        if not backing.opens:
+            del nodes.backings[node]
+            _ioctl(self._fd, DEV_IOC_BACKING_CLOSE, BACKING_ID.pack(backing.id))
+
+
+def _holds_data(inode: File) -> bool:
+    """Whether the file's data lies in upper."""
+    return inode.on_upper and not inode.metacopy
+
+
+def _ioctl(fd: int, request: int, argument: bytes) -> int:
+    # Only for a buffer that may change does Python return what the call returns.
+    answer: int = fcntl.ioctl(fd, request, bytearray(argument), True)
+    return answer
+
+
+def _key(fd: int) -> tuple[int, int]:
+    st = os.fstat(fd)
+    return st.st_dev, st.st_ino

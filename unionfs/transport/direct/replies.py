@@ -1,0 +1,102 @@
+"""The union's answers in the protocol's bytes: attributes, entries, opens, times.
+
+Only packing; what the numbers are is the union's to say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from unionfs.overlay.attr import blocks, link_count
+from unionfs.overlay.inode import File, Inode
+from unionfs.transport.direct.nodes import Nodes
+from unionfs.transport.direct.protocol import ATTR_OUT, ENTRY_OUT
+
+FOREVER = 10**9
+"""Seconds that the kernel may keep what it knows when every change comes through the mount."""
+
+_SECOND = 1_000_000_000
+
+Pack = Callable[..., bytes]
+
+
+def device_number(rdev: int) -> int:
+    """st_rdev as the kernel's 32 bits (new_encode_dev())."""
+    major, minor = os.major(rdev), os.minor(rdev)
+    return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
+
+
+def real_device(number: int) -> int:
+    """The device that 32 bits of the kernel stand for (new_decode_dev())."""
+    return os.makedev((number & 0xFFF00) >> 8, number & 0xFF | number >> 12 & 0xFFF00)
+
+
+class Replies:
+    """Packs entries and attributes with the mount's timeouts and node numbers."""
+
+    __slots__ = ("_current", "_nodes", "_nsec", "_sec")
+
+    def __init__(self, nodes: Nodes, timeout: float | None) -> None:
+        self._nodes = nodes
+        self._current = nodes.current
+        self._sec, self._nsec = (FOREVER, 0) if timeout is None else split_time(int(timeout * _SECOND))
+
+    def entry(self, inode: Inode, st: os.stat_result) -> bytes:
+        """An entry, one lookup of which the kernel will count."""
+        node = ino = inode.ino
+        sec, nsec = valid = self._sec, self._nsec
+        if ino in self._current:
+            node = self._current[ino]
+            self._nodes.counted(node)
+            valid = (0, 0)
+        return self._pack(ENTRY_OUT.pack, (node, 0, sec, valid[0], nsec, valid[1]), inode, st)
+
+    def attributes(self, inode: Inode, st: os.stat_result) -> bytes:
+        return self._pack(ATTR_OUT.pack, (*self.validity(inode), 0), inode, st)
+
+    def validity(self, inode: Inode) -> tuple[int, int]:
+        """For how long the kernel may keep attributes: seconds and nanoseconds."""
+        # Of an inode with several nodes each would have to be told what changes by way of another.
+        return (0, 0) if inode.ino in self._current else (self._sec, self._nsec)
+
+    def miss(self) -> bytes:
+        """That there is no such name, for the kernel to remember."""
+        return ENTRY_OUT.pack(0, 0, self._sec, 0, self._nsec, *(0,) * 17)
+
+    @staticmethod
+    def _pack(pack: Pack, head: tuple[int, ...], inode: Inode, st: os.stat_result) -> bytes:
+        atime, mtime, ctime = int(st[7]), int(st[8]), int(st[9])
+        rdev = st.st_rdev
+        return pack(
+            *head,
+            inode.ino,
+            st.st_size,
+            blocks(inode, st) if isinstance(inode, File) and inode.metacopy else st.st_blocks,
+            atime & _U64,
+            mtime & _U64,
+            ctime & _U64,
+            st.st_atime_ns - atime * _SECOND,
+            st.st_mtime_ns - mtime * _SECOND,
+            st.st_ctime_ns - ctime * _SECOND,
+            st.st_mode,
+            link_count(inode, st),
+            st.st_uid,
+            st.st_gid,
+            device_number(rdev) if rdev else 0,
+            st.st_blksize,
+            0,
+        )
+
+
+_U64 = (1 << 64) - 1
+
+
+def split_time(ns: int) -> tuple[int, int]:
+    """Nanoseconds as whole seconds, rounded down, and the rest."""
+    return divmod(ns, _SECOND)
+
+
+def join_time(seconds: int, ns: int) -> int:
+    """Nanoseconds since the epoch of the protocol's unsigned seconds, which stand for signed ones."""
+    return (seconds - (1 << 64) if seconds >> 63 else seconds) * _SECOND + ns

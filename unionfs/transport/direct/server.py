@@ -1,0 +1,338 @@
+"""Reading requests, having them answered, and sending the answers: the loop, and what must wait.
+
+One thread reads the device and answers what needs no waiting at once, in place. What must wait (a copy-up's
+data, a sync, a read from the disk) goes to worker threads, which answer by themselves. Whoever runs a union
+operation holds `lock`: the union's state is touched by one thread at a time. Nothing here knows what a
+request means, but for INTERRUPT.
+
+A thread of its own that blocks in read(2), instead of trio as a guest on the same thread: that shape needs a
+poll(2) before each read, and trio before the first answer.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from unionfs.overlay.super import Union
+from unionfs.overlay.wait import Task, Wait
+from unionfs.transport.direct.negotiate import MAX_WRITE
+from unionfs.transport.direct.protocol import (
+    ARGUMENTS,
+    BODY,
+    IN_HEADER,
+    INTERRUPT_IN,
+    INVAL_INODE_OUT,
+    NOTIFY_INVAL_INODE,
+    OPCODES,
+    OUT_HEADER,
+    PAGE_SIZE,
+    Opcode,
+)
+
+log = logging.getLogger(__name__)
+
+Buffer = bytearray | bytes
+Answer = bytes | bytearray | tuple[bytes | bytearray | memoryview, ...] | None
+"""The body of an answer, or its pieces; None is an empty one."""
+Handler = Callable[[Buffer, int, int], Any]
+"""Called with the request, its length and its node; returns an Answer, LATER or SILENT."""
+
+LATER: Final = object()
+"""A worker will answer."""
+SILENT: Final = object()
+"""The kernel expects no answer."""
+
+BUFFER_SIZE = MAX_WRITE + PAGE_SIZE
+
+_COPIERS = 4
+_SYNCERS = 8
+_READERS = 8
+
+_SIGKILL_PENDING = 1 << 8
+_OVER = (errno.ENODEV, errno.ECONNABORTED)
+
+
+class Server:
+    """The device's reading end and writing end, with a table from opcode to handler."""
+
+    __slots__ = (
+        "_least",
+        "_stopped",
+        "_table",
+        "_waiting",
+        "_working",
+        "copiers",
+        "counters",
+        "debug",
+        "fd",
+        "lock",
+        "nodes_of",
+        "numbered",
+        "readers",
+        "syncers",
+        "union",
+    )
+
+    def __init__(self, union: Union, fd: int, *, debug: bool) -> None:
+        self.union = union
+        self.fd = fd
+        self.debug = debug
+        self.lock = threading.Lock()
+        self.counters = [0] * OPCODES
+        self.numbered: dict[int, int] = {}
+        self.nodes_of: Callable[[int], list[int]] = lambda ino: [ino]
+        self._table: list[Handler | None] = [None] * OPCODES
+        self._table[Opcode.INTERRUPT] = self._interrupt
+        self._least = [BODY] * OPCODES
+        for named, arguments in ARGUMENTS.items():
+            self._least[named] += arguments.size
+        self._waiting: dict[Task, list[Buffer]] = {}
+        self._working = 0
+        self._stopped = False
+        # Apart from each other: long copies must not keep reads of the disk waiting.
+        self.copiers = ThreadPoolExecutor(_COPIERS, "copy")
+        self.syncers = ThreadPoolExecutor(_SYNCERS, "sync")
+        self.readers = ThreadPoolExecutor(_READERS, "read")
+
+    def handle_by(self, handlers: dict[Opcode, Handler]) -> None:
+        """Have these opcodes answered by these handlers."""
+        for opcode, handler in handlers.items():
+            self._table[opcode] = handler
+
+    def under_way(self) -> int:
+        """How many requests wait for a worker."""
+        return self._working + sum(map(len, self._waiting.values()))
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Read and answer until the mount is gone. OSError for what should never happen to a device."""
+        readv, fd, lock, answer = os.readv, self.fd, self.lock, self._answer
+        buffer = bytearray(BUFFER_SIZE)
+        buffers = [buffer]
+        while True:
+            try:
+                size = readv(fd, buffers)
+            except OSError as error:
+                if error.errno in _OVER:
+                    return
+                # ENOENT: the request was taken back before we had it.
+                if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+                    continue
+                raise
+            if not size:
+                return
+            with lock:
+                if self._stopped:
+                    return
+                answer(buffer, size)
+
+    def stop(self) -> None:
+        """Answer no further request, and wait for the workers; the caller must not hold `lock`."""
+        with self.lock:
+            self._stopped = True
+        for pool in (self.copiers, self.syncers, self.readers):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _answer(self, buffer: Buffer, size: int) -> None:
+        """Have one request answered; `lock` is held."""
+        if size < BODY:
+            log.error("a request of %d bytes is shorter than a header", size)
+            return
+        length, opcode, unique, node, _, _, _, _, _ = IN_HEADER.unpack_from(buffer)
+        handler = None
+        if opcode < OPCODES:
+            self.counters[opcode] += 1
+            handler = self._table[opcode]
+        if handler is None:
+            self.refuse(unique, errno.ENOSYS)
+            return
+        if self.debug:
+            _log_request(opcode, buffer, size)
+        try:
+            if length != size or size < self._least[opcode]:
+                raise OSError(errno.EINVAL, "a request that is cut short")
+            if node in self.numbered:
+                node = self.numbered[node]
+            answer = handler(buffer, size, node)
+        except Wait as wait:
+            self._defer(wait.task, buffer, size)
+            return
+        except Exception as error:
+            self.refuse(unique, self.errno_of(error, opcode))
+            return
+        finally:
+            fs = self.union.fs
+            if fs.stale:
+                self._forget_attributes()
+            if fs.litter:
+                self._sweep()
+        if answer is None:
+            self._send(OUT_HEADER.pack(16, 0, unique))
+        elif answer is LATER or answer is SILENT:
+            return
+        elif type(answer) is tuple:
+            self._send_pieces(unique, answer)
+        else:
+            self._send(OUT_HEADER.pack(16 + len(answer), 0, unique) + answer)
+
+    def errno_of(self, error: BaseException, opcode: int) -> int:
+        """What the kernel is told of a failure: its errno, and EIO for a bug, which is logged."""
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        log.error("a bug has cost one %s request", opcode_name(opcode), exc_info=error)
+        return errno.EIO
+
+    # --- sending ---------------------------------------------------------------------------------
+
+    def reply(self, unique: int, body: Answer) -> None:
+        """Answer a request; any thread."""
+        if body is None:
+            self._send(OUT_HEADER.pack(16, 0, unique))
+        else:
+            self._send_pieces(unique, body if type(body) is tuple else (body,))
+
+    def refuse(self, unique: int, code: int) -> None:
+        """Answer a request by an errno; any thread."""
+        # fuse.ko takes 1 to 511 only; whatever else were no answer at all.
+        self._send(OUT_HEADER.pack(16, -code if 0 < code < 512 else -errno.EIO, unique))
+
+    def _send_pieces(self, unique: int, pieces: tuple[Any, ...]) -> None:
+        size = 16
+        for piece in pieces:
+            size += len(piece)
+        try:
+            os.writev(self.fd, (OUT_HEADER.pack(size, 0, unique), *pieces))
+        except OSError as error:
+            self._unsent(error)
+
+    def _send(self, answer: bytes) -> None:
+        try:
+            os.write(self.fd, answer)
+        except OSError as error:
+            self._unsent(error)
+
+    def _unsent(self, error: OSError) -> None:
+        # ENOENT: whoever asked was killed, or the connection has been aborted; the rest: it is unmounted.
+        if error.errno not in (errno.ENOENT, errno.EPERM, *_OVER):
+            log.error("the kernel refuses an answer: %s", error)
+
+    def invalidate_attributes(self, node: int) -> None:
+        """Make the kernel ask for the attributes again. Takes no lock there, so it is safe anywhere."""
+        body = INVAL_INODE_OUT.pack(node, -1, 0)
+        try:
+            os.write(self.fd, OUT_HEADER.pack(16 + len(body), NOTIFY_INVAL_INODE, 0) + body)
+        except OSError as error:
+            self._unsent(error)  # ENOENT: the kernel has forgotten the inode already
+
+    def _forget_attributes(self) -> None:
+        for ino in self.union.take_stale():
+            for node in self.nodes_of(ino):
+                self.invalidate_attributes(node)
+
+    def _sweep(self) -> None:
+        """Remove in the background what operations have moved out of the way into work."""
+        for name in self.union.take_litter():
+            self.copiers.submit(self._remove_litter, name)
+
+    def _remove_litter(self, name: bytes) -> None:
+        try:
+            self.union.remove_litter(name)
+        except OSError as error:
+            log.warning("cannot clear %s in work (the next mount will): %s", name.decode(), error)
+
+    # --- what must wait --------------------------------------------------------------------------
+
+    def later(self, pool: ThreadPoolExecutor, opcode: int, unique: int, work: Callable[[], Answer]) -> object:
+        """Have *work* done by a worker, without the lock, and its result sent. Returns LATER."""
+        self._working += 1
+        pool.submit(self._work, opcode, unique, work)
+        return LATER
+
+    def _work(self, opcode: int, unique: int, work: Callable[[], Answer]) -> None:
+        try:
+            body = work()
+        except BaseException as error:
+            self.refuse(unique, self.errno_of(error, opcode))
+        else:
+            self.reply(unique, body)
+        finally:
+            with self.lock:
+                self._working -= 1
+
+    def _defer(self, task: Task, buffer: Buffer, size: int) -> None:
+        """Have slow work done once, whoever asks, and the request answered after it."""
+        request = bytes(memoryview(buffer)[:size])
+        waiting = self._waiting.get(task)
+        if waiting is not None:
+            waiting.append(request)
+            return
+        self._waiting[task] = [request]
+        self.copiers.submit(self._settle, task)
+
+    def _settle(self, task: Task) -> None:
+        """A worker: do the slow work, commit it, answer who waits. The first of them gets its failure."""
+        failure: BaseException | None = None
+        try:
+            task.run()
+        except BaseException as error:
+            failure = error
+        with self.lock:
+            try:
+                task.finish(failure)
+            except BaseException as error:
+                failure = failure or error
+            requests = self._waiting.pop(task)
+            if failure is not None and requests:
+                _, opcode, unique, *_ = IN_HEADER.unpack_from(requests.pop(0))
+                self.refuse(unique, self.errno_of(failure, opcode))
+            for request in requests:
+                if not self._stopped:
+                    opcode = IN_HEADER.unpack_from(request)[1]
+                    self.counters[opcode] -= 1  # it was counted when it came
+                    self._answer(request, len(request))
+
+    def _interrupt(self, buffer: Buffer, size: int, node: int) -> object:
+        """A signal has come for somebody who waits. Only one that kills him ends the waiting: overlayfs's
+        copy-up is not interrupted by others, and few programs expect EINTR of a rename."""
+        (unique,) = INTERRUPT_IN.unpack_from(buffer, BODY)
+        for requests in self._waiting.values():
+            for request in requests:
+                header = IN_HEADER.unpack_from(request)
+                if header[2] == unique and _is_killed(header[6]):
+                    requests.remove(request)
+                    self.refuse(unique, errno.EINTR)
+                    return SILENT
+        return SILENT
+
+
+def _is_killed(pid: int) -> bool:
+    """Whether a process is about to die of a signal: the kernel then gives each of its threads a SIGKILL."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            for line in status:
+                if line.startswith((b"SigPnd:", b"ShdPnd:")) and int(line[7:], 16) & _SIGKILL_PENDING:
+                    return True
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return False
+
+
+def opcode_name(number: int) -> str:
+    try:
+        return Opcode(number).name
+    except ValueError:
+        return f"opcode {number}"
+
+
+def _log_request(opcode: int, buffer: Buffer, size: int) -> None:
+    _, _, unique, node, uid, gid, pid, _, _ = IN_HEADER.unpack_from(buffer)
+    shown = bytes(memoryview(buffer)[BODY : min(size, BODY + 64)])
+    name = opcode_name(opcode)
+    log.debug("%s #%d node %d, pid %d uid %d gid %d: %r", name, unique, node, pid, uid, gid, shown)

@@ -1,0 +1,159 @@
+"""One mount's conversation with the kernel over /dev/fuse: INIT, the thread that serves, the end.
+
+Puts the parts together; what a request means is said in the files of handlers.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+
+from unionfs.linux.fs import filesystem_type
+from unionfs.linux.process import may_use_backing_files
+from unionfs.overlay.super import Union
+from unionfs.transport.direct.files import Files
+from unionfs.transport.direct.listings import Listings
+from unionfs.transport.direct.names import Names
+from unionfs.transport.direct.negotiate import Connection, TooOldError, Wanted, negotiate
+from unionfs.transport.direct.nodes import Nodes
+from unionfs.transport.direct.passthrough import Passthrough
+from unionfs.transport.direct.protocol import INIT_OUT, KERNEL_MINOR_VERSION, KERNEL_VERSION, InitFlag, Opcode
+from unionfs.transport.direct.replies import Replies
+from unionfs.transport.direct.server import Answer, Buffer, Server, opcode_name
+from unionfs.transport.direct.standing import StandingListings
+from unionfs.transport.session import SessionOptions
+
+log = logging.getLogger(__name__)
+
+_OVERLAYFS = 0x794C7630
+
+
+class Session:
+    """Serves one mounted /dev/fuse descriptor, which it owns from now on."""
+
+    def __init__(self, union: Union, fuse_fd: int, options: SessionOptions) -> None:
+        self._union = union
+        self._options = options
+        self._server = Server(union, fuse_fd, debug=options.debug)
+        self._server.handle_by({Opcode.INIT: self._init})
+        self._connection: Connection | None = None
+        self._files: Files | None = None
+        self._listings: Listings | None = None
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
+        self._problem: str | None = None
+
+    def start(self) -> None:
+        """Answer requests from now on, in a thread of this session's own."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._server.run()
+        except BaseException as error:
+            self._failure = error
+
+    async def serve(self) -> None:
+        """Return when the mount is gone; raise what has ended the serving."""
+        import trio  # loaded once requests are answered: it takes longer than everything else together
+
+        await trio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Answer nothing more and let go of all handles. Unmounting is the daemon's."""
+        self._server.stop()
+        with self._server.lock:
+            if self._files is not None and self._listings is not None:
+                self._files.close()
+                self._listings.close()
+            os.close(self._server.fd)
+
+    # --- what `status` shows ---------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """How many requests of each kind have come."""
+        counters = self._server.counters
+        return {opcode_name(number): count for number, count in enumerate(counters) if count}
+
+    def under_way(self) -> int:
+        """How many requests wait for slow work just now."""
+        with self._server.lock:
+            return self._server.under_way()
+
+    def open_handles(self) -> int:
+        """How many files and directories are open."""
+        if self._files is None or self._listings is None:
+            return 0
+        return self._files.open_handles() + self._listings.open_handles()
+
+    def flags(self) -> list[str]:
+        """The flags agreed on at INIT."""
+        return [] if self._connection is None else self._connection.names()
+
+    def passthrough_problem(self) -> str | None:
+        """Why the kernel does not serve data by itself; None where it does."""
+        files = self._files
+        if self._problem is None and files is not None and files.passthrough is not None:
+            return files.passthrough.problem
+        return self._problem
+
+    # --- INIT ------------------------------------------------------------------------------------
+
+    def _wanted(self) -> Wanted:
+        options, fs = self._options, self._union.fs
+        if options.passthrough == "off":
+            self._problem = "switched off by passthrough=off"
+        elif not may_use_backing_files():
+            self._problem = "it needs CAP_SYS_ADMIN of the machine's root"
+        layers = [*fs.lowers, *([fs.upper] if fs.upper is not None else [])]
+        # A filesystem on top of an overlay is the second that is stacked, and two is the kernel's limit.
+        depth = 2 if any(filesystem_type(layer.root_fd) == _OVERLAYFS for layer in layers) else 1
+        return Wanted(self._problem is None, options.writeback and fs.trust, fs.trust, depth)
+
+    def _init(self, buffer: Buffer, end: int, node: int) -> Answer:
+        if self._connection is not None:
+            raise OSError(errno.EIO, "a second INIT")
+        wanted = self._wanted()
+        try:
+            connection = negotiate(buffer, end, wanted)
+        except TooOldError as error:
+            log.error("%s", error)
+            raise OSError(errno.EPROTO, str(error)) from None
+        if connection is None:
+            return INIT_OUT.pack(KERNEL_VERSION, KERNEL_MINOR_VERSION, *(0,) * 11)
+        self._connection = connection
+        flags = connection.flags
+        if wanted.passthrough and InitFlag.PASSTHROUGH not in flags:
+            self._problem = "this kernel does not offer it (Linux 6.9 and later do)"
+        log.debug("FUSE 7.%d: %s", connection.minor, " ".join(connection.names()))
+        self._build(flags)
+        return connection.answer
+
+    def _build(self, flags: InitFlag) -> None:
+        server, union = self._server, self._union
+        nodes = Nodes()
+        server.numbered = nodes.inos
+        server.nodes_of = nodes.of
+        replies = Replies(nodes, union.fs.config.timeout)
+        killpriv = InitFlag.HANDLE_KILLPRIV_V2 in flags
+        passthrough = None
+        if InitFlag.PASSTHROUGH in flags:
+            passthrough = Passthrough(server, nodes, coherent=self._options.coherent)
+        writeback = InitFlag.WRITEBACK_CACHE in flags
+        files = Files(server, replies, nodes, passthrough, writeback=writeback, killpriv=killpriv)
+        standing = StandingListings(union)
+        listings = Listings(server, replies, files, standing)
+        names = Names(
+            server,
+            replies,
+            files,
+            standing,
+            setxattr_ext=InitFlag.SETXATTR_EXT in flags,
+            killpriv=killpriv,
+        )
+        server.handle_by({**names.handlers(), **files.handlers(), **listings.handlers()})
+        self._files, self._listings = files, listings
