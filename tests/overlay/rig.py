@@ -206,10 +206,11 @@ class View:
         caller: Caller | None = None,
         handle: OpenFile | None = None,
         kill: bool | None = None,
+        touch: bool = False,
         **fields: int,
     ) -> os.stat_result:
         """setattr: mode=, uid=, gid=, size=, atime_ns=, mtime_ns=."""
-        changes = Changes(**fields, kill=kill)
+        changes = Changes(**fields, kill=kill, touch=touch)
         return complete(self.union.setattr, self.ino(path), changes, caller or self.caller, handle)[1]
 
     def chmod(self, path: str, mode: int) -> None:

@@ -25,6 +25,7 @@ FS_SYNC_FL = 0x08
 FS_IMMUTABLE_FL = 0x10
 FS_APPEND_FL = 0x20
 FS_NOATIME_FL = 0x80
+FS_FL_USER_MODIFIABLE = 0x000380FF
 
 FS_XFLAG_IMMUTABLE = 0x08
 FS_XFLAG_APPEND = 0x10
@@ -63,6 +64,18 @@ def statx(dirfd: int, name: bytes = b"") -> Statx:
     (attributes_mask,) = struct.unpack_from("=Q", buffer, 56)
     btime = struct.unpack_from("=qI", buffer, 80) if mask & STATX_BTIME else None
     return Statx(btime, attributes, attributes_mask)
+
+
+def protection_of(attributes: int) -> int:
+    """FS_APPEND_FL and FS_IMMUTABLE_FL, as far as `STATX_ATTR_*` attributes tell."""
+    append = FS_APPEND_FL if attributes & STATX_ATTR_APPEND else 0
+    return append | (FS_IMMUTABLE_FL if attributes & STATX_ATTR_IMMUTABLE else 0)
+
+
+def attributes_of(protection: int) -> int:
+    """The reverse of `protection_of`."""
+    append = STATX_ATTR_APPEND if protection & FS_APPEND_FL else 0
+    return append | (STATX_ATTR_IMMUTABLE if protection & FS_IMMUTABLE_FL else 0)
 
 
 def get_flags(fd: int) -> int:

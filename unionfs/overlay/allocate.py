@@ -11,13 +11,20 @@ import os
 from unionfs.linux import fs as linux
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
+from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.priv import drop_set_ids
+from unionfs.overlay.protect import check_not_append, check_writable
+
+_KEEP_SIZE = 1
 
 
-def allocate(handle: OpenFile, mode: int, offset: int, length: int, caller: Caller) -> None:
+def allocate(fs: OverlayFs, handle: OpenFile, mode: int, offset: int, length: int, caller: Caller) -> None:
     """fallocate(2) on a handle that may write, so that its file lies in upper. It takes set-ids away."""
     if not handle.writable:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    if mode & ~_KEEP_SIZE:
+        check_not_append(fs, handle.inode)
+    check_writable(fs, handle.inode)
     drop_set_ids(handle.inode, caller)
     linux.fallocate(handle.fd, mode, offset, length)
 

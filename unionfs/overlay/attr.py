@@ -18,13 +18,15 @@ from unionfs.overlay.file import OpenFile
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.priv import drop_set_ids
+from unionfs.overlay.protect import check_changeable, check_not_append, check_writable, protection
 
 
 @dataclass(slots=True)
 class Changes:
     """What a setattr asks for; None leaves as it is. Times are nanoseconds since the epoch.
 
-    `kill` goes with `size`: whether the caller lacks CAP_FSETID, where the kernel says so (`drop_set_ids`).
+    `touch`: the times are those of now, which takes less right than others do. `kill` goes with `size`:
+    whether the caller lacks CAP_FSETID, where the kernel says so (`drop_set_ids`).
     """
 
     mode: int | None = None
@@ -33,6 +35,7 @@ class Changes:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    touch: bool = False
     kill: bool | None = None
 
 
@@ -50,7 +53,7 @@ class StatX:
     attributes_mask: int
 
 
-def statx(inode: Inode) -> StatX:
+def statx(fs: OverlayFs, inode: Inode) -> StatX:
     """Of the topmost real object, as overlayfs: a copy-up is a birth."""
     if isinstance(inode, File) and inode.fd < 0:
         directory, name = inode.real()
@@ -60,7 +63,9 @@ def statx(inode: Inode) -> StatX:
     else:
         assert isinstance(inode, Directory)
         found = linux.statx(inode.top.open())
-    return StatX(inode, inode.lstat(), *found)
+    attributes = found.attributes | linux.attributes_of(protection(fs, inode))
+    mask = found.attributes_mask | linux.STATX_ATTR_APPEND | linux.STATX_ATTR_IMMUTABLE
+    return StatX(inode, inode.lstat(), found.btime, attributes, mask)
 
 
 def link_count(inode: Inode, st: os.stat_result) -> int:
@@ -85,6 +90,8 @@ def change(
     size = changes.size
     if isinstance(inode, Directory) and size is not None:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    fs.writable_work()
+    _check(fs, inode, changes, handle)
     size_changes = size is not None and inode.lstat().st_size != size
     ensure_upper(fs, inode, data=size is not None, truncate=size == 0)
     path, follow = inode.proc_path()
@@ -116,6 +123,17 @@ def change(
     if isinstance(inode, File):
         inode.no_capability = False
     return st
+
+
+def _check(fs: OverlayFs, inode: Inode, changes: Changes, handle: OpenFile | None) -> None:
+    """What immutable and append-only forbid (may_setattr(), vfs_truncate(), do_ftruncate())."""
+    if changes.mode is not None or changes.uid is not None or changes.gid is not None:
+        check_changeable(fs, inode)
+    elif handle is None and (changes.atime_ns is not None or changes.mtime_ns is not None):
+        # By a handle come only the times that the kernel's own cache of writes has kept.
+        (check_writable if changes.touch else check_changeable)(fs, inode)
+    if changes.size is not None:
+        (check_changeable if handle is None else check_not_append)(fs, inode)
 
 
 def _truncate(inode: File, size: int, size_changes: bool, handle: OpenFile | None) -> None:

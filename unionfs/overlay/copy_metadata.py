@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterable
 
+from unionfs.linux import fileattr as linux
 from unionfs.overlay.access import set_mark
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory
@@ -17,6 +18,12 @@ from unionfs.overlay.layer import RealDir
 
 _ACLS = "system.posix_acl_"
 _MUST_COPY = (_ACLS, "security.")
+
+_PROT_FLAGS = linux.FS_APPEND_FL | linux.FS_IMMUTABLE_FL
+_COPIED_FLAGS = linux.FS_SYNC_FL | linux.FS_NOATIME_FL
+_KEPT_FLAGS = linux.FS_FL_USER_MODIFIABLE & ~_PROT_FLAGS
+_NO_FLAGS = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP)
+"""What filesystems answer that have no such flags."""
 
 
 def copy_metadata(fs: OverlayFs, source: bytes, st: os.stat_result, dirfd: int, name: bytes) -> None:
@@ -74,3 +81,82 @@ def set_impure(fs: OverlayFs, directory: Directory) -> None:
         return
     set_mark(fs, directory.proc_path()[0], fs.format.impure, b"y", follow=True)
     directory.impure = True
+
+
+def copy_flags(fs: OverlayFs, source: bytes, target: bytes) -> None:
+    """chattr(1)'s flags of a lower file or directory onto a private object, as ovl_copy_fileattr().
+
+    Synchronous and no-atime are copied; immutable and append-only become `overlay.protattr`. *source* is a
+    path to follow.
+    """
+    flags = _flags_of(source)
+    prot = flags & _PROT_FLAGS
+    if prot:
+        set_mark(fs, target, fs.format.protattr, fs.format.encode_protattr(prot))
+    if flags & _COPIED_FLAGS:
+        _change_flags(target, _COPIED_FLAGS, flags)
+
+
+def keep_flags(source: bytes, target: bytes) -> None:
+    """All flags and the project of an upper file onto the private one that will take its place."""
+    flags = _flags_of(source)
+    _change_flags(target, _KEPT_FLAGS, flags)
+    with _Opened(source) as old, _Opened(target) as new:
+        try:
+            theirs, ours = linux.get_fsxattr(old), linux.get_fsxattr(new)
+            if _sans_extents(theirs) != _sans_extents(ours):
+                linux.set_fsxattr(new, theirs)
+        except OSError as error:
+            if error.errno not in _NO_FLAGS:
+                raise
+
+
+def _sans_extents(value: bytes) -> bytes:
+    """A `struct fsxattr` without what only tells how the data lies."""
+    return value[:8] + value[12:]
+
+
+def _flags_of(source: bytes) -> int:
+    try:
+        with _Opened(source) as fd:
+            return linux.get_flags(fd)
+    except PermissionError:
+        # An ordinary user's daemon: what the flags forbid can be seen all the same.
+        fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
+        try:
+            return linux.protection_of(linux.statx(fd).attributes)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno in _NO_FLAGS:
+            return 0
+        raise
+
+
+def _change_flags(target: bytes, mask: int, flags: int) -> None:
+    with _Opened(target) as fd:
+        try:
+            now = linux.get_flags(fd)
+        except OSError as error:
+            if error.errno in _NO_FLAGS:
+                return  # upper's filesystem has no flags; overlayfs goes without, too
+            raise
+        wanted = now & ~mask | flags & mask
+        if wanted != now:
+            linux.set_flags(fd, wanted)
+
+
+class _Opened:
+    """A regular file or directory, opened for the length of a context."""
+
+    __slots__ = ("_fd", "_path")
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+
+    def __enter__(self) -> int:
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return self._fd
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)

@@ -15,7 +15,9 @@ from collections.abc import Callable
 
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
+from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.priv import drop_set_ids
+from unionfs.overlay.protect import check_writable
 
 _FICLONERANGE = 0x4020940D
 _MOST = 16 << 20
@@ -23,6 +25,7 @@ _MOST = 16 << 20
 
 
 def prepare(
+    fs: OverlayFs,
     source: OpenFile,
     in_offset: int,
     target: OpenFile,
@@ -36,6 +39,7 @@ def prepare(
     """
     if not target.writable:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    check_writable(fs, target.inode)
     source.follow_copy_up()
     drop_set_ids(target.inode, caller or target.caller)
     return _Job(source.fd, in_offset, target.fd, out_offset, length)

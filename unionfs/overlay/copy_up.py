@@ -15,7 +15,7 @@ import stat
 from unionfs.overlay import index
 from unionfs.overlay.access import PLACE, WRITE, OwnerAccess, set_mark
 from unionfs.overlay.copy_data import copy_data
-from unionfs.overlay.copy_metadata import copy_metadata, set_impure, set_origin
+from unionfs.overlay.copy_metadata import copy_flags, copy_metadata, keep_flags, set_impure, set_origin
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
@@ -76,6 +76,7 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
     temp = work.mkdir()
     try:
         copy_metadata(fs, b"/proc/self/fd/%d" % source.open(), st, work.fd, temp)
+        copy_flags(fs, b"/proc/self/fd/%d" % source.open(), work.fd_path(temp))
         set_origin(fs, source.parent, source.name, source, work.fd, temp)
         set_impure(fs, parent)
         # A directory that moves to another parent must be writable itself, for its "..".
@@ -127,6 +128,7 @@ class FileCopyUp:
         "_data",
         "_fs",
         "_inode",
+        "_replaces",
         "_size",
         "_source",
         "_st",
@@ -141,6 +143,7 @@ class FileCopyUp:
         self._work = fs.writable_work()
         self._temp = self._work.temp_name()
         self._st = st = inode.lstat()
+        self._replaces = inode.on_upper
         regular = stat.S_ISREG(st.st_mode)
         # A metacopy needs the lower's data; an empty file is a file without data.
         self._data = data or not fs.config.metacopy or not regular
@@ -162,6 +165,10 @@ class FileCopyUp:
         try:
             if stat.S_ISREG(st.st_mode):
                 fd = os.open(temp, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=work)
+                if self._replaces:
+                    keep_flags(source, self._work.fd_path(temp))
+                else:
+                    copy_flags(self._fs, source, self._work.fd_path(temp))
                 if len(self._source) > 1:
                     copy_data(self._source[1], fd, self._size)
                 elif self._size:
@@ -249,7 +256,7 @@ class FileCopyUp:
         """Put the complete file in the place of the metacopy."""
         fs, inode, temp, work = self._fs, self._inode, self._temp, self._work
         # overlayfs leaves the redirect, too: nothing is looked for by it any more.
-        for mark in (fs.format.origin, fs.format.redirect):
+        for mark in (fs.format.origin, fs.format.redirect, fs.format.protattr):
             value = fs.format.read(b"/proc/self/fd/%d" % self._source[0], mark, follow=True)
             if value is not None:
                 set_mark(fs, work.fd_path(temp), mark, value)

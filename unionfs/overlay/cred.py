@@ -80,8 +80,10 @@ class Caller:
             return []
 
 
+CAP_FOWNER = 3
 CAP_FSETID = 4
 CAP_SETUID = 7
+CAP_LINUX_IMMUTABLE = 9
 CAP_SYS_ADMIN = 21
 
 

@@ -1,39 +1,29 @@
-"""Making and removing names: create, mkdir, mknod, symlink, link, unlink, rmdir.
+"""Giving and taking names: link, unlink, rmdir.
 
-Each appears in upper by one atomic step; a whiteout is written only where a lower layer has the name, and
-comes out of work. The rules are those of fs/overlayfs/dir.c. Rename is in `rename.py`.
+Each is one atomic step in upper; a whiteout is written only where a lower layer has the name, and comes out
+of work. The rules are those of fs/overlayfs/dir.c. New objects are made in `create.py`; rename is in
+`rename.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import index
-from unionfs.overlay.access import WRITE, OwnerAccess, listing_fd, set_mark
+from unionfs.overlay.access import listing_fd
 from unionfs.overlay.copy_metadata import set_impure
 from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, settle_at, upper_dir
-from unionfs.overlay.cred import Caller
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
-from unionfs.overlay.iget import adopt_new
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir, is_whiteout_device
 from unionfs.overlay.namei import find, lower_has
+from unionfs.overlay.protect import check_changeable, check_create, check_delete
 from unionfs.overlay.readdir import HIDDEN, PRESENT, DirHandle, note_upper, scan
 from unionfs.overlay.redirect import set_redirect
-
-Make = Callable[[int, bytes], None]
-"""Makes one object: (directory descriptor, name)."""
-
-Entry = tuple[Inode, os.stat_result]
-
-_DEFAULT_ACL = "system.posix_acl_default"
 
 
 def failure(code: int) -> OSError:
@@ -62,121 +52,6 @@ def find_slot(fs: OverlayFs, parent: Directory, name: bytes) -> Slot:
     return Slot(place, st is not None and is_whiteout_device(st), lower)
 
 
-# --- making -------------------------------------------------------------------------------------
-
-
-def mkdir(fs: OverlayFs, parent: Directory, name: bytes, mode: int, caller: Caller) -> Entry:
-    """mkdir(2). The directory is opaque wherever lowers could show through."""
-    return _make(fs, parent, name, caller, lambda at, tail: os.mkdir(tail, mode, dir_fd=at), is_dir=True)
-
-
-def mknod(fs: OverlayFs, parent: Directory, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
-    """mknod(2). A character device 0/0 is refused with EPERM, as by overlayfs: it would be a whiteout."""
-    if stat.S_ISCHR(mode) and rdev == 0:
-        raise failure(errno.EPERM)
-    return _make(fs, parent, name, caller, lambda at, tail: os.mknod(tail, mode, rdev, dir_fd=at))
-
-
-def symlink(fs: OverlayFs, parent: Directory, name: bytes, target: bytes, caller: Caller) -> Entry:
-    """symlink(2)."""
-    return _make(fs, parent, name, caller, lambda at, tail: os.symlink(target, tail, dir_fd=at))
-
-
-def create(
-    fs: OverlayFs, parent: Directory, name: bytes, mode: int, access: int, caller: Caller
-) -> tuple[Inode, os.stat_result, int]:
-    """Make an empty regular file and open it; *access* is O_RDONLY, O_WRONLY or O_RDWR.
-
-    It is opened as it is made, for its mode (0444, say) may forbid to an ordinary user to open it later.
-    """
-    fds: list[int] = []
-
-    def make(at: int, tail: bytes) -> None:
-        flags = access | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fds.append(os.open(tail, flags, stat.S_IMODE(mode), dir_fd=at))
-
-    try:
-        inode, st = _make(fs, parent, name, caller, make)
-    except BaseException:
-        for fd in fds:
-            os.close(fd)
-        raise
-    return inode, st, fds[0]
-
-
-def _make(
-    fs: OverlayFs, parent: Directory, name: bytes, caller: Caller, make: Make, *, is_dir: bool = False
-) -> Entry:
-    if find(fs, parent, name) is not None:
-        raise failure(errno.EEXIST)
-    slot = find_slot(fs, parent, name)
-    place = slot.place
-    opaque = is_dir and (slot.whiteout or slot.lower)
-    if slot.whiteout or opaque:
-        _make_through_work(fs, slot, name, caller, make, is_dir=is_dir)
-    else:
-        with fs.identity.acting_as(caller):
-            make(place.open(), name)
-        if is_dir and parent.merged and not fs.config.offline_changes:
-            # No lower has the name: this only saves looking for it there, and may fail, as in overlayfs.
-            with contextlib.suppress(OSError):
-                set_mark(fs, place.proc_path(name), fs.format.opaque, b"y")
-                opaque = True
-    note_upper(parent, name, PRESENT)
-    return adopt_new(fs, parent, name, place, opaque=opaque)
-
-
-def _make_through_work(
-    fs: OverlayFs, slot: Slot, name: bytes, caller: Caller, make: Make, *, is_dir: bool
-) -> None:
-    """Make an object in work and put it in the place of a whiteout, in one step."""
-    work = fs.writable_work()
-    place = slot.place.open()
-    nursery = _nursery(fs, slot.place)
-    at = work.fd if nursery is None else os.open(nursery, os.O_PATH | os.O_CLOEXEC, dir_fd=work.fd)
-    temp = work.temp_name()
-    try:
-        with fs.identity.acting_as(caller):
-            make(at, temp)
-        if is_dir:
-            path = b"/proc/self/fd/%d/%s" % (at, temp)
-            set_mark(fs, path, fs.format.opaque, b"y")
-            how = linux.RENAME_EXCHANGE if slot.whiteout else linux.RENAME_NOREPLACE
-            with OwnerAccess(fs, path, WRITE):
-                linux.renameat2(at, temp, place, name, how)
-        else:
-            os.rename(temp, name, src_dir_fd=at, dst_dir_fd=place)
-    finally:
-        if nursery is None:
-            work.remove(temp)
-        else:
-            os.close(at)
-            work.remove(nursery)
-
-
-def _nursery(fs: OverlayFs, parent: RealDir) -> bytes | None:
-    """A directory in work from which a new object inherits what it would inherit from *parent*.
-
-    The filesystem then applies setgid and default ACLs by itself. None where there is nothing to inherit.
-    """
-    st = os.fstat(parent.open())
-    path = b"/proc/self/fd/%d" % parent.open()
-    acl = fs.format.read(path, _DEFAULT_ACL, follow=True)
-    if acl is None and not st.st_mode & stat.S_ISGID:
-        return None
-    work = fs.writable_work()
-    nursery = work.mkdir()
-    try:
-        os.chown(nursery, -1, st.st_gid, dir_fd=work.fd)
-        os.chmod(nursery, 0o700 | st.st_mode & stat.S_ISGID, dir_fd=work.fd)
-        if acl is not None:
-            os.setxattr(work.fd_path(nursery), _DEFAULT_ACL, acl)
-    except BaseException:
-        work.remove(nursery)
-        raise
-    return nursery
-
-
 def link(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> os.stat_result:
     """link(2): a further name for a file, which is copied up first."""
     if not isinstance(inode, File):
@@ -184,6 +59,8 @@ def link(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> os.stat
     if find(fs, parent, name) is not None:
         raise failure(errno.EEXIST)
     fs.writable_work()
+    check_create(fs, parent)
+    check_changeable(fs, inode)
     lower_has(fs, parent, name)  # may raise Wait: before the copy-up
     ensure_upper(fs, inode, data=False)
     if inode.metacopy:
@@ -222,6 +99,7 @@ def unlink(fs: OverlayFs, parent: Directory, name: bytes) -> None:
     if not isinstance(inode, File):
         raise failure(errno.EISDIR)
     work = fs.writable_work()
+    check_delete(fs, parent, inode)
     lower = lower_has(fs, parent, name)
     prepare_unlink(fs, inode, parent, name)
     place = upper_dir(fs, parent)
@@ -310,8 +188,9 @@ def rmdir(fs: OverlayFs, parent: Directory, name: bytes) -> None:
         raise failure(errno.ENOENT)
     if not isinstance(directory, Directory):
         raise failure(errno.ENOTDIR)
-    check_empty(fs, directory)
     work = fs.writable_work()
+    check_delete(fs, parent, directory)
+    check_empty(fs, directory)
     lower = lower_has(fs, parent, name)
     place = upper_dir(fs, parent)
     at = place.open()

@@ -16,6 +16,7 @@ from unionfs.overlay.cred import Caller
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import File, Inode
 from unionfs.overlay.priv import drop_set_ids
+from unionfs.overlay.protect import check_open
 
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 _RWF_NOWAIT = os.RWF_NOWAIT
@@ -103,7 +104,7 @@ class OpenFile:
 def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: bool | None = None) -> OpenFile:
     """open(2) of a regular file; one that may write copies up first, O_TRUNC without the data.
 
-    Only the access mode and O_TRUNC matter here: the kernel has taken care of the rest. *kill* as for
+    The access mode, O_TRUNC and O_APPEND matter here: the kernel has taken care of the rest. *kill* as for
     `drop_set_ids`.
     """
     if not isinstance(inode, File):
@@ -112,6 +113,8 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
     truncate = bool(flags & os.O_TRUNC)
     writable = access != os.O_RDONLY
     if writable or truncate:
+        fs.writable_work()
+        check_open(fs, inode, flags)
         ensure_upper(fs, inode, truncate=truncate)
         if truncate:
             drop_set_ids(inode, caller, kill)

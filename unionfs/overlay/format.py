@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 
 from unionfs.linux import fs as linux
+from unionfs.linux.fileattr import FS_APPEND_FL, FS_IMMUTABLE_FL
 from unionfs.overlay.layer import Layer, RealDir
 
 WHITEOUT_PREFIX = b".wh."
@@ -21,6 +22,8 @@ OPAQUE_FILE = b".wh..wh..opq"
 
 REDIRECT_MAX = 256
 """overlayfs's default limit of a redirect's length; a longer one makes rename answer EXDEV."""
+
+_PROTATTR_MAX = 32
 
 _NO_MARKS: frozenset[str] = frozenset()
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
@@ -147,6 +150,19 @@ class Format:
     def holds_whiteout_files(self, path: bytes, *, follow: bool = False) -> bool:
         """Whether a lower directory is marked as holding whiteout files."""
         return self.read(path, self.opaque, follow=follow) == b"x"
+
+    # --- protection ----------------------------------------------------------------------------
+
+    def read_protattr(self, path: bytes, *, follow: bool) -> int:
+        """FS_APPEND_FL and FS_IMMUTABLE_FL as `overlay.protattr` says; one that is malformed says nothing."""
+        value = self.read(path, self.protattr, follow=follow)
+        if not value or len(value) > _PROTATTR_MAX or value.strip(b"ai"):
+            return 0
+        return (FS_APPEND_FL if b"a" in value else 0) | (FS_IMMUTABLE_FL if b"i" in value else 0)
+
+    @staticmethod
+    def encode_protattr(flags: int) -> bytes:
+        return (b"a" if flags & FS_APPEND_FL else b"") + (b"i" if flags & FS_IMMUTABLE_FL else b"")
 
     # --- origin --------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ class Found:
     upper_marks: frozenset[str] = frozenset()
     upper_redirect: bytes | None = None
     upper_opaque: bool = False
+    upper_protected: bool = False
 
 
 def instantiate(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> tuple[Inode, os.stat_result]:
@@ -68,12 +69,15 @@ def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> D
             known.upper = upper
         known.lowers = lowers
         known.index = None
+        known.prot = -1
         return known
     number = _free(fs, table.numbers.of(source.st.st_dev, source.st.st_ino))
     inode = Directory(number, source.st.st_mode, upper, lowers)
     if top is not None:
         inode.mode = top.st.st_mode
         inode.opaque = found.upper_opaque
+        if not found.upper_protected:
+            inode.prot = 0
         inode.redirect = found.upper_redirect
     table.add(inode)
     table.attach(inode, parent, name)
@@ -111,6 +115,8 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
     inode.real_ino = st.st_ino
     inode.redirect = found.upper_redirect
     inode.has_origin = has_origin
+    if not found.upper_protected:
+        inode.prot = 0
     if found.lowers:
         inode.lowdir, inode.lowname = found.lowers[0].directory, found.lowers[0].name
     _take_data(inode, found.lowers, found.upper_metacopy)
@@ -196,6 +202,7 @@ def adopt_new(
         inode = File(number, st.st_mode)
         inode.updir, inode.upname = place, name
         inode.real_ino = st.st_ino
+    inode.prot = 0
     table.add(inode)
     table.attach(inode, parent, name)
     return inode, st
@@ -208,5 +215,6 @@ def adopt_nameless(fs: OverlayFs, fd: int) -> tuple[File, os.stat_result]:
     inode = File(_free(fs, table.numbers.of(st.st_dev, st.st_ino)), st.st_mode)
     inode.fd = os.open(b"/proc/self/fd/%d" % fd, os.O_PATH | os.O_CLOEXEC)
     inode.real_ino = st.st_ino
+    inode.prot = 0
     table.add(inode)
     return inode, st

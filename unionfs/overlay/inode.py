@@ -71,7 +71,7 @@ class Inode:
     names (the root and nameless objects have none); further names of a file are in `File.aliases`.
     """
 
-    __slots__ = ("copying", "ino", "mode", "name", "nlookup", "nopen", "parent", "pinned")
+    __slots__ = ("copying", "ino", "mode", "name", "nlookup", "nopen", "parent", "pinned", "prot")
 
     is_dir: ClassVar[bool] = False
 
@@ -84,6 +84,8 @@ class Inode:
         self.nopen = 0
         self.pinned = False
         self.copying: Task | None = None
+        # What `protect.py` has found; negative until it has looked.
+        self.prot = -1
 
     @property
     def on_upper(self) -> bool:

@@ -33,6 +33,7 @@ class _Walk:
     stop: bool = False
     opaque: bool = False
     metacopy: bool = False
+    protected: bool = False
     redirect: bytes | None = None
     found_redirect: bytes | None = None
 
@@ -92,6 +93,7 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
                 found.upper_metacopy = walk.metacopy
                 found.upper_redirect = walk.redirect
                 found.upper_opaque = walk.opaque
+                found.upper_protected = walk.protected
         if names is None and merged and not walk.stop and _has_wh_file(parent.upper, name):
             if found.upper is None:
                 return None
@@ -202,6 +204,7 @@ def _single(
             path = base.proc_path(name)
             with reachable(fs, base.layer, path, is_dir=False):
                 marks = fmt.marks(path)
+                walk.protected = fmt.protattr in marks
                 walk.metacopy = fmt.metacopy in marks
                 if walk.metacopy and not bottom and fmt.redirect in marks:
                     walk.found_redirect = fmt.read_redirect(path)
@@ -214,6 +217,7 @@ def _single(
         path = base.proc_path(name)
         with reachable(fs, base.layer, path, is_dir=True):
             marks = fmt.marks(path)
+            walk.protected = fmt.protattr in marks
             if fmt.opaque in marks:
                 value = fmt.read(path, fmt.opaque)
                 walk.stop = value == b"y"

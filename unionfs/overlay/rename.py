@@ -20,6 +20,7 @@ from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.namei import find
+from unionfs.overlay.protect import check_create, check_delete
 from unionfs.overlay.readdir import HIDDEN, PRESENT, note_upper
 from unionfs.overlay.redirect import set_redirect
 
@@ -48,6 +49,11 @@ def rename(
     fs.writable_work()
     if new is old:
         return
+    check_delete(fs, olddir, old)
+    if new is None:
+        check_create(fs, newdir)
+    else:
+        check_delete(fs, newdir, new)
     if not exchange and new is not None and old.is_dir != new.is_dir:
         raise failure(errno.ENOTDIR if old.is_dir else errno.EISDIR)
     _check_movable(fs, old)

@@ -14,7 +14,7 @@ import resource
 from collections.abc import Callable, Iterator
 
 from unionfs.linux import fs as linux
-from unionfs.overlay import attr, copy_range, xattr
+from unionfs.overlay import attr, copy_range, create, fileattr, xattr
 from unionfs.overlay import dir as ovl_dir
 from unionfs.overlay.access import listing_fd
 from unionfs.overlay.allocate import allocate, seek
@@ -29,7 +29,6 @@ from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
 from unionfs.overlay.namei import lookup
 from unionfs.overlay.readdir import DirHandle, Names, index_of
 from unionfs.overlay.rename import rename
-from unionfs.overlay.tmpfile import tmpfile
 from unionfs.overlay.work import Work
 
 Entry = tuple[Inode, os.stat_result]
@@ -184,20 +183,20 @@ class Union:
         return entry
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Entry:
-        return self._made(ovl_dir.mkdir(self.fs, self.directory(parent), name, mode, caller))
+        return self._made(create.mkdir(self.fs, self.directory(parent), name, mode, caller))
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
-        return self._made(ovl_dir.mknod(self.fs, self.directory(parent), name, mode, rdev, caller))
+        return self._made(create.mknod(self.fs, self.directory(parent), name, mode, rdev, caller))
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Entry:
-        return self._made(ovl_dir.symlink(self.fs, self.directory(parent), name, target, caller))
+        return self._made(create.symlink(self.fs, self.directory(parent), name, target, caller))
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[Inode, os.stat_result, OpenFile]:
         """Make a regular file and open it."""
         access = flags & os.O_ACCMODE
-        inode, st, fd = ovl_dir.create(self.fs, self.directory(parent), name, mode, access, caller)
+        inode, st, fd = create.create(self.fs, self.directory(parent), name, mode, access, caller)
         assert isinstance(inode, File)
         return inode, st, self._made_open(inode, fd, caller, writable=access != os.O_RDONLY)
 
@@ -205,7 +204,7 @@ class Union:
         self, parent: int, mode: int, flags: int, caller: Caller
     ) -> tuple[Inode, os.stat_result, OpenFile]:
         """Make a regular file without a name and open it (O_TMPFILE); `link` may give it a name."""
-        inode, st, fd = tmpfile(self.fs, self.directory(parent), mode, flags, caller)
+        inode, st, fd = create.tmpfile(self.fs, self.directory(parent), mode, flags, caller)
         return inode, st, self._made_open(inode, fd, caller, writable=True)
 
     def _made_open(self, inode: File, fd: int, caller: Caller, *, writable: bool) -> OpenFile:
@@ -242,7 +241,7 @@ class Union:
 
     def statx(self, ino: int) -> StatX:
         """The attributes, and what statx(2) says beyond them."""
-        return attr.statx(self.inode(ino))
+        return attr.statx(self.fs, self.inode(ino))
 
     def setattr(self, ino: int, changes: Changes, caller: Caller, handle: OpenFile | None) -> Entry:
         inode = self.inode(ino)
@@ -251,6 +250,22 @@ class Union:
     def copy_up(self, ino: int) -> None:
         """Have the inode in upper, with its data. May raise `Wait`."""
         ensure_upper(self.fs, self.inode(ino))
+
+    def get_flags(self, ino: int) -> int:
+        """FS_IOC_GETFLAGS, as lsattr(1) shows them."""
+        return fileattr.get_flags(self.fs, self.inode(ino))
+
+    def set_flags(self, ino: int, flags: int, caller: Caller) -> None:
+        """FS_IOC_SETFLAGS, as chattr(1) does it."""
+        fileattr.set_flags(self.fs, self.inode(ino), flags, caller)
+
+    def get_fsxattr(self, ino: int) -> bytes:
+        """FS_IOC_FSGETXATTR: a `struct fsxattr`."""
+        return fileattr.get_fsxattr(self.fs, self.inode(ino))
+
+    def set_fsxattr(self, ino: int, value: bytes, caller: Caller) -> None:
+        """FS_IOC_FSSETXATTR."""
+        fileattr.set_fsxattr(self.fs, self.inode(ino), value, caller)
 
     def readlink(self, ino: int) -> bytes:
         return attr.readlink(self.inode(ino))
@@ -280,7 +295,7 @@ class Union:
 
     def allocate(self, handle: OpenFile, mode: int, offset: int, length: int, caller: Caller) -> None:
         """fallocate(2)."""
-        allocate(handle, mode, offset, length, caller)
+        allocate(self.fs, handle, mode, offset, length, caller)
 
     def seek(self, handle: OpenFile, offset: int, whence: int) -> int:
         """lseek(2) by SEEK_DATA or SEEK_HOLE."""
@@ -311,7 +326,7 @@ class Union:
 
         Without a *caller* it is on behalf of whoever opened the target.
         """
-        return copy_range.prepare(source, in_offset, target, out_offset, length, caller)
+        return copy_range.prepare(self.fs, source, in_offset, target, out_offset, length, caller)
 
     def release(self, handle: OpenFile) -> None:
         """The last descriptor of an open is gone."""

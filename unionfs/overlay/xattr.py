@@ -14,6 +14,7 @@ from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_FSETID, CAP_SYS_ADMIN, Caller
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import File, Inode
+from unionfs.overlay.protect import check_changeable
 
 _CAPABILITY = b"security.capability"
 _ACLS = b"system.posix_acl_"
@@ -66,6 +67,8 @@ def listxattr(fs: OverlayFs, inode: Inode, caller: Caller) -> list[bytes]:
 
 def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
     """Set one attribute; *flags* may be XATTR_CREATE or XATTR_REPLACE. May raise `Wait`."""
+    fs.writable_work()
+    check_changeable(fs, inode)
     ensure_upper(fs, inode, data=False)
     path, follow = inode.proc_path()
     os.setxattr(path, fs.format.to_stored(name), value, flags, follow_symlinks=follow)
@@ -77,6 +80,8 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
 
 def removexattr(fs: OverlayFs, inode: Inode, name: bytes, caller: Caller) -> None:
     """Remove one attribute; ENODATA, without a copy-up, where it is not set. May raise `Wait`."""
+    fs.writable_work()
+    check_changeable(fs, inode)
     stored = fs.format.to_stored(name)
     if not inode.on_upper:
         path, follow = inode.proc_path()
