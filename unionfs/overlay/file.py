@@ -123,3 +123,23 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
         fd = inode.open_data(os.O_RDONLY)
     inode.nopen += 1
     return OpenFile(fs, inode, fd, caller, writable=writable)
+
+
+def open_granted(fs: OverlayFs, inode: Inode, caller: Caller, *, writes: bool) -> OpenFile:
+    """Open a regular file to read, and to write if *writes*, whatever its mode is by now.
+
+    For transports whose kernel opens files by itself. Copies up to write; may raise `Wait`.
+    """
+    if not isinstance(inode, File):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if writes:
+        fs.writable_work()
+        check_open(fs, inode, os.O_WRONLY | os.O_APPEND)
+        ensure_upper(fs, inode)
+        fd = open_for_daemon(fs, inode, os.O_RDWR)
+    elif inode.on_upper and not inode.metacopy:
+        fd = open_for_daemon(fs, inode, os.O_RDONLY)
+    else:
+        fd = inode.open_data(os.O_RDONLY)
+    inode.nopen += 1
+    return OpenFile(fs, inode, fd, caller, writable=writes)

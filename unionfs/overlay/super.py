@@ -22,7 +22,7 @@ from unionfs.overlay.attr import Changes, StatX
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
-from unionfs.overlay.file import OpenFile, open_file
+from unionfs.overlay.file import OpenFile, open_file, open_granted
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
@@ -290,6 +290,12 @@ class Union:
     def open_file(self, ino: int, flags: int, caller: Caller, kill: bool | None = None) -> OpenFile:
         """Open a regular file; *kill* says of O_TRUNC whether the caller lacks CAP_FSETID (None: look)."""
         handle = open_file(self.fs, self.inode(ino), flags, caller, kill)
+        self._open_files += 1
+        return handle
+
+    def open_granted(self, ino: int, caller: Caller, *, writes: bool) -> OpenFile:
+        """Open a regular file for data that the kernel has granted somebody access to without asking us."""
+        handle = open_granted(self.fs, self.inode(ino), caller, writes=writes)
         self._open_files += 1
         return handle
 

@@ -12,6 +12,7 @@ from unionfs.linux.fs import filesystem_type
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import Inode
 from unionfs.transport.direct import protocol as p
+from unionfs.transport.direct.node_files import NodeFiles
 from unionfs.transport.direct.nodes import Nodes
 from unionfs.transport.direct.passthrough import Handle, Passthrough
 from unionfs.transport.direct.protocol import BODY, IN_HEADER, Opcode
@@ -44,6 +45,7 @@ class Files:
         nodes: Nodes,
         passthrough: Passthrough | None,
         *,
+        node_files: NodeFiles | None,
         writeback: bool,
         killpriv: bool,
     ) -> None:
@@ -52,6 +54,7 @@ class Files:
         self._replies = replies
         self.nodes = nodes
         self.passthrough = passthrough
+        self._node_files = node_files
         self._writeback = writeback
         self._killpriv = killpriv
         self._files: dict[int, Handle] = {}
@@ -89,6 +92,8 @@ class Files:
         for handle in self._files.values():
             self._union.release(handle.file)
         self._files.clear()
+        if self._node_files is not None:
+            self._node_files.close()
 
     def _handle(self, fh: int) -> Handle:
         handle = self._files.get(fh)
@@ -96,9 +101,19 @@ class Files:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return handle
 
-    def file(self, fh: int) -> OpenFile:
-        """The file of a handle; EBADF for one that was never given out."""
+    def file(self, fh: int, ino: int, *, writes: bool = False) -> OpenFile:
+        """The file of a handle, or of a node that was opened without asking (its handle is 0).
+
+        EBADF for a handle that was never given out.
+        """
+        if not fh and self._node_files is not None:
+            return self._node_files.of(ino, writes=writes)
         return self._handle(fh).file
+
+    def forget(self, ino: int) -> None:
+        """The kernel has dropped lookups of a node."""
+        if self._node_files is not None:
+            self._node_files.forget(ino)
 
     def before_change(self, node: int, ino: int) -> None:
         """Called before the data of a file that is not open is changed; may raise ESTALE or `Wait`."""
@@ -130,6 +145,9 @@ class Files:
         return p.OPEN_OUT.pack(fh, flags, backing)
 
     def open(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        if self._node_files is not None:
+            # The kernel opens by itself from now on.
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         flags, open_flags = p.OPEN_IN.unpack_from(buffer, BODY)
         node = IN_HEADER.unpack_from(buffer)[3]
         if self.passthrough is not None and node in self.nodes.backings:
@@ -174,13 +192,23 @@ class Files:
 
     def read(self, buffer: Buffer, end: int, ino: int) -> object:
         fh, offset, size, *_ = p.READ_IN.unpack_from(buffer, BODY)
-        file = self._handle(fh).file
+        file = self.file(fh, ino)
         data = file.read_now(offset, size)
         if data is not None:
             return (data,)
-        unique = IN_HEADER.unpack_from(buffer)[2]
-        server = self._server
-        return server.later(server.readers, Opcode.READ, unique, lambda: file.read(offset, size))
+        server, node_files = self._server, None if fh else self._node_files
+        if node_files is not None:
+            node_files.hold(file)
+
+        def work() -> bytes:
+            try:
+                return file.read(offset, size)
+            finally:
+                if node_files is not None:
+                    with server.lock:
+                        node_files.let_go(file)
+
+        return server.later(server.readers, Opcode.READ, IN_HEADER.unpack_from(buffer)[2], work)
 
     def write(self, buffer: Buffer, end: int, ino: int) -> Answer:
         fh, offset, size, flags, *_ = p.WRITE_IN.unpack_from(buffer, BODY)
@@ -188,20 +216,20 @@ class Files:
         if start + size != end:
             raise malformed("a write of another length than it says")
         kill = bool(flags & p.WRITE_KILL_SUIDGID) if self._killpriv else None
-        written = self._handle(fh).file.write(offset, memoryview(buffer)[start:end], kill)
+        written = self.file(fh, ino, writes=True).write(offset, memoryview(buffer)[start:end], kill)
         return p.WRITE_OUT.pack(written, 0)
 
     def flush(self, buffer: Buffer, end: int, ino: int) -> object:
         if not self._flush_matters:
             # The kernel asks no more after this.
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        file = self.file(p.FLUSH_IN.unpack_from(buffer, BODY)[0])
+        file = self.file(p.FLUSH_IN.unpack_from(buffer, BODY)[0], ino)
         server = self._server
         return server.later(server.syncers, Opcode.FLUSH, IN_HEADER.unpack_from(buffer)[2], file.flush)
 
     def fsync(self, buffer: Buffer, end: int, ino: int) -> object:
         fh, flags, _ = p.FSYNC_IN.unpack_from(buffer, BODY)
-        fd = self._union.sync_file(self.file(fh))
+        fd = self._union.sync_file(self.file(fh, ino))
         return self.sync(fd, bool(flags & p.FSYNC_FDATASYNC), Opcode.FSYNC, IN_HEADER.unpack_from(buffer)[2])
 
     def sync(self, fd: int | None, data_only: bool, opcode: Opcode, unique: int) -> object:
@@ -225,19 +253,22 @@ class Files:
 
     def fallocate(self, buffer: Buffer, end: int, ino: int) -> Answer:
         fh, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(buffer, BODY)
-        self._union.allocate(self.file(fh), mode, offset, length, caller(buffer))
+        self._union.allocate(self.file(fh, ino, writes=True), mode, offset, length, caller(buffer))
         return None
 
     def lseek(self, buffer: Buffer, end: int, ino: int) -> Answer:
         fh, offset, whence, _ = p.LSEEK_IN.unpack_from(buffer, BODY)
-        return p.LSEEK_OUT.pack(self._union.seek(self.file(fh), offset, whence))
+        return p.LSEEK_OUT.pack(self._union.seek(self.file(fh, ino), offset, whence))
 
     def copy_file_range(self, buffer: Buffer, end: int, ino: int) -> object:
-        (fh_in, off_in, _, fh_out, off_out, length, flags) = p.COPY_FILE_RANGE_IN.unpack_from(buffer, BODY)
+        (fh_in, off_in, node_out, fh_out, off_out, length, flags) = p.COPY_FILE_RANGE_IN.unpack_from(
+            buffer, BODY
+        )
         if flags:
             raise malformed("copy_file_range has no flags")
         _, opcode, unique, *_ = IN_HEADER.unpack_from(buffer)
-        source, target = self.file(fh_in), self.file(fh_out)
+        source = self.file(fh_in, ino)
+        target = self.file(fh_out, self._server.numbered.get(node_out, node_out), writes=True)
         job = self._union.copy_range_job(source, off_in, target, off_out, min(length, _CHUNK), caller(buffer))
         # COPY_FILE_RANGE's answer has 32 bits for the count; a chunk fits either.
         wide = opcode == Opcode.COPY_FILE_RANGE_64

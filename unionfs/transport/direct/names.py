@@ -98,6 +98,7 @@ class Names:
         if ino in nodes.current and not self._union.knows(ino):
             nodes.drop(ino)
         self._standing.forget(ino)
+        self._files.forget(ino)
 
     # --- making and removing ---------------------------------------------------------------------
 
@@ -153,7 +154,7 @@ class Names:
             p.SETATTR_IN.unpack_from(buffer, BODY)
         )
         resized = bool(valid & p.FATTR_SIZE)
-        handle = self._files.file(fh) if valid & p.FATTR_FH else None
+        handle = self._files.file(fh, ino) if valid & p.FATTR_FH and fh else None
         if resized and handle is None:
             self._files.before_change(p.IN_HEADER.unpack_from(buffer)[3], ino)
         now = time_ns() if valid & (p.FATTR_ATIME_NOW | p.FATTR_MTIME_NOW) else 0

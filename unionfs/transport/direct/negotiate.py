@@ -104,7 +104,12 @@ def negotiate(request: bytes | bytearray, end: int, wanted: Wanted) -> Connectio
     passthrough = wanted.passthrough and bool(offered & InitFlag.PASSTHROUGH)
     if passthrough:
         flags |= InitFlag.PASSTHROUGH
-    elif wanted.writeback:
+    elif wanted.trust and flags & InitFlag.HANDLE_KILLPRIV_V2:
+        # Files are opened without asking us: then O_TRUNC must come as a SETATTR.
+        flags |= offered & InitFlag.NO_OPEN_SUPPORT
+        if flags & InitFlag.NO_OPEN_SUPPORT:
+            flags &= ~InitFlag.ATOMIC_O_TRUNC
+    if not passthrough and wanted.writeback:
         flags |= offered & InitFlag.WRITEBACK_CACHE
     answer = INIT_OUT.pack(
         KERNEL_VERSION,

@@ -17,6 +17,7 @@ from unionfs.transport.direct.files import Files
 from unionfs.transport.direct.listings import Listings
 from unionfs.transport.direct.names import Names
 from unionfs.transport.direct.negotiate import Connection, TooOldError, Wanted, negotiate
+from unionfs.transport.direct.node_files import NodeFiles
 from unionfs.transport.direct.nodes import Nodes
 from unionfs.transport.direct.passthrough import Passthrough
 from unionfs.transport.direct.protocol import INIT_OUT, KERNEL_MINOR_VERSION, KERNEL_VERSION, InitFlag, Opcode
@@ -143,8 +144,17 @@ class Session:
         passthrough = None
         if InitFlag.PASSTHROUGH in flags:
             passthrough = Passthrough(server, nodes, coherent=self._options.coherent)
-        writeback = InitFlag.WRITEBACK_CACHE in flags
-        files = Files(server, replies, nodes, passthrough, writeback=writeback, killpriv=killpriv)
+        # Whoever writes is not known then: the kernel must say what of set-id bits is to go.
+        silent = passthrough is None and union.fs.trust and killpriv and InitFlag.NO_OPEN_SUPPORT in flags
+        files = Files(
+            server,
+            replies,
+            nodes,
+            passthrough,
+            node_files=NodeFiles(union) if silent else None,
+            writeback=InitFlag.WRITEBACK_CACHE in flags,
+            killpriv=killpriv,
+        )
         standing = StandingListings(union)
         listings = Listings(server, replies, files, standing)
         names = Names(
