@@ -41,7 +41,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_path_or_none(value: object) -> bool:
+def _is_text_or_none(value: object) -> bool:
     return value is None or isinstance(value, str)
 
 
@@ -66,9 +66,12 @@ _SHAPE: dict[str, Callable[[object], bool]] = {
     "mountpoint": _is_text,
     "device": _is_text,
     "lowers": _is_texts,
-    "upper": _is_path_or_none,
-    "work": _is_path_or_none,
+    "upper": _is_text_or_none,
+    "work": _is_text_or_none,
     "options": _is_texts,
+    "transport": _is_text,
+    "flags": _is_texts,
+    "passthrough_problem": _is_text_or_none,
     "started": _is_text,
     "uptime": _is_number,
     "memory": _is_count,

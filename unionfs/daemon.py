@@ -1,8 +1,7 @@
 """The life of a mount: check, lock, go to the background, mount, serve, unmount, write out, let go.
 
-One process serves one mount. Its state thread must never touch a path that the mount may cover once it is
-mounted:
-it would wait for itself. What must (looking at the mountpoint, unmounting) runs in a worker thread.
+One process serves one mount. With a transport that answers by itself, whoever waits for the mount is told
+before trio is loaded, which takes longer than all that comes before.
 """
 
 from __future__ import annotations
@@ -12,31 +11,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, NoReturn
 
 from unionfs import log
 from unionfs.control import ControlSocket, Status, log_beside, make_directory
 from unionfs.errors import MountError, PyUnionFSError
 from unionfs.linux import process
-from unionfs.linux.mount import MountPoint, mount_at, mount_table
-from unionfs.options import MountOptions, join_lowers
+from unionfs.options import MountOptions
 from unionfs.overlay import check
-from unionfs.transport.mount import check_mountpoint, open_fuse, unmount
-from unionfs.transport.session import Session, SessionOptions
+from unionfs.readiness import FAILED, READY, SIGNALS, Outcome, Readiness
+from unionfs.transport.detach import detach
+from unionfs.transport.mount import FuseMount, check_mountpoint, open_fuse
+from unionfs.transport.session import Session
 
 if TYPE_CHECKING:
-    import trio
-
     from unionfs.overlay.super import Union
-
-GRACE = 10.0
-"""How long files that are open at SIGTERM may be used on, in seconds."""
-
-_FIRST_ANSWER = 30.0
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-_READY = b"+"
-_FAILED = b"-"
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +64,10 @@ def _mount_in_background(options: MountOptions, lock: check.Lock) -> None:
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)
         raise
-    if answer == _READY:
+    if answer == READY:
         return
     _, status = os.waitpid(pid, 0)
-    if answer.startswith(_FAILED):
+    if answer.startswith(FAILED):
         raise MountError(os.fsdecode(answer[1:]))
     code = os.waitstatus_to_exitcode(status)
     how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
@@ -98,9 +87,7 @@ def _daemon(options: MountOptions, lock: check.Lock, writer: int) -> NoReturn:
         try:
             status = life.run()
         except PyUnionFSError as error:
-            # Once it has been ready nobody listens, and the number may be another file's.
-            if life.ready is not None:
-                os.write(life.ready, _FAILED + os.fsencode(str(error)))
+            life.readiness.refuse(error)
     finally:
         os._exit(status)
 
@@ -111,21 +98,18 @@ class _Life:
     def __init__(self, options: MountOptions, lock: check.Lock, ready: int | None) -> None:
         self.options = options
         self.lock = lock
-        self.ready = ready
-        self.device: tuple[int, int] | None = None
+        self.readiness = Readiness(options, ready)
+        self.transport = ""
         self.started = time.time()
         self.log_place = ""
-        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self.failure: MountError | None = None
-        self.stopping = False
         self.union: Union
         self.session: Session
+        self.fuse: FuseMount
 
     def run(self) -> int:
         """Mount, serve until the end, and return the exit status."""
         options = self.options
-        # A signal that comes before there is somebody to receive it waits: else it left a dead mount.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         os.chdir("/")
         os.umask(0)
         process.raise_open_file_limit()
@@ -133,7 +117,7 @@ class _Life:
         directory = make_directory()
         # Random, because another container may share the directory and count its processes from 1 too.
         stem = f"{os.getpid()}-{os.urandom(4).hex()}"
-        fallback = log_beside(directory, stem) if directory and self.ready is not None else None
+        fallback = log_beside(directory, stem) if directory and not options.foreground else None
         self.log_place = log.set_up(
             foreground=options.foreground,
             debug=options.debug,
@@ -164,8 +148,8 @@ class _Life:
         except BaseException:
             self.lock.undo()
             raise
-        if control is not None and self.device is not None:
-            control.name_mount(self.device)
+        if control is not None and self.fuse.device is not None:
+            control.name_mount(self.fuse.device)
         clean = False
         try:
             try:
@@ -174,17 +158,21 @@ class _Life:
                 self.session.close()
         finally:
             clean = self._let_go() and clean
-        if self.failure is not None:
-            raise self.failure
+        if self.readiness.failure is not None:
+            raise self.readiness.failure
         return 0 if clean else 1
 
     def _open(self) -> None:
         """Open the layers, then mount: the other way round the mount could hide a layer."""
         # Loaded here, because they are slow, and before the mount, because it may cover them.
         from unionfs.overlay.super import Union
-        from unionfs.transport.pyfuse3 import Session as Pyfuse3Session
+        from unionfs.transport import choose
 
         options = self.options
+        self.transport = choose.resolve(options.transport)
+        new_session = choose.load(self.transport)
+        if _covers_code(options.mountpoint):
+            import unionfs.serving  # noqa: F401
         try:
             self.union = Union.open(options.config)
         except OSError as error:
@@ -192,15 +180,11 @@ class _Life:
                 f"cannot mount {options.mountpoint}: opening the layers failed: {error}"
             ) from error
         try:
-            fuse_fd = open_fuse(options.mountpoint, options.fuse)
-            entry = mount_at(options.mountpoint)
-            self.device = entry.device if entry is not None else None
+            self.fuse = open_fuse(options.mountpoint, options.fuse)
             try:
-                self.session = Pyfuse3Session(
-                    self.union, fuse_fd, SessionOptions(max_read=options.fuse.max_read, debug=options.debug)
-                )
+                self.session = new_session(self.union, self.fuse.fd, options.session())
             except BaseException:
-                unmount(options.mountpoint, lazy=True)
+                self._take_away()
                 raise
         except BaseException:
             self.union.close()
@@ -208,10 +192,10 @@ class _Life:
 
     def _serve(self, control: ControlSocket | None) -> bool:
         """Answer requests until the mount is gone; False after a bug."""
-        import trio
-
         try:
-            trio.run(self._main, control)
+            outcome = self._start()
+            if outcome is not Outcome.REFUSED:
+                self._serve_under_trio(outcome, control)
         except BaseException:
             logger.exception(
                 "a bug has ended the serving of %s, which is unmounted now", self.options.mountpoint
@@ -219,133 +203,32 @@ class _Life:
             return False
         finally:
             # Whatever has ended it: a mount that nobody serves must not stay in anybody's way.
-            self._detach()
+            self._take_away()
         return True
 
-    async def _main(self, control: ControlSocket | None) -> None:
+    def _start(self) -> Outcome | None:
+        """Serve without trio, and tell so; None: this transport cannot."""
+        from unionfs.transport import choose
+
+        self.session.start()
+        if not choose.serves_alone(self.transport):
+            return None
+        return self.readiness.announce(self.readiness.wait(self.fuse.device), self.session)
+
+    def _serve_under_trio(self, outcome: Outcome | None, control: ControlSocket | None) -> None:
         import trio
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._signals, nursery)
-            if control is not None:
-                nursery.start_soon(self._answer_questions, control)
-            nursery.start_soon(self._announce, nursery)
-            await self.session.serve()
-            logger.info("%s is unmounted", self.options.mountpoint)
-            nursery.cancel_scope.cancel()
+        from unionfs.serving import Serving
 
-    async def _answer_questions(self, control: ControlSocket) -> None:
-        """Serve the control socket; whatever goes wrong there, the mount goes on without."""
-        try:
-            await control.serve(self.status)
-        except Exception:
-            logger.exception("`status` no longer shows %s", self.options.mountpoint)
+        options = self.options
+        serving = Serving(self.session, options.mountpoint, self.fuse.device, options.foreground)
+        trio.run(serving.run, outcome, self.readiness, control, self.status)
 
-    async def _announce(self, nursery: trio.Nursery) -> None:
-        """Tell whoever waits that the mount serves, once a stat of it has been answered by us."""
-        import trio
-
-        mountpoint = self.options.mountpoint
-        served = False
-        reason = f"a stat of it was not answered within {_FIRST_ANSWER:g} seconds"
-        with trio.move_on_after(_FIRST_ANSWER):
-            try:
-                st = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
-                served = (os.major(st.st_dev), os.minor(st.st_dev)) == self.device
-                reason = "something else was mounted there meanwhile"
-            except OSError as error:
-                reason = f"a stat of it fails: {error.strerror}"
-        if not served:
-            self.failure = MountError(f"cannot mount {mountpoint}: {reason}")
-            await trio.to_thread.run_sync(self._detach, abandon_on_cancel=True)
-            nursery.cancel_scope.cancel()
-            return
-        logger.info("%s is mounted: %s", mountpoint, self._layers())
-        if self.ready is not None and not self._leave_terminal(self.ready):
-            await self._stop(nursery)
-
-    def _leave_terminal(self, ready: int) -> bool:
-        """Cut off from the command line that started us; False when it has gone without waiting for us."""
-        for fd in range(3):
-            os.dup2(self.null, fd)
-        try:
-            os.write(ready, _READY)
-        except BrokenPipeError:
-            logger.warning("whoever asked for the mount was killed before it was ready")
-            return False
-        finally:
-            os.close(ready)
-            self.ready = None
-        return True
-
-    async def _signals(self, nursery: trio.Nursery) -> None:
-        import trio
-
-        with trio.open_signal_receiver(*_SIGNALS) as received:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            try:
-                await self._receive(received, nursery)
-            finally:
-                # What follows writes data out, which a repeated signal must not cut off.
-                signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-
-    async def _receive(self, received: AsyncIterator[int], nursery: trio.Nursery) -> None:
-        async for number in received:
-            name = signal.Signals(number).name
-            if number == signal.SIGHUP and not self.options.foreground:
-                continue
-            if self.stopping:
-                logger.warning("%s again: ending at once", name)
-                nursery.cancel_scope.cancel()
-                return
-            logger.info("%s: unmounting %s", name, self.options.mountpoint)
-            nursery.start_soon(self._stop, nursery)
-
-    async def _stop(self, nursery: trio.Nursery) -> None:
-        """Free the mountpoint now, and go on serving what is still open, for a while."""
-        import trio
-
-        self.stopping = True
-        await trio.to_thread.run_sync(self._detach, abandon_on_cancel=True)
-        # When nobody is inside any more the kernel ends the session and `serve` returns. Whoever only has
-        # its working directory here keeps the session alive without an open file, and is not waited for.
-        idle = 0
-        with trio.move_on_after(GRACE) as grace:
-            while idle < 5:
-                await trio.sleep(0.05)
-                # An open that waits for its copy-up is no handle yet.
-                busy = self.session.open_handles() or self.session.under_way()
-                idle = 0 if busy else idle + 1
-        if grace.cancelled_caught:
-            logger.warning("%d files are still open after %g seconds", self.session.open_handles(), GRACE)
-        nursery.cancel_scope.cancel()
-
-    def _detach(self) -> None:
-        """Take the mount out of the tree wherever it is: it may have been moved, or bound to other places.
-
-        Never what somebody has mounted over it.
-        """
-        try:
-            table = mount_table()
-            for entry in reversed(table):
-                if entry.device == self.device:
-                    self._detach_one(entry)
-        except OSError as error:
-            logger.error("cannot free the mountpoint: %s", error)
-
-    def _detach_one(self, entry: MountPoint) -> None:
-        # The table is read again: each unmount may take others with it, or uncover them.
-        table = mount_table()
-        if all(each.mount_id != entry.mount_id for each in table):
-            return
-        top = mount_at(entry.path, table)
-        if top is None or top.mount_id != entry.mount_id:
-            logger.warning("%s is covered by another mount: unmount both", entry.path)
-            return
-        try:
-            unmount(entry.path, lazy=True)
-        except (OSError, MountError) as error:
-            logger.error("cannot free %s: %s", entry.path, error)
+    def _take_away(self) -> None:
+        """Take the mount out of the tree wherever it still is, and end the guard, whose work that was."""
+        detach(self.fuse.device)
+        if self.fuse.guard is not None:
+            self.fuse.guard.release()
 
     def _let_go(self) -> bool:
         """Write out and close the union; False when data could not be written."""
@@ -358,21 +241,20 @@ class _Life:
             self.union.close()
         return True
 
-    def _layers(self) -> str:
-        config = self.options.config
-        lowers = f"lowers {join_lowers(config.lowers)}"
-        return lowers if config.upper is None else f"upper {config.upper}, work {config.work}, {lowers}"
-
     def status(self) -> Status:
         """What `pyunionfs status` shows."""
         config = self.options.config
+        device = self.fuse.device
         return {
             "mountpoint": self.options.mountpoint,
-            "device": f"{self.device[0]}:{self.device[1]}" if self.device else "",
+            "device": f"{device[0]}:{device[1]}" if device else "",
             "lowers": list(config.lowers),
             "upper": config.upper,
             "work": config.work,
             "options": self.options.words(),
+            "transport": self.transport,
+            "flags": self.session.flags(),
+            "passthrough_problem": self.session.passthrough_problem(),
             "pid": os.getpid(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "uptime": round(time.time() - self.started, 1),
@@ -382,6 +264,14 @@ class _Life:
             "requests": self.session.counts(),
             "union": self.union.stats(),
         }
+
+
+def _covers_code(mountpoint: str) -> bool:
+    """Whether modules that are not loaded yet, or libraries of theirs, could be hidden by this mount."""
+    with open("/proc/self/maps", "rb") as maps:
+        loaded = {line.rpartition(b" ")[2].rstrip() for line in maps if b"/" in line}
+    paths = [os.path.realpath(path) for path in sys.path] + [os.fsdecode(path) for path in loaded]
+    return any(path.startswith(mountpoint.rstrip("/") + "/") or path == mountpoint for path in paths)
 
 
 def _open_control(directory: str | None, stem: str) -> ControlSocket | None:

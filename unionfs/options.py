@@ -1,11 +1,9 @@
-r"""Mount options: parsed, checked against each other, and printed. The only place that knows an option's
+"""Mount options: parsed, checked against each other, and printed. The only place that knows an option's
 name.
 
 Nothing here looks at the layers (`overlay/check.py` does) or mounts. What is wrong is an `OptionError`.
 
-A list of lowers is split at colons, `-o` at commas; a backslash takes the next character as it is, so `\:` is
-a
-colon in a name and `\\` a backslash, as kernel overlayfs reads them.
+How lowers and `-o` are taken apart says `separated.py`.
 """
 
 from __future__ import annotations
@@ -13,15 +11,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from unionfs.errors import OptionError
 from unionfs.linux import mount as linux
 from unionfs.linux import process
 from unionfs.overlay.config import UnionConfig
+from unionfs.separated import escape, split_lowers, split_options
 from unionfs.transport.mount import FuseMountOptions
+from unionfs.transport.session import SessionOptions
 
 Value = bool | str | float
+
+LEAST_MAX_READ = 4096
+"""What the kernel reads at once at least, whatever it is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +38,46 @@ class MountOptions:
     debug: bool = False
     log_file: str | None = None
     transport: str = "auto"
+    passthrough: str = "auto"
+    coherent: bool = False
+
+    def session(self) -> SessionOptions:
+        """What concerns the transport."""
+        return SessionOptions(
+            passthrough=self.passthrough,
+            coherent=self.coherent,
+            max_read=self.fuse.max_read,
+            allow_other=self.fuse.allow_other,
+            debug=self.debug,
+        )
 
     def words(self) -> list[str]:
         """The `-o` options in force, defaults left out, such that parsing them gives the same mount."""
         config = self.config
         words = self.fuse.flag_names()
-        if self.fuse.allow_other:
-            words.append("allow_other")
+        words += [name for name in ("allow_other", "auto_unmount") if getattr(self.fuse, name)]
         words += [name for name in ("userxattr", "volatile") if getattr(config, name)]
         words += [f"{name}=on" for name in ("index", "metacopy") if getattr(config, name)]
         if config.redirect_dir != _default_redirect_dir(config.userxattr):
             words.append(f"redirect_dir={config.redirect_dir}")
         if config.timeout is not None:
             words.append(f"timeout={config.timeout:g}")
-        if self.fuse.fsname != FuseMountOptions().fsname:
-            words.append("fsname=" + _escape(self.fuse.fsname, ","))
-        if self.transport != "auto":
-            words.append(f"transport={self.transport}")
+        if self.fuse.max_read is not None:
+            words.append(f"max_read={self.fuse.max_read}")
+        texts = [(name, getattr(self.fuse, name)) for name in ("fsname", "subtype")]
+        given = [(name, text) for name, text in texts if text != getattr(FuseMountOptions(), name)]
+        words += [f"{name}={escape(text)}" for name, text in [*given, *self.fuse.contexts()]]
+        words += [
+            f"{name}={value}"
+            for name in ("transport", "passthrough")
+            if (value := getattr(self, name)) != "auto"
+        ]
+        if self.coherent:
+            words.append("coherent")
         if self.debug:
             words.append("debug")
         if self.log_file is not None:
-            words.append("log_file=" + _escape(self.log_file, ","))
+            words.append("log_file=" + escape(self.log_file))
         return words
 
 
@@ -105,12 +127,42 @@ OPTIONS: dict[str, _Option] = {
     "suid": _Option("nosuid", "setuid bits and file capabilities work (root's default)", flag=False),
     "noexec": _Option("noexec", "programs cannot be run", flag=True),
     "exec": _Option("noexec", "programs can be run (the default)", flag=False),
-    "noatime": _Option("noatime", "reading changes no access time", flag=True),
-    "atime": _Option("noatime", "access times as the kernel does by default", flag=False),
+    "nosymfollow": _Option("nosymfollow", "symlinks are not followed", flag=True),
+    "symfollow": _Option("nosymfollow", "symlinks are followed (the default)", flag=False),
+    "noatime": _Option("access_times", "reading changes no access time", flag="noatime"),
+    "strictatime": _Option("access_times", "every reading changes the access time", flag="strictatime"),
+    "relatime": _Option("access_times", "access times follow changes and days (the default)", flag=""),
+    "atime": _Option("access_times", "access times as the kernel does by default", flag=""),
+    "nodiratime": _Option("nodiratime", "reading changes no directory's access time", flag=True),
+    "diratime": _Option("nodiratime", "directories as noatime and the others say (the default)", flag=False),
+    "lazytime": _Option("lazytime", "times are written later, with other changes", flag=True),
+    "nolazytime": _Option("lazytime", "times are written when they change (the default)", flag=False),
+    "sync": _Option("sync", "every write is on disk before it returns", flag=True),
+    "async": _Option("sync", "writes reach the disk later (the default)", flag=False),
+    "dirsync": _Option("dirsync", "changes of directories are on disk before they return", flag=True),
     "allow_other": _Option("allow_other", "other users may use the mount (always so as root)", flag=True),
     "default_permissions": _Option("", "the kernel checks modes and ACLs (always so)", flag=True),
+    "auto_unmount": _Option("auto_unmount", "the mount goes when its daemon is killed", flag=True),
     "fsname": _Option("fsname", "the source that the mount table shows", "NAME"),
-    "transport": _Option("transport", "how requests are received", values=_choice("auto", "pyfuse3")),
+    "subtype": _Option("subtype", "the type that it shows is fuse.NAME", "NAME"),
+    "max_read": _Option("max_read", "how much a read request asks for at most", "BYTES"),
+    "context": _Option("context", "SELinux: one label for every object (root)", "LABEL"),
+    "fscontext": _Option("fscontext", "SELinux: the label of the filesystem (root)", "LABEL"),
+    "defcontext": _Option("defcontext", "SELinux: the label of what has none (root)", "LABEL"),
+    "rootcontext": _Option("rootcontext", "SELinux: the label of the root directory (root)", "LABEL"),
+    "transport": _Option(
+        "transport",
+        "how requests are received: from /dev/fuse directly, or by libfuse and pyfuse3",
+        values=_choice("auto", "direct", "pyfuse3"),
+    ),
+    "passthrough": _Option(
+        "passthrough",
+        "the kernel reads and writes data itself (auto: where it can; on: or refuse the mount)",
+        values=_choice("auto", "on", "off"),
+    ),
+    "coherent": _Option(
+        "coherent", "who has a lower file open sees later changes; no passthrough for lowers", flag=True
+    ),
     "debug": _Option("debug", "log every request", flag=True),
     "log_file": _Option("log_file", "where the daemon logs to, instead of syslog", "FILE"),
 }
@@ -163,8 +215,8 @@ def parse(
     if config.userxattr:
         values.setdefault("redirect_dir", _default_redirect_dir(True))
     config = replace(config, **{name: values[name] for name in union_fields if name in values})  # type: ignore[arg-type]
-    fuse_fields = ("fsname", "allow_other", "read_only", "nosuid", "nodev", "noexec", "noatime")
     fuse = FuseMountOptions(allow_other=os.geteuid() == 0)
+    fuse_fields = (each.name for each in fields(fuse))
     fuse = replace(fuse, **{name: values[name] for name in fuse_fields if name in values})  # type: ignore[arg-type]
     _refuse_contradictions(config, values)
     return MountOptions(
@@ -175,6 +227,8 @@ def parse(
         debug=debug or bool(values.get("debug", False)),
         log_file=os.path.abspath(str(given_log)) if given_log is not None else None,
         transport=str(values.get("transport", "auto")),
+        passthrough=str(values.get("passthrough", "auto")),
+        coherent=bool(values.get("coherent", False)),
     )
 
 
@@ -192,7 +246,7 @@ def _parse_options(texts: Iterable[str]) -> dict[str, Value]:
     """The values by key; of options that contradict each other the last counts, as with mount(8)."""
     values: dict[str, Value] = {}
     for text in texts:
-        for word in _split(text, ",", "the mount options"):
+        for word in split_options(text):
             if not word:
                 continue
             name, equals, value = word.partition("=")
@@ -219,9 +273,23 @@ def _value(name: str, option: _Option, value: str | None) -> Value:
         return option.values[value]
     if name == "timeout":
         return _seconds(value)
+    if name == "max_read":
+        return _bytes(value)
     if any(ord(character) < 32 or character == "\x7f" for character in value):
         raise OptionError(f"mount option {name}={value!r}: control characters cannot be used there")
+    if name.endswith("context") and '"' in value:
+        raise OptionError(f"mount option {name}={value}: no label holds a quotation mark")
     return value
+
+
+def _bytes(value: str) -> int:
+    # The kernel has 32 bits for it.
+    if not (value.isascii() and value.isdigit() and LEAST_MAX_READ <= int(value) < 1 << 32):
+        raise OptionError(
+            f"mount option max_read={value}: give a number of bytes, {LEAST_MAX_READ} or more, as in"
+            " max_read=131072"
+        )
+    return int(value)
 
 
 def _seconds(value: str) -> float:
@@ -267,47 +335,15 @@ def _refuse_contradictions(config: UnionConfig, values: Mapping[str, Value]) -> 
                 raise OptionError(
                     f"mount option {name} needs an upper layer: add UPPER and WORK, or leave it out"
                 )
+    if values.get("transport") == "pyfuse3" and values.get("passthrough") == "on":
+        raise OptionError(
+            "passthrough=on and transport=pyfuse3 contradict each other: pyfuse3 cannot ask the kernel for"
+            " it; leave one of them out"
+        )
     if os.geteuid() != 0:
         for key, name in (("nodev", "dev"), ("nosuid", "suid")):
             if values.get(key) is False:
                 raise OptionError(f"mount option {name}: the kernel allows it to root only; leave it out")
-
-
-def split_lowers(text: str) -> list[str]:
-    """The directories of a colon-separated list, escapes undone."""
-    lowers = _split(text, ":", "the list of lowers")
-    if "" in lowers:
-        raise OptionError(
-            f"the list of lowers {text!r} has an empty entry: separate directories by one colon, and write"
-            " \\: for a"
-            " colon in a name"
-        )
-    return lowers
-
-
-def join_lowers(lowers: Iterable[str]) -> str:
-    return ":".join(_escape(lower, ":") for lower in lowers)
-
-
-def _escape(text: str, separator: str) -> str:
-    return text.replace("\\", "\\\\").replace(separator, "\\" + separator)
-
-
-def _split(text: str, separator: str, what: str) -> list[str]:
-    parts, part = [], []
-    characters = iter(text)
-    for character in characters:
-        if character == "\\":
-            escaped = next(characters, None)
-            if escaped is None:
-                raise OptionError(f"{what} {text!r} end in a backslash: write \\\\ for a backslash in a name")
-            part.append(escaped)
-        elif character == separator:
-            parts.append("".join(part))
-            part = []
-        else:
-            part.append(character)
-    return [*parts, "".join(part)]
 
 
 def resolve_mountpoint(path: str) -> str:

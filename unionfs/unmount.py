@@ -18,7 +18,8 @@ from unionfs.errors import MountError
 from unionfs.linux import process
 from unionfs.linux.mount import MountPoint, mount_at, mount_table
 from unionfs.options import resolve_mountpoint
-from unionfs.transport.mount import FSTYPE, unmount
+from unionfs.transport.detach import unmount
+from unionfs.transport.mount import FSTYPE
 
 _BUSY_TRIES = 5
 _BUSY_PAUSE = 0.1

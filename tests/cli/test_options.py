@@ -9,7 +9,8 @@ import pytest
 
 from unionfs import options
 from unionfs.errors import OptionError
-from unionfs.options import MountOptions, join_lowers, split_lowers
+from unionfs.options import MountOptions
+from unionfs.separated import join_lowers, split_lowers
 
 
 def parse(*texts: str, writable: bool = True, **keywords: bool | str) -> MountOptions:
@@ -124,7 +125,7 @@ def test_flags_of_the_mount_and_the_last_one_counts(texts: list[str], names: lis
         ("timeout=inf", "0 or more"),
         ("fsname=", "needs a value"),
         ("fsname=a\nb", "control characters"),
-        ("transport=pigeon", "auto|pyfuse3"),
+        ("transport=pigeon", "auto|direct|pyfuse3"),
         ("lowerdir=/a", "the layers are arguments"),
         ("ro\\", "end in a backslash"),
         ("metacopy=on,redirect_dir=off", "contradict each other"),

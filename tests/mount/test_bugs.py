@@ -22,7 +22,7 @@ t.Session.serve = serve
 """
 
 START_BUG = """
-def init(self, union, fd):
+def init(self, union, fd, options):
     raise ValueError("a bug at the start")
 t.Session.__init__ = init
 """

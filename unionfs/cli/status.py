@@ -11,7 +11,8 @@ from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
 from unionfs.control import Status
 from unionfs.errors import MountError
-from unionfs.options import join_lowers, resolve_mountpoint
+from unionfs.options import resolve_mountpoint
+from unionfs.separated import join_lowers
 
 
 def run(words: list[str]) -> int:
@@ -52,6 +53,8 @@ def _text(status: Status) -> str:
         ("upper", status["upper"] or "none: read-only"),
         ("work", status["work"] or ""),
         ("options", ",".join(status["options"]) or "default"),
+        ("transport", f"{status['transport']}, {_passthrough(status)}"),
+        ("flags", " ".join(status["flags"])),
         (
             "daemon",
             f"{_who(status)}, up {_duration(status['uptime'])}, {status['memory'] / 2**20:.1f} MiB",
@@ -66,6 +69,11 @@ def _text(status: Status) -> str:
     if status["state"] == "detached":
         rows.insert(0, ("state", f"not mounted in this mount namespace, {status['open_handles']} files open"))
     return "\n".join([path, *(f"  {name:<9} {printable(value)}" for name, value in rows if value)])
+
+
+def _passthrough(status: Status) -> str:
+    problem = status["passthrough_problem"]
+    return "passthrough" if problem is None else f"no passthrough: {problem}"
 
 
 def _who(status: Status) -> str:

@@ -1,38 +1,40 @@
-"""Getting a /dev/fuse descriptor that is mounted somewhere, and taking the mount away again.
+"""Getting a /dev/fuse descriptor that is mounted somewhere.
 
 With the privilege to mount, mount(2) is called with flags of our own choice; without it fusermount3, which is
-setuid, mounts and hands the descriptor over. libfuse is then given the ready descriptor (its mountpoint is
-"/dev/fd/N"), so unmounting is this module's work too. Nothing here reads or answers a request.
+setuid, mounts and hands the descriptor over. A transport is given the ready descriptor. Nothing here reads or
+answers a request.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import shlex
-import shutil
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from unionfs.errors import MountError
 from unionfs.linux import mount as linux
 from unionfs.linux.process import try_in_child
+from unionfs.transport.auto_unmount import Guard, Watcher
 
 FUSE_DEVICE = "/dev/fuse"
-FSTYPE = "fuse.pyunionfs"
+SUBTYPE = "pyunionfs"
+FSTYPE = f"fuse.{SUBTYPE}"
 
 _ANSWER_TIME = 5.0
-
-if TYPE_CHECKING:
-    import subprocess
 
 _FLAGS = {
     "ro": linux.MS_RDONLY,
     "nosuid": linux.MS_NOSUID,
     "nodev": linux.MS_NODEV,
     "noexec": linux.MS_NOEXEC,
+    "nosymfollow": linux.MS_NOSYMFOLLOW,
     "noatime": linux.MS_NOATIME,
+    "strictatime": linux.MS_STRICTATIME,
+    "nodiratime": linux.MS_NODIRATIME,
+    "lazytime": linux.MS_LAZYTIME,
+    "sync": linux.MS_SYNCHRONOUS,
+    "dirsync": linux.MS_DIRSYNC,
 }
 
 
@@ -41,26 +43,42 @@ class FuseMountOptions:
     """What the kernel is told at mount(2). The defaults are overlayfs's: devices and setuid bits work.
 
     `allow_other` lets other users in. `default_permissions` is always given: the kernel checks modes and
-    ACLs.
-    `max_read` must then be given to libfuse too.
+    ACLs. `max_read` must then be given to the transport too. `access_times` is "noatime", "strictatime", or
+    empty for what the kernel does by default. `context` and so on are SELinux's.
     """
 
     fsname: str = "pyunionfs"
+    subtype: str = SUBTYPE
     allow_other: bool = False
+    auto_unmount: bool = False
     read_only: bool = False
     nosuid: bool = False
     nodev: bool = False
     noexec: bool = False
-    noatime: bool = False
+    nosymfollow: bool = False
+    access_times: str = ""
+    nodiratime: bool = False
+    lazytime: bool = False
+    sync: bool = False
+    dirsync: bool = False
     max_read: int | None = None
+    context: str | None = None
+    fscontext: str | None = None
+    defcontext: str | None = None
+    rootcontext: str | None = None
 
     def flag_names(self) -> list[str]:
         """The generic mount flags that are set, by their names for mount(8)."""
-        names = []
-        if self.read_only:
-            names.append("ro")
-        names += [name for name in ("nosuid", "nodev", "noexec", "noatime") if getattr(self, name)]
+        names = ["ro"] if self.read_only else []
+        names += [name for name in ("nosuid", "nodev", "noexec", "nosymfollow") if getattr(self, name)]
+        names += [self.access_times] if self.access_times else []
+        names += [name for name in ("nodiratime", "lazytime", "sync", "dirsync") if getattr(self, name)]
         return names
+
+    def contexts(self) -> list[tuple[str, str]]:
+        """The SELinux contexts that are given, by name."""
+        names = ("context", "fscontext", "defcontext", "rootcontext")
+        return [(name, value) for name in names if (value := getattr(self, name)) is not None]
 
     def fuse_options(self) -> list[str]:
         """The options of the filesystem type, but for those that the mounting program finds out."""
@@ -70,6 +88,16 @@ class FuseMountOptions:
         if self.max_read is not None:
             names.append(f"max_read={self.max_read}")
         return names
+
+
+@dataclass(frozen=True, slots=True)
+class FuseMount:
+    """A mount that was made: the descriptor to read requests from, and which mount it is."""
+
+    fd: int
+    device: tuple[int, int] | None
+    guard: Guard | None
+    """Takes the mount away when this process dies; to be released when it has ended well."""
 
 
 def check_mountpoint(mountpoint: str) -> None:
@@ -82,6 +110,8 @@ def check_mountpoint(mountpoint: str) -> None:
     else:
         answer = _errno_of_statvfs(mountpoint)
     if answer is None or answer == errno.ENOTCONN:
+        import shlex
+
         what = "that does not answer" if answer is None else "whose daemon has died"
         entry = linux.mount_at(mountpoint)
         program = "umount" if entry is not None and entry.fstype != FSTYPE else "pyunionfs umount"
@@ -106,10 +136,11 @@ def _errno_of_statvfs(path: str) -> int:
     return 0
 
 
-def open_fuse(mountpoint: str, options: FuseMountOptions) -> int:
-    """Mount at `mountpoint` and return the descriptor that requests are read from; its owner closes it.
+def open_fuse(mountpoint: str, options: FuseMountOptions) -> FuseMount:
+    """Mount at `mountpoint`; the descriptor is the caller's to close.
 
-    From here on whoever touches the mountpoint waits until the descriptor is served.
+    From here on whoever touches the mountpoint waits until the descriptor is served. Must be called before
+    this process has threads, because `auto_unmount` may fork.
     """
     try:
         fd = os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -123,16 +154,27 @@ def open_fuse(mountpoint: str, options: FuseMountOptions) -> int:
     else:
         try:
             _mount_directly(fd, mountpoint, options)
-            return fd
         except PermissionError:
             os.close(fd)
         except OSError as error:
             os.close(fd)
-            raise MountError(f"cannot mount {mountpoint}: mount(2) says: {error.strerror}") from error
+            raise MountError(
+                f"cannot mount {mountpoint}: mount(2) says: {error.strerror}{_hint(error, options)}"
+            ) from error
         except BaseException:
             os.close(fd)
             raise
-    return _mount_by_fusermount(mountpoint, options)
+        else:
+            entry = linux.mount_at(mountpoint)
+            if entry is None:  # somebody was quick to take it away
+                return FuseMount(fd, None, None)
+            return FuseMount(fd, entry.device, Watcher(entry.device) if options.auto_unmount else None)
+    from unionfs.transport import fusermount
+
+    _refuse_contexts(mountpoint, options)
+    fd, guard = fusermount.mount(mountpoint, _words(options), auto_unmount=options.auto_unmount)
+    entry = linux.mount_at(mountpoint)
+    return FuseMount(fd, entry.device if entry is not None else None, guard)
 
 
 def _no_device(mountpoint: str) -> MountError:
@@ -150,99 +192,27 @@ def _mount_directly(fd: int, mountpoint: str, options: FuseMountOptions) -> None
         flags |= _FLAGS[name]
     root_mode = stat.S_IFMT(os.stat(mountpoint).st_mode)
     data = [f"fd={fd}", f"rootmode={root_mode:o}", f"user_id={os.geteuid()}", f"group_id={os.getegid()}"]
-    linux.mount(options.fsname, mountpoint, FSTYPE, flags, ",".join(data + options.fuse_options()))
+    data += options.fuse_options()
+    # Quoted, because categories are separated by commas; SELinux takes the quotes off.
+    data += [f'{name}="{value}"' for name, value in options.contexts()]
+    linux.mount(options.fsname, mountpoint, f"fuse.{options.subtype}", flags, ",".join(data))
 
 
-def _mount_by_fusermount(mountpoint: str, options: FuseMountOptions) -> int:
-    import socket
-    import subprocess  # slow to load, and root's mounts do without
-
-    program = _fusermount(f"cannot mount {mountpoint}")
-    subtype = FSTYPE.partition(".")[2]
-    words = [*options.flag_names(), *options.fuse_options(), f"subtype={subtype}"]
-    words.append("fsname=" + options.fsname.replace("\\", "\\\\").replace(",", "\\,"))
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours, theirs:
-        done = subprocess.run(
-            [program, "-o", ",".join(words), "--", mountpoint],
-            env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-        theirs.close()
-        if done.returncode != 0:
-            raise MountError(f"cannot mount {mountpoint}: {_complaint(done)}{_hint(done.stderr)}")
-        _, fds, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
-    if not fds:
-        raise MountError(f"cannot mount {mountpoint}: {program} succeeded but handed over no descriptor")
-    os.set_inheritable(fds[0], False)
-    return fds[0]
+def _hint(error: OSError, options: FuseMountOptions) -> str:
+    names = [name for name, _ in options.contexts()]
+    if error.errno != errno.EINVAL or not names:
+        return ""
+    return f"; {' and '.join(names)} need SELinux and a context that it knows: leave out what is not so"
 
 
-def _fusermount(what: str) -> str:
-    path = os.environ.get("PATH", os.defpath) + ":/usr/local/bin:/usr/bin:/bin"
-    program = shutil.which("fusermount3", path=path)
-    if program is None:
-        raise MountError(
-            f"{what}: without root's privileges this needs fusermount3, which is not installed;"
-            " install it (Debian, Ubuntu, Fedora: package fuse3) or run this as root"
-        )
-    return program
+def _refuse_contexts(mountpoint: str, options: FuseMountOptions) -> None:
+    names = [name for name, _ in options.contexts()]
+    if names:
+        raise MountError(f"cannot mount {mountpoint}: {' and '.join(names)} can be given by root only")
 
 
-def _complaint(done: subprocess.CompletedProcess[bytes]) -> str:
-    """What fusermount3 wrote, on one line and without its own name."""
-    lines = (line.rpartition("fusermount3: ")[2].strip() for line in os.fsdecode(done.stderr).split("\n"))
-    text = "; ".join(line for line in lines if line)
-    return f"fusermount3 says: {text}" if text else f"fusermount3 ended with status {done.returncode}"
-
-
-def _hint(stderr: bytes) -> str:
-    """What to do about fusermount3's commoner complaints."""
-    # fusermount3 opens the device as the user who called it, so its mode counts.
-    device = f"; users need {FUSE_DEVICE} (udev gives it mode 0666): root, run `chmod 666 {FUSE_DEVICE}`"
-    for words, hint in (
-        (f"open {FUSE_DEVICE}: Permission".encode(), device),
-        (b"user_allow_other", "; leave allow_other out, or root adds the line `user_allow_other` there"),
-        (b"write access", "; the mountpoint must be a directory of your own"),
-        (
-            b"Operation not permitted",
-            "; fusermount3 must be setuid root, and cannot help in a user namespace",
-        ),
-        (b"Permission denied", "; look at the modes of the mountpoint and of the directories above it"),
-    ):
-        if words in stderr:
-            return hint
-    return ""
-
-
-def unmount(mountpoint: str, *, lazy: bool = False) -> None:
-    """Unmount what is on top at `mountpoint`, also one whose daemon has died.
-
-    `lazy` takes it out of the tree at once and lets open files go on. OSError EBUSY: files are in use there;
-    EINVAL: nothing is mounted there; MountError: only fusermount3 could, and it did not.
-    """
-    try:
-        linux.umount(mountpoint, linux.UMOUNT_NOFOLLOW | (linux.MNT_DETACH if lazy else 0))
-        return
-    except PermissionError:
-        pass
-    import subprocess
-
-    program = _fusermount(f"cannot unmount {mountpoint}")
-    done = subprocess.run(
-        [program, "-u", *(["-z"] if lazy else []), "--", mountpoint],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "LC_ALL": "C"},
-        check=False,
-    )
-    if done.returncode == 0:
-        return
-    if b"busy" in done.stderr:
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), mountpoint)
-    raise MountError(f"cannot unmount {mountpoint}: {_complaint(done)}")
+def _words(options: FuseMountOptions) -> list[str]:
+    """Everything that fusermount3 is told by -o."""
+    names = [("subtype", options.subtype), ("fsname", options.fsname)]
+    texts = [f"{name}=" + value.replace("\\", "\\\\").replace(",", "\\,") for name, value in names]
+    return [*options.flag_names(), *options.fuse_options(), *texts]

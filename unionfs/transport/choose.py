@@ -1,0 +1,31 @@
+"""Which transport serves a mount. Loads one only when it is chosen: each costs start-up time.
+
+"auto" is the direct transport, which works on every kernel and with every privilege that a mount works with.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from unionfs.overlay.super import Union
+from unionfs.transport.session import Session, SessionOptions
+
+AUTO = "pyfuse3"
+
+
+def resolve(name: str) -> str:
+    """The transport that `transport=name` means."""
+    return AUTO if name == "auto" else name
+
+
+def serves_alone(name: str) -> bool:
+    """Whether requests are answered from `start` on, and not only under trio."""
+    return name == "direct"
+
+
+def load(name: str) -> Callable[[Union, int, SessionOptions], Session]:
+    """The transport's `Session`."""
+    module = importlib.import_module(f"unionfs.transport.{name}")
+    new_session: Callable[[Union, int, SessionOptions], Session] = module.Session
+    return new_session

@@ -1,0 +1,54 @@
+"""Taking mounts out of the tree: one that is on top at a path, or every place where a given mount is.
+
+Never anything that was mounted over it, and never a path that would have to be looked at: it may hang.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from unionfs.errors import MountError
+from unionfs.linux import mount as linux
+
+log = logging.getLogger(__name__)
+
+
+def unmount(mountpoint: str, *, lazy: bool = False) -> None:
+    """Unmount what is on top at `mountpoint`, also one whose daemon has died.
+
+    `lazy` takes it out of the tree at once and lets open files go on. OSError EBUSY: files are in use there;
+    EINVAL: nothing is mounted there; MountError: only fusermount3 could, and it did not.
+    """
+    try:
+        linux.umount(mountpoint, linux.UMOUNT_NOFOLLOW | (linux.MNT_DETACH if lazy else 0))
+        return
+    except PermissionError:
+        pass
+    from unionfs.transport import fusermount
+
+    fusermount.unmount(mountpoint, lazy=lazy)
+
+
+def detach(device: tuple[int, int] | None) -> None:
+    """Take this mount out of the tree wherever it is: it may have been moved, or bound to other places."""
+    try:
+        for entry in reversed(linux.mount_table()):
+            if entry.device == device:
+                _detach_one(entry)
+    except OSError as error:
+        log.error("cannot free the mountpoint: %s", error)
+
+
+def _detach_one(entry: linux.MountPoint) -> None:
+    # The table is read again: each unmount may take others with it, or uncover them.
+    table = linux.mount_table()
+    if all(each.mount_id != entry.mount_id for each in table):
+        return
+    top = linux.mount_at(entry.path, table)
+    if top is None or top.mount_id != entry.mount_id:
+        log.warning("%s is covered by another mount: unmount both", entry.path)
+        return
+    try:
+        unmount(entry.path, lazy=True)
+    except (OSError, MountError) as error:
+        log.error("cannot free %s: %s", entry.path, error)
