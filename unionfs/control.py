@@ -225,6 +225,11 @@ def find(entry: MountPoint) -> list[Running]:
     return [each for each in found if _serves(each, entry)]
 
 
+def is_ours(entry: MountPoint, daemons: list[Running]) -> bool:
+    """Whether this program mounted it. With another `subtype` only its daemon tells, while it lives."""
+    return entry.fstype == FSTYPE or any(_serves(each, entry) for each in daemons)
+
+
 def owner_of(entry: MountPoint) -> int:
     """The user who mounted it."""
     return int(entry.super_option("user_id") or 0)
@@ -347,7 +352,7 @@ def mounts() -> list[Status]:
     mounted in another one) or "unreachable" (its daemon is dead, stuck, or another user's).
     """
     daemons = running()
-    table = [entry for entry in mount_table() if entry.fstype == FSTYPE]
+    table = [entry for entry in mount_table() if is_ours(entry, daemons)]
     found = [_of_mount(entry, daemons) for entry in table]
     shown = {status["device"] for status in found}
     for daemon in daemons:

@@ -19,7 +19,6 @@ from unionfs.linux import process
 from unionfs.linux.mount import MountPoint, mount_at, mount_table
 from unionfs.options import resolve_mountpoint
 from unionfs.transport.detach import unmount
-from unionfs.transport.mount import FSTYPE
 
 _BUSY_TRIES = 5
 _BUSY_PAUSE = 0.1
@@ -37,12 +36,13 @@ def umount(path: str, *, lazy: bool = False) -> None:
     entry = mount_at(mountpoint)
     if entry is None:
         raise MountError(f"nothing is mounted on {mountpoint}: `pyunionfs status` lists the mounts")
-    if entry.fstype != FSTYPE:
+    found = control.find(entry)
+    if not control.is_ours(entry, found):
         raise MountError(f"{mountpoint} is a {entry.fstype} mount and not pyunionfs's: use `umount` for it")
     owner = entry.super_option("user_id")
     if os.geteuid() != 0 and owner != str(os.geteuid()):
         raise MountError(f"{mountpoint} was mounted by user {owner}: only that user or root can unmount it")
-    daemons = _Daemons(mountpoint, entry)
+    daemons = _Daemons(mountpoint, entry, found)
     try:
         _unmount(mountpoint, entry, lazy)
         if not lazy:
@@ -85,10 +85,9 @@ def _has_died(mountpoint: str) -> bool:
 class _Daemons:
     """Those who serve a mount, found before it is unmounted, and waited for after."""
 
-    def __init__(self, mountpoint: str, entry: MountPoint) -> None:
+    def __init__(self, mountpoint: str, entry: MountPoint, found: list[control.Running]) -> None:
         self._mountpoint = mountpoint
         self._entry = entry
-        found = control.find(entry)
         self._names = {each.name for each in found}
         self._dead = not found and _has_died(mountpoint)
         # A pid namespace may hide one: then its socket tells when it is gone.

@@ -77,6 +77,12 @@ def test_ordinary_user_with_fusermount3(user: pwd.struct_passwd, home: Path) -> 
     assert owners == {user.pw_uid}
 
 
+@pytest.mark.skipif(not shutil.which("fusermount3"), reason="needs fusermount3")
+def test_auto_unmount_with_fusermount3(user: pwd.struct_passwd, home: Path) -> None:
+    os.chown(home, user.pw_uid, user.pw_gid)
+    life(as_user(user, "tests.programs.user_auto_unmount", home))
+
+
 @pytest.mark.skipif(not user_namespaces(), reason="the kernel gives no user namespaces")
 def test_user_namespace_of_root(home: Path) -> None:
     life([*UNSHARE_USER, sys.executable, "-m", "tests.programs.user_life", str(home)])

@@ -1,8 +1,9 @@
 """Taking a mount away when its daemon was killed: a child of the daemon that waits for its death.
 
-For mounts made by mount(2); with fusermount3 that program does it. The child holds nothing: no descriptor but
-that of the daemon's process, no directory, no terminal. It heeds no signal but SIGKILL, because what ends a
-daemon by a signal (a terminal, a service manager) sends it to the child too, and it must come last.
+The child holds nothing: no descriptor but that of the daemon's process, no directory, no terminal. It heeds
+no signal but SIGKILL, because what ends a daemon by a signal (a terminal, a service manager) sends it to the
+child too, and it must come last. fusermount3 offers the same, but that of libfuse 3.14 leaves a mount that
+only its owner may enter (it looks at it as root), and any takes away what is mounted at that path by then.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import errno
 import os
 import signal
 import time
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from unionfs.linux import mount as linux
 from unionfs.linux import process
@@ -22,14 +23,7 @@ _TRIES = 50
 _PAUSE = 0.1
 
 
-class Guard(Protocol):
-    """Somebody who takes the mount away when this process dies."""
-
-    def release(self) -> None:
-        """Have it end and leave whatever is mounted now alone."""
-
-
-class Watcher:
+class Guard:
     """The child. It is told of a good end by being killed, so that it never sees what is mounted later."""
 
     def __init__(self, device: tuple[int, int]) -> None:
@@ -43,6 +37,7 @@ class Watcher:
             os.close(daemon)
 
     def release(self) -> None:
+        """End it; whatever is mounted stays."""
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
 

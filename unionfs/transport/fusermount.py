@@ -5,7 +5,6 @@ Loaded only where it is needed: root's mounts do without, and `subprocess` is sl
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
@@ -14,59 +13,29 @@ import subprocess
 
 from unionfs.errors import MountError
 
-_END_TIME = 5.0
 
-
-class Helper:
-    """The fusermount3 that was asked for `auto_unmount`: it unmounts when our end of its socket is closed."""
-
-    def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket) -> None:
-        self._process = process
-        self._socket = ours
-
-    def release(self) -> None:
-        """End it without an unmount.
-
-        It goes by the path, and would take the next mount there when it notices the closed socket late. Its
-        real user is ours, so that it can be killed first.
-        """
-        self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_TIME)
-        self._socket.close()
-
-
-def mount(mountpoint: str, options: list[str], *, auto_unmount: bool) -> tuple[int, Helper | None]:
-    """Mount, and return the descriptor that was handed over, and with `auto_unmount` who unmounts."""
+def mount(mountpoint: str, options: list[str]) -> int:
+    """Mount, and return the descriptor that was handed over."""
     program = _program(f"cannot mount {mountpoint}")
-    words = [*options, "auto_unmount"] if auto_unmount else options
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with contextlib.ExitStack() as held:
-        held.enter_context(ours)
-        with theirs:
-            process = subprocess.Popen(
-                [program, "-o", ",".join(words), "--", mountpoint],
-                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-            )
+    with ours, theirs:
+        done = subprocess.run(
+            [program, "-o", ",".join(options), "--", mountpoint],
+            env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        theirs.close()
+        if done.returncode != 0:
+            said = _said(done.stderr, done.returncode)
+            raise MountError(f"cannot mount {mountpoint}: {said}{_hint(done.stderr)}")
         _, fds, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
-        if fds and auto_unmount:
-            held.pop_all()
-            assert process.stderr is not None
-            process.stderr.close()
-            return fds[0], Helper(process, ours)
-        _, complaint = process.communicate()
-    if process.returncode != 0:
-        for fd in fds:
-            os.close(fd)
-        said = _said(complaint, process.returncode)
-        raise MountError(f"cannot mount {mountpoint}: {said}{_hint(complaint)}")
     if not fds:
         raise MountError(f"cannot mount {mountpoint}: {program} succeeded but handed over no descriptor")
-    return fds[0], None
+    return fds[0]
 
 
 def unmount(mountpoint: str, *, lazy: bool) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from unionfs.errors import MountError
 from unionfs.linux import mount as linux
 from unionfs.linux.process import try_in_child
-from unionfs.transport.auto_unmount import Guard, Watcher
+from unionfs.transport.auto_unmount import Guard
 
 FUSE_DEVICE = "/dev/fuse"
 SUBTYPE = "pyunionfs"
@@ -43,7 +43,7 @@ class FuseMountOptions:
     """What the kernel is told at mount(2). The defaults are overlayfs's: devices and setuid bits work.
 
     `allow_other` lets other users in. `default_permissions` is always given: the kernel checks modes and
-    ACLs. `max_read` must then be given to the transport too. `access_times` is "noatime", "strictatime", or
+    ACLs. `access_times` is "noatime", "strictatime", or
     empty for what the kernel does by default. `context` and so on are SELinux's.
     """
 
@@ -165,16 +165,18 @@ def open_fuse(mountpoint: str, options: FuseMountOptions) -> FuseMount:
             os.close(fd)
             raise
         else:
-            entry = linux.mount_at(mountpoint)
-            if entry is None:  # somebody was quick to take it away
-                return FuseMount(fd, None, None)
-            return FuseMount(fd, entry.device, Watcher(entry.device) if options.auto_unmount else None)
+            return _mounted(fd, mountpoint, options)
     from unionfs.transport import fusermount
 
     _refuse_contexts(mountpoint, options)
-    fd, guard = fusermount.mount(mountpoint, _words(options), auto_unmount=options.auto_unmount)
+    return _mounted(fusermount.mount(mountpoint, _words(options)), mountpoint, options)
+
+
+def _mounted(fd: int, mountpoint: str, options: FuseMountOptions) -> FuseMount:
     entry = linux.mount_at(mountpoint)
-    return FuseMount(fd, entry.device if entry is not None else None, guard)
+    if entry is None:  # somebody was quick to take it away
+        return FuseMount(fd, None, None)
+    return FuseMount(fd, entry.device, Guard(entry.device) if options.auto_unmount else None)
 
 
 def _no_device(mountpoint: str) -> MountError:

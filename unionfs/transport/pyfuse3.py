@@ -381,10 +381,8 @@ class Session:
         """Take over *fuse_fd*, a /dev/fuse descriptor that is mounted already."""
         self._operations = _Operations(union)
         self._union = union
-        words = {"default_permissions"}
-        if options.max_read is not None:
-            words.add(f"max_read={options.max_read}")
-        pyfuse3.init(self._operations, f"/dev/fd/{fuse_fd}", words)
+        # Not max_read: the kernel knows it from mount(2), and libfuse would want it of pyfuse3 a second time.
+        pyfuse3.init(self._operations, f"/dev/fd/{fuse_fd}", {"default_permissions"})
 
     def start(self) -> None:
         """Nothing: requests are answered under trio, by `serve`."""

@@ -20,7 +20,7 @@ class SessionOptions:
     writeback: bool = True
     """Where there is no passthrough, small writes wait in the kernel's cache and are sent together."""
     max_read: int | None = None
-    """What mount(2) was given, which the kernel wants to hear again at INIT; None: no limit of ours."""
+    """What mount(2) was given, and the kernel keeps to; None: no limit."""
     allow_other: bool = False
     debug: bool = False
 
