@@ -12,6 +12,7 @@ from tests.overlay.rig import Stack, descriptors
 from tests.overlay.trees import WHITEOUT, build, directory, disk, file
 from tests.support.mounts import needs_overlayfs, overlayfs
 from unionfs.errors import MountError
+from unionfs.linux import fs as linux
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.super import Union
 from unionfs.overlay.work import Work, remove_tree
@@ -126,11 +127,11 @@ def test_volatile_mark_is_the_kernels(stack: Stack) -> None:
         other.open()
 
 
-def test_sync_reaches_upper(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_reaches_upper(stack: Stack) -> None:
     stack.layers({"d": {"f": "f"}})
     done: list[int] = []
-    monkeypatch.setattr(os, "fsync", lambda fd: done.append(os.fstat(fd).st_ino))
     with stack.open() as view:
+        view.union.fs.write_out = lambda fd, _: done.append(os.fstat(fd).st_ino)
         reader = view.open("d/f")
         assert view.union.sync_file(reader) is None, "a lower has nothing to sync"
         writer = view.open("d/f", os.O_WRONLY)
@@ -153,6 +154,7 @@ def test_volatile_copies_up_without_sync(stack: Stack, monkeypatch: pytest.Monke
     stack.layers({"f": "f" * 300_000})
     done: list[int] = []
     monkeypatch.setattr(os, "fsync", done.append)
+    monkeypatch.setattr(linux, "write_data", done.append)
     with stack.open(volatile=True) as view:
         view.write("f", b"F")
     assert done == []

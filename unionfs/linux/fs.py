@@ -43,6 +43,8 @@ _renameat2 = _libc.renameat2
 _renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _syncfs = _libc.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
+_sync_file_range = _libc.sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _fallocate = _libc.fallocate64 if hasattr(_libc, "fallocate64") else _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fstatfs = _libc.fstatfs
@@ -55,7 +57,7 @@ _prctl = _libc.prctl
 _prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 _name_to_handle_at = _libc.name_to_handle_at
 _open_by_handle_at = _libc.open_by_handle_at
-_open_by_handle_at.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_open_by_handle_at.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -63,26 +65,21 @@ _PR_GET_SECUREBITS = 27
 _PR_SET_SECUREBITS = 28
 _SECBIT_NO_SETUID_FIXUP = 4
 
+_SYNC_FILE_RANGE_WRITE_AND_WAIT = 7
+
 _MAX_HANDLE = 128
 
 
-class _FileHandle(ctypes.Structure):
-    """`struct file_handle` of open_by_handle_at(2)."""
-
-    _fields_ = (
-        ("handle_bytes", ctypes.c_uint),
-        ("handle_type", ctypes.c_int),
-        ("f_handle", ctypes.c_ubyte * _MAX_HANDLE),
-    )
-
-
+_FILE_HANDLE = struct.Struct("=Ii")
+"""`struct file_handle` of open_by_handle_at(2) without its bytes: how many there are, and the type."""
 _name_to_handle_at.argtypes = (
     ctypes.c_int,
     ctypes.c_char_p,
-    ctypes.POINTER(_FileHandle),
+    ctypes.c_char_p,
     ctypes.POINTER(ctypes.c_int),
     ctypes.c_int,
 )
+_mount_id = ctypes.byref(ctypes.c_int())  # the kernel insists on telling; nobody reads it
 
 
 def _fail() -> OSError:
@@ -99,6 +96,15 @@ def renameat2(olddir: int, old: bytes, newdir: int, new: bytes, flags: int) -> N
 def syncfs(fd: int) -> None:
     """syncfs(2): write out everything of the filesystem that *fd* lies on."""
     if _syncfs(fd) != 0:
+        raise _fail()
+
+
+def write_data(fd: int) -> None:
+    """sync_file_range(2): have all of a file's data written and wait for that, metadata left to the journal.
+
+    Raises OSError for a failure to write. The disk's own cache is not flushed.
+    """
+    if _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE_AND_WAIT) != 0:
         raise _fail()
 
 
@@ -143,21 +149,20 @@ def keep_capabilities_across_fsuid() -> bool:
 
 def name_to_handle(dirfd: int, name: bytes) -> tuple[int, bytes]:
     """name_to_handle_at(2) without following symlinks: (type, handle). An empty *name* is *dirfd* itself."""
-    handle = _FileHandle(handle_bytes=_MAX_HANDLE)
-    mount_id = ctypes.c_int()
-    flags = 0 if name else AT_EMPTY_PATH
-    if _name_to_handle_at(dirfd, name, ctypes.byref(handle), ctypes.byref(mount_id), flags) != 0:
+    buffer = ctypes.create_string_buffer(_FILE_HANDLE.pack(_MAX_HANDLE, 0), _FILE_HANDLE.size + _MAX_HANDLE)
+    if _name_to_handle_at(dirfd, name, buffer, _mount_id, 0 if name else AT_EMPTY_PATH) != 0:
         raise _fail()
-    return handle.handle_type, bytes(handle.f_handle[: handle.handle_bytes])
+    raw = buffer.raw
+    size, kind = _FILE_HANDLE.unpack_from(raw)
+    return kind, raw[_FILE_HANDLE.size : _FILE_HANDLE.size + size]
 
 
 def open_by_handle(mount_fd: int, handle_type: int, handle: bytes, flags: int) -> int:
     """open_by_handle_at(2); needs CAP_DAC_READ_SEARCH. *mount_fd* must not be an O_PATH descriptor."""
     if len(handle) > _MAX_HANDLE:
         raise OSError(errno.EINVAL, "file handle too long")
-    arg = _FileHandle(handle_bytes=len(handle), handle_type=handle_type)
-    ctypes.memmove(arg.f_handle, handle, len(handle))
-    fd: int = _open_by_handle_at(mount_fd, ctypes.addressof(arg), flags | os.O_CLOEXEC)
+    arg = _FILE_HANDLE.pack(len(handle), handle_type) + handle
+    fd: int = _open_by_handle_at(mount_fd, arg, flags | os.O_CLOEXEC)
     if fd < 0:
         raise _fail()
     return fd
@@ -194,6 +199,14 @@ def clone_tree(path: str, *, read_only: bool) -> int:
             os.close(fd)
             raise failure
     return fd
+
+
+def xfs_is_one_device(fd: int) -> bool:
+    """Whether an XFS has no realtime section, which would lie on a device that the log does not flush."""
+    buffer = bytearray(112)
+    fcntl.ioctl(fd, _XFS_IOC_FSGEOMETRY_V1, buffer)
+    realtime_blocks: int = struct.unpack_from("=Q", buffer, 40)[0]
+    return realtime_blocks == 0
 
 
 def fs_uuid(fd: int) -> bytes | None:

@@ -6,6 +6,7 @@ An ordinary user's daemon owns what is in its upper and may lend itself the owne
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -62,6 +63,36 @@ class OwnerAccess:
                 self._fd = -1
 
 
+class Placing:
+    """Place something in an upper directory that, for the caller, was there before.
+
+    The directory's times are put back, and its mode does not keep us out.
+    """
+
+    __slots__ = ("_access", "_directory", "_st")
+
+    def __init__(self, fs: OverlayFs, directory: RealDir) -> None:
+        self._directory = directory
+        self._access: OwnerAccess | None = None
+        if not fs.identity.privileged:
+            self._access = OwnerAccess(fs, b"/proc/self/fd/%d" % directory.open(), PLACE, follow=True)
+
+    def __enter__(self) -> None:
+        self._st = os.fstat(self._directory.open())
+        if self._access is not None:
+            self._access.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        st = self._st
+        # Best effort, as in overlayfs: the object is in place, and the directory may be another user's.
+        if self._access is not None:
+            with contextlib.suppress(OSError):
+                self._access.__exit__()
+        with contextlib.suppress(OSError):
+            path = b"/proc/self/fd/%d" % self._directory.open()
+            os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
+
+
 def reachable(fs: OverlayFs, layer: Layer, path: bytes, *, is_dir: bool) -> AbstractContextManager[None]:
     """Within this context the marks of an object in *layer* can be read, where it is ours."""
     if fs.identity.privileged or not layer.is_upper:
@@ -88,11 +119,14 @@ def open_for_daemon(fs: OverlayFs, inode: File, flags: int) -> int:
             return inode.open_real(flags)
 
 
-def set_mark(fs: OverlayFs, path: bytes, name: str, value: bytes, *, follow: bool = False) -> None:
-    """Set one of the union's marks on an object of ours."""
+def set_mark(fs: OverlayFs, path: bytes | int, name: str, value: bytes, *, follow: bool = False) -> None:
+    """Set one of the union's marks on an object of ours; by descriptor for one that is open for writing."""
     try:
-        with OwnerAccess(fs, path, WRITE, follow=follow):
-            os.setxattr(path, name, value, follow_symlinks=follow)
+        if isinstance(path, int) or fs.identity.privileged:
+            os.setxattr(path, name, value, follow_symlinks=follow or isinstance(path, int))
+        else:
+            with OwnerAccess(fs, path, WRITE, follow=follow):
+                os.setxattr(path, name, value, follow_symlinks=follow)
     except OSError as error:
         # `user.` xattrs exist on regular files and directories only; overlayfs goes without, too.
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP) or not name.startswith("user."):

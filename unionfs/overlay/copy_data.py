@@ -11,6 +11,9 @@ import os
 
 from unionfs.linux.fs import FICLONE
 
+INLINE = 128 * 1024
+"""Up to this many bytes are copied at once when nothing must be written out: a worker would cost more."""
+
 _CHUNK = 64 * 1024 * 1024
 _BUFFER = 1024 * 1024
 # What a kernel or filesystem answers that cannot do it for this pair; everything else is a true error.
@@ -19,23 +22,24 @@ _CANNOT = frozenset(
 )
 
 
-def copy_data(source: int, target: int, size: int) -> None:
-    """Make the empty *target* hold the first *size* bytes of *source*.
+def copy_data(source: int, target: int, size: int, *, clone: bool = True) -> bool:
+    """Make the empty *target* hold the first *size* bytes of *source*; returns whether they share them now.
 
-    By FICLONE, else copy_file_range, else read and write; holes stay holes. A source that is shorter than
-    *size* leaves a hole at the end. Raises OSError, ENOSPC among them.
+    By FICLONE (unless *clone* is False), else copy_file_range, else read and write; holes stay holes. A
+    source that is shorter than *size* leaves a hole at the end. Raises OSError, ENOSPC among them.
     """
     if size == 0:
-        return
-    try:
-        fcntl.ioctl(target, FICLONE, source)
-        if os.fstat(target).st_size != size:
-            os.ftruncate(target, size)
-        return
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
-    at = 0
+        return False
+    if clone:
+        try:
+            fcntl.ioctl(target, FICLONE, source)
+            if os.fstat(target).st_size != size:
+                os.ftruncate(target, size)
+            return True
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+    at = filled = 0
     while at < size:
         try:
             start = os.lseek(source, at, os.SEEK_DATA)
@@ -48,12 +52,15 @@ def copy_data(source: int, target: int, size: int) -> None:
             start, end = at, size
         if start >= size:
             break
-        _copy_range(source, target, start, end)
+        filled = _copy_range(source, target, start, end)
         at = end
-    os.ftruncate(target, size)
+    if filled < size:
+        os.ftruncate(target, size)
+    return False
 
 
-def _copy_range(source: int, target: int, start: int, end: int) -> None:
+def _copy_range(source: int, target: int, start: int, end: int) -> int:
+    """Copy what lies between two offsets; returns how far it came, for the source may be shorter by now."""
     at = start
     while at < end:
         try:
@@ -68,9 +75,10 @@ def _copy_range(source: int, target: int, start: int, end: int) -> None:
     while at < end:
         data = os.pread(source, min(end - at, _BUFFER), at)
         if not data:
-            return
+            break
         view = memoryview(data)
         while view:
             written = os.pwrite(target, view, at)
             at += written
             view = view[written:]
+    return at

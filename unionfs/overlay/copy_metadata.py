@@ -14,7 +14,6 @@ from unionfs.linux import fileattr as linux
 from unionfs.overlay.access import set_mark
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory
-from unionfs.overlay.layer import RealDir
 
 _ACLS = "system.posix_acl_"
 _MUST_COPY = (_ACLS, "security.")
@@ -26,53 +25,48 @@ _NO_FLAGS = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP)
 """What filesystems answer that have no such flags."""
 
 
-def copy_metadata(fs: OverlayFs, source: bytes, st: os.stat_result, dirfd: int, name: bytes) -> None:
-    """Owner, mode, xattrs and times onto a private object; *source* is a path to follow."""
-    target = b"/proc/self/fd/%d/%s" % (dirfd, name)
-    made = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-    if (made.st_uid, made.st_gid) != (st.st_uid, st.st_gid):
-        os.chown(name, st.st_uid, st.st_gid, dir_fd=dirfd, follow_symlinks=False)
+def copy_metadata(fs: OverlayFs, source: bytes | int, st: os.stat_result, target: bytes | int) -> int:
+    """Owner, mode, xattrs and times onto a private object; returns its inode number.
+
+    *source* is a descriptor, or a path to follow; *target* a descriptor, or a path that is not followed.
+    """
+    by_path = isinstance(target, bytes)
+    made = os.stat(target, follow_symlinks=not by_path)
+    if made.st_uid != st.st_uid or made.st_gid != st.st_gid:
+        os.chown(target, st.st_uid, st.st_gid, follow_symlinks=not by_path)
     # After the owner, for chown drops capabilities; before the mode, which may keep an ordinary user out; the
     # ACLs last, for chmod would change them.
     names = _xattrs_to_copy(fs, source)
-    _copy_xattrs(source, target, (name for name in names if not name.startswith(_ACLS)))
+    if names:
+        _copy_xattrs(source, target, [name for name in names if not name.startswith(_ACLS)])
     if not stat.S_ISLNK(st.st_mode):
-        os.chmod(name, stat.S_IMODE(st.st_mode), dir_fd=dirfd)
-    _copy_xattrs(source, target, (name for name in names if name.startswith(_ACLS)))
-    os.utime(name, ns=(st.st_atime_ns, st.st_mtime_ns), dir_fd=dirfd, follow_symlinks=False)
+        os.chmod(target, stat.S_IMODE(st.st_mode))
+    if names:
+        _copy_xattrs(source, target, [name for name in names if name.startswith(_ACLS)])
+    os.utime(target, ns=(st.st_atime_ns, st.st_mtime_ns), follow_symlinks=not by_path)
+    return made.st_ino
 
 
-def _xattrs_to_copy(fs: OverlayFs, source: bytes) -> list[str]:
+def _xattrs_to_copy(fs: OverlayFs, source: bytes | int) -> list[str]:
     try:
         names = os.listxattr(source)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EPERM):
             return []
         raise
-    return [name for name in names if not fs.format.is_private(name)]
+    return [name for name in names if not fs.format.is_private(name)] if names else names
 
 
-def _copy_xattrs(source: bytes, target: bytes, names: Iterable[str]) -> None:
+def _copy_xattrs(source: bytes | int, target: bytes | int, names: Iterable[str]) -> None:
+    follow = isinstance(target, int)
     for name in names:
         value = os.getxattr(source, name)
         try:
-            os.setxattr(target, name, value, follow_symlinks=False)
+            os.setxattr(target, name, value, follow_symlinks=follow)
         except OSError as error:
             # As ovl_copy_xattr(): what upper cannot store may be lost, security never.
             if error.errno != errno.EOPNOTSUPP or name.startswith(_MUST_COPY):
                 raise
-
-
-def set_origin(
-    fs: OverlayFs, directory: RealDir | None, name: bytes, source: RealDir | None, dirfd: int, temp: bytes
-) -> None:
-    """Note on a private object what it was copied up from; *source* when that is a directory."""
-    if source is not None:
-        value = fs.format.encode_origin(source.layer, source, b"")
-    else:
-        assert directory is not None
-        value = fs.format.encode_origin(directory.layer, directory, name)
-    set_mark(fs, b"/proc/self/fd/%d/%s" % (dirfd, temp), fs.format.origin, value)
 
 
 def set_impure(fs: OverlayFs, directory: Directory) -> None:
@@ -83,11 +77,11 @@ def set_impure(fs: OverlayFs, directory: Directory) -> None:
     directory.impure = True
 
 
-def copy_flags(fs: OverlayFs, source: bytes, target: bytes) -> None:
+def copy_flags(fs: OverlayFs, source: bytes | int, target: bytes | int) -> None:
     """chattr(1)'s flags of a lower file or directory onto a private object, as ovl_copy_fileattr().
 
-    Synchronous and no-atime are copied; immutable and append-only become `overlay.protattr`. *source* is a
-    path to follow.
+    Synchronous and no-atime are copied; immutable and append-only become `overlay.protattr`. *source* and
+    *target* as for `copy_metadata`.
     """
     flags = _flags_of(source)
     prot = flags & _PROT_FLAGS
@@ -97,7 +91,7 @@ def copy_flags(fs: OverlayFs, source: bytes, target: bytes) -> None:
         _change_flags(target, _COPIED_FLAGS, flags)
 
 
-def keep_flags(source: bytes, target: bytes) -> None:
+def keep_flags(source: bytes | int, target: bytes | int) -> None:
     """All flags and the project of an upper file onto the private one that will take its place."""
     flags = _flags_of(source)
     _change_flags(target, _KEPT_FLAGS, flags)
@@ -116,11 +110,12 @@ def _sans_extents(value: bytes) -> bytes:
     return value[:8] + value[12:]
 
 
-def _flags_of(source: bytes) -> int:
+def _flags_of(source: bytes | int) -> int:
     try:
         with _Opened(source) as fd:
             return linux.get_flags(fd)
     except PermissionError:
+        assert isinstance(source, bytes)
         # An ordinary user's daemon: what the flags forbid can be seen all the same.
         fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
         try:
@@ -133,7 +128,7 @@ def _flags_of(source: bytes) -> int:
         raise
 
 
-def _change_flags(target: bytes, mask: int, flags: int) -> None:
+def _change_flags(target: bytes | int, mask: int, flags: int) -> None:
     with _Opened(target) as fd:
         try:
             now = linux.get_flags(fd)
@@ -147,16 +142,19 @@ def _change_flags(target: bytes, mask: int, flags: int) -> None:
 
 
 class _Opened:
-    """A regular file or directory, opened for the length of a context."""
+    """A regular file or directory, opened for the length of a context unless it is a descriptor already."""
 
     __slots__ = ("_fd", "_path")
 
-    def __init__(self, path: bytes) -> None:
+    def __init__(self, path: bytes | int) -> None:
         self._path = path
 
     def __enter__(self) -> int:
+        if isinstance(self._path, int):
+            return self._path
         self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         return self._fd
 
     def __exit__(self, *exc: object) -> None:
-        os.close(self._fd)
+        if not isinstance(self._path, int):
+            os.close(self._fd)

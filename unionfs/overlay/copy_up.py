@@ -7,23 +7,20 @@ those of fs/overlayfs/copy_up.c. Never writes a lower, and never copies marks of
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
 
 from unionfs.overlay import index
-from unionfs.overlay.access import PLACE, WRITE, OwnerAccess, set_mark
-from unionfs.overlay.copy_data import copy_data
-from unionfs.overlay.copy_metadata import copy_flags, copy_metadata, keep_flags, set_impure, set_origin
+from unionfs.overlay.access import WRITE, OwnerAccess, Placing, set_mark
+from unionfs.overlay.complete import DataCopyUp
+from unionfs.overlay.copy_data import INLINE, copy_data
+from unionfs.overlay.copy_metadata import copy_flags, copy_metadata, keep_flags, set_impure
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.readdir import PRESENT, note_upper
 from unionfs.overlay.wait import Wait, perform
-
-_INLINE = 128 * 1024
-"""Up to this many bytes are copied at once when nothing must be synced: a worker would cost more."""
 
 
 def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bool = False) -> None:
@@ -72,15 +69,16 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     place = upper_dir(fs, parent)
     source = directory.lowers[0]
-    st = os.fstat(source.open())
+    fd = source.open()
     temp = work.mkdir()
+    path = work.fd_path(temp)
     try:
-        copy_metadata(fs, b"/proc/self/fd/%d" % source.open(), st, work.fd, temp)
-        copy_flags(fs, b"/proc/self/fd/%d" % source.open(), work.fd_path(temp))
-        set_origin(fs, source.parent, source.name, source, work.fd, temp)
+        copy_flags(fs, b"/proc/self/fd/%d" % fd, path)
+        set_mark(fs, path, fs.format.origin, fs.format.encode_origin_at(source.layer, fd))
+        copy_metadata(fs, b"/proc/self/fd/%d" % fd, os.fstat(fd), path)
         set_impure(fs, parent)
         # A directory that moves to another parent must be writable itself, for its "..".
-        with Placing(fs, place), OwnerAccess(fs, work.fd_path(temp), WRITE):
+        with Placing(fs, place), OwnerAccess(fs, path, WRITE):
             work.place(temp, place.open(), directory.name)
     except BaseException:
         work.remove(temp)
@@ -93,31 +91,6 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
     return directory.upper
 
 
-class Placing:
-    """Place something in an upper directory that, for the caller, was there before.
-
-    The directory's times are put back, and its mode does not keep us out.
-    """
-
-    __slots__ = ("_access", "_path", "_st")
-
-    def __init__(self, fs: OverlayFs, directory: RealDir) -> None:
-        self._path = b"/proc/self/fd/%d" % directory.open()
-        self._access = OwnerAccess(fs, self._path, PLACE, follow=True)
-
-    def __enter__(self) -> None:
-        self._st = os.stat(self._path)
-        self._access.__enter__()
-
-    def __exit__(self, *exc: object) -> None:
-        st = self._st
-        # Best effort, as in overlayfs: the object is in place, and the directory may be another user's.
-        with contextlib.suppress(OSError):
-            self._access.__exit__()
-        with contextlib.suppress(OSError):
-            os.utime(self._path, ns=(st.st_atime_ns, st.st_mtime_ns))
-
-
 class FileCopyUp:
     """Copying one non-directory up. Made and finished on the state thread, run anywhere.
 
@@ -128,6 +101,11 @@ class FileCopyUp:
         "_data",
         "_fs",
         "_inode",
+        "_layer",
+        "_origin",
+        "_placed",
+        "_readable",
+        "_real_ino",
         "_replaces",
         "_size",
         "_source",
@@ -142,83 +120,128 @@ class FileCopyUp:
         self._inode = inode
         self._work = fs.writable_work()
         self._temp = self._work.temp_name()
-        self._st = st = inode.lstat()
         self._replaces = inode.on_upper
-        regular = stat.S_ISREG(st.st_mode)
+        self._placed = False
+        self._real_ino = 0
+        self._origin = b""
+        self._layer = None if inode.lowdir is None else inode.lowdir.layer
+        regular = stat.S_ISREG(inode.mode)
         # A metacopy needs the lower's data; an empty file is a file without data.
         self._data = data or not fs.config.metacopy or not regular
-        self._size = 0 if truncate or not regular else st.st_size
-        flags = os.O_PATH | os.O_NOFOLLOW
-        self._source = [inode.open_real(flags)]
-        if self._data and self._size:
-            try:
-                self._source.append(inode.open_data(os.O_RDONLY))
-            except BaseException:
-                os.close(self._source[0])
+        # The object itself, and the file that holds the data to be copied: mostly one and the same.
+        self._source: list[int] = []
+        self._readable = False
+        try:
+            if regular and self._data and not truncate:
+                self._open_to_read()
+            else:
+                self._source = [inode.open_real(os.O_PATH | os.O_NOFOLLOW)]
+            self._st = os.fstat(self._source[0])
+        except BaseException:
+            self._close()
+            raise
+        self._size = self._st.st_size if regular and not truncate else 0
+        self.is_slow = self._copies_data and (fs.write_out is not None or self._size > INLINE)
+
+    def _open_to_read(self) -> None:
+        inode = self._inode
+        if inode.metacopy:
+            self._source.append(inode.open_real(os.O_PATH | os.O_NOFOLLOW))
+        try:
+            self._source.append(inode.open_data(os.O_RDONLY))
+            self._readable = not inode.metacopy
+        except PermissionError:
+            # An ordinary user's daemon may copy an empty file that it may not read.
+            if inode.metacopy or inode.lstat().st_size:
                 raise
-        self.is_slow = len(self._source) > 1 and (not fs.config.volatile or self._size > _INLINE)
+            self._source.append(inode.open_real(os.O_PATH | os.O_NOFOLLOW))
+
+    @property
+    def _copies_data(self) -> bool:
+        return self._data and self._size > 0
 
     def run(self) -> None:
-        st, temp, work = self._st, self._temp, self._work.fd
-        source = b"/proc/self/fd/%d" % self._source[0]
-        fd = -1
+        fs, st = self._fs, self._st
+        if not stat.S_ISREG(st.st_mode):
+            self._make_special()
+            return
+        source = self._source[0] if self._readable else b"/proc/self/fd/%d" % self._source[0]
+        fd = os.open(
+            self._temp, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._work.fd
+        )
         try:
-            if stat.S_ISREG(st.st_mode):
-                fd = os.open(temp, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=work)
-                if self._replaces:
-                    keep_flags(source, self._work.fd_path(temp))
-                else:
-                    copy_flags(self._fs, source, self._work.fd_path(temp))
-                if len(self._source) > 1:
-                    copy_data(self._source[1], fd, self._size)
-                elif self._size:
-                    os.ftruncate(fd, self._size)
-            elif stat.S_ISLNK(st.st_mode):
-                os.symlink(os.readlink(b"", dir_fd=self._source[0]), temp, dir_fd=work)
+            if self._replaces:
+                keep_flags(source, fd)
             else:
-                os.mknod(temp, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev, dir_fd=work)
-            if fd >= 0 and not self._data:
-                os.setxattr(fd, self._fs.format.metacopy, b"")
-            copy_metadata(self._fs, source, st, work, temp)
-            if fd >= 0 and self._data and self._size and not self._fs.config.volatile:
-                os.fsync(fd)
+                copy_flags(fs, source, fd)
+            shared = False
+            if self._copies_data:
+                shared = copy_data(self._source[-1], fd, self._size, clone=fs.may_clone)
+            elif self._size:
+                os.ftruncate(fd, self._size)
+            if not self._data:
+                os.setxattr(fd, fs.format.metacopy, b"")
+            self._mark_origin(fd)
+            self._real_ino = copy_metadata(fs, source, st, fd)
+            if self._copies_data and fs.write_out is not None:
+                fs.write_out(fd, shared)
         finally:
-            if fd >= 0:
-                os.close(fd)
+            os.close(fd)
+
+    def _make_special(self) -> None:
+        st, temp, work, source = self._st, self._temp, self._work.fd, self._source[0]
+        if stat.S_ISLNK(st.st_mode):
+            os.symlink(os.readlink(b"", dir_fd=source), temp, dir_fd=work)
+        else:
+            os.mknod(temp, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev, dir_fd=work)
+        path = self._work.fd_path(temp)
+        self._mark_origin(path)
+        self._real_ino = copy_metadata(self._fs, b"/proc/self/fd/%d" % source, st, path)
+
+    def _mark_origin(self, target: bytes | int) -> None:
+        """Note on the private object what it is a copy of; without an index only for one with one name."""
+        fs = self._fs
+        if self._replaces or (self._st.st_nlink > 1 and fs.index_dir is None):
+            return
+        assert self._layer is not None
+        self._origin = fs.format.encode_origin_at(self._layer, self._source[0])
+        if self._origin or self._st.st_nlink == 1:
+            set_mark(fs, target, fs.format.origin, self._origin)
 
     def finish(self, error: BaseException | None) -> None:
         """Rename into place, or clear away."""
-        inode = self._inode
-        inode.copying = None
+        self._inode.copying = None
         try:
-            if error is None and inode.on_upper:
+            if error is None and self._replaces:
                 self._commit_data()
             elif error is None:
                 self._commit()
         finally:
-            for fd in self._source:
-                os.close(fd)
-            if inode.updir is None or inode.updir is not self._fs.work_dir or inode.upname != self._temp:
+            self._close()
+            if not self._placed:
                 self._work.remove(self._temp)
-            self._fs.table.drop_if_unused(inode)
+            self._fs.table.drop_if_unused(self._inode)
+
+    def _close(self) -> None:
+        for fd in self._source:
+            os.close(fd)
+        self._source = []
 
     def _commit(self) -> None:
         fs, inode, temp, work = self._fs, self._inode, self._temp, self._work
-        st = os.stat(temp, dir_fd=work.fd, follow_symlinks=False)
         links = self._st.st_nlink
-        keeps_links = links > 1 and fs.index_dir is not None
-        assert inode.lowdir is not None
         parent, name = inode.parent, inode.name
-        index_name = index.name_of(fs, inode) if keeps_links else None
+        mode = self._st.st_mode
+        if mode & stat.S_ISGID:  # which the filesystem may not have allowed
+            mode = os.stat(temp, dir_fd=work.fd, follow_symlinks=False).st_mode
+        index_name = self._origin.hex().encode() if links > 1 else b""
         place = upper_dir(fs, parent) if parent is not None else None
-        if links == 1 or index_name is not None:
-            set_origin(fs, inode.lowdir, inode.lowname, None, work.fd, temp)
         # Whatever can fail comes before the object is in place: after that nothing does.
         if parent is not None:
             set_impure(fs, parent)
         if links > 1 and inode.nlink is None:
             inode.nlink = links
-        if index_name is not None and fs.index_dir is not None:
+        if index_name and fs.index_dir is not None:
             value = f"L{(inode.nlink or links) - links:+d}".encode()
             set_mark(fs, work.fd_path(temp), fs.format.nlink, value)
             work.place(temp, fs.index_dir.open(), index_name)
@@ -230,6 +253,7 @@ class FileCopyUp:
                 inode.updir, inode.upname = fs.work_dir, temp
             else:
                 inode.fd = os.open(temp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
+                work.remove(temp)
         else:
             with Placing(fs, place):
                 work.place(temp, place.open(), name)
@@ -237,8 +261,9 @@ class FileCopyUp:
             assert parent is not None
             note_upper(parent, name, PRESENT)
             inode.forget_lower_name(parent, name)
-        inode.real_ino = st.st_ino
-        inode.mode = st.st_mode
+        self._placed = True
+        inode.real_ino = self._real_ino
+        inode.mode = mode
         inode.no_capability = False
         inode.metacopy = not self._data
         if inode.metacopy and inode.datadir is None:
@@ -260,85 +285,21 @@ class FileCopyUp:
             value = fs.format.read(b"/proc/self/fd/%d" % self._source[0], mark, follow=True)
             if value is not None:
                 set_mark(fs, work.fd_path(temp), mark, value)
-        st = os.stat(temp, dir_fd=work.fd, follow_symlinks=False)
         if inode.updir is None:
             # It lost its name meanwhile and was served by descriptor: so is the complete file.
             fd = os.open(temp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
             os.close(inode.fd)
             inode.fd = fd
+            work.remove(temp)
         else:
             with Placing(fs, inode.updir):
                 os.rename(temp, inode.upname, src_dir_fd=work.fd, dst_dir_fd=inode.updir.open())
-        inode.real_ino = st.st_ino
+        self._placed = True
+        inode.real_ino = self._real_ino
         inode.metacopy = False
         inode.no_capability = False
         fs.stale.append(inode.ino)
         fs.copy_ups += 1
-
-
-class DataCopyUp:
-    """Bringing the data of a metacopy up in place: one with several links, an index entry, or no name.
-
-    Until the mark is gone, readers take the lower's data. Killed meanwhile, it leaves a new mtime, as
-    overlayfs always does.
-    """
-
-    __slots__ = ("_capability", "_fs", "_inode", "_size", "_source", "_st", "_target", "is_slow")
-
-    def __init__(self, fs: OverlayFs, inode: File, truncate: bool) -> None:
-        self._fs = fs
-        self._inode = inode
-        self._st = inode.lstat()
-        self._size = 0 if truncate else self._st.st_size
-        self._target = inode.open_real(os.O_RDWR)
-        try:
-            self._capability = _capability(self._target)
-            self._source = inode.open_data(os.O_RDONLY)
-        except BaseException:
-            os.close(self._target)
-            raise
-        self.is_slow = self._size > 0 and (not fs.config.volatile or self._size > _INLINE)
-
-    def run(self) -> None:
-        # The target keeps its size all the while: with the mark still on, its size is the file's. What an
-        # interrupted attempt has left in it is the same data.
-        if self._size:
-            copy_data(self._source, self._target, self._size)
-            if not self._fs.config.volatile:
-                os.fsync(self._target)
-
-    def finish(self, error: BaseException | None) -> None:
-        inode, st = self._inode, self._st
-        inode.copying = None
-        # Whoever looked while the data was being written saw the times and lacked the capability.
-        inode.no_capability = False
-        self._fs.stale.append(inode.ino)
-        fmt = self._fs.format
-        try:
-            if error is None:
-                if not self._size and st.st_size:
-                    os.ftruncate(self._target, 0)
-                os.removexattr(self._target, fmt.metacopy)
-                inode.metacopy = False
-                self._fs.copy_ups += 1
-            # Writing has dropped the capability and changed the times; neither is the caller's doing.
-            if self._size:
-                if self._capability is not None:
-                    os.setxattr(self._target, "security.capability", self._capability)
-                os.utime(self._target, ns=(st.st_atime_ns, st.st_mtime_ns))
-        finally:
-            os.close(self._source)
-            os.close(self._target)
-            self._fs.table.drop_if_unused(inode)
-
-
-def _capability(fd: int) -> bytes | None:
-    try:
-        return os.getxattr(fd, "security.capability")
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-            return None
-        raise
 
 
 def link_up(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:

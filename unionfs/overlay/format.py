@@ -171,10 +171,15 @@ class Format:
 
         `struct ovl_fb` of fs/overlayfs/overlayfs.h: version 0, magic, length, flags, type, uuid, handle.
         """
+        return self.encode_origin_at(layer, directory.open(), name)
+
+    @staticmethod
+    def encode_origin_at(layer: Layer, dirfd: int, name: bytes = b"") -> bytes:
+        """The same by a descriptor; without a *name* of the object that it is open on. Any thread."""
         if layer.uuid is None:
             return b""
         try:
-            kind, handle = linux.name_to_handle(directory.open(), name)
+            kind, handle = linux.name_to_handle(dirfd, name)
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EOVERFLOW, errno.EPERM):
                 return b""

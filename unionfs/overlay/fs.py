@@ -10,6 +10,7 @@ import errno
 import os
 
 from unionfs.linux import fs as linux
+from unionfs.overlay import order
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import Identity
 from unionfs.overlay.format import Format, Origin
@@ -31,6 +32,7 @@ class OverlayFs:
         "index_dir",
         "litter",
         "lowers",
+        "may_clone",
         "root",
         "stale",
         "table",
@@ -38,6 +40,7 @@ class OverlayFs:
         "upper",
         "work",
         "work_dir",
+        "write_out",
     )
 
     def __init__(
@@ -68,6 +71,13 @@ class OverlayFs:
         if upper is not None and work is not None:
             self.work_dir = RealDir(upper, None, b"")
             self.work_dir.fd = work.fd
+        # How data is got to the disk before a rename: None where nothing must be (`volatile`).
+        self.write_out: order.WriteOut | None = None
+        self.may_clone = False
+        if upper is not None:
+            self.may_clone = order.may_clone(upper.root_fd)
+            if not config.volatile:
+                self.write_out = order.write_out(upper.root_fd)
         self.copy_ups = 0
         # Inodes whose attributes an operation on another one has changed; the transport tells the kernel.
         self.stale: list[int] = []

@@ -158,7 +158,7 @@ def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: 
     st = os.fstat(directory.upper.open())
     temp = work.mkdir()
     try:
-        copy_metadata(fs, b"/proc/self/fd/%d" % directory.upper.open(), st, work.fd, temp)
+        copy_metadata(fs, b"/proc/self/fd/%d" % directory.upper.open(), st, work.fd_path(temp))
         set_mark(fs, work.fd_path(temp), fs.format.opaque, b"y")
         with (
             OwnerAccess(fs, work.fd_path(temp), WRITE),

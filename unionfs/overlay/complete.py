@@ -1,0 +1,79 @@
+"""Bringing the data of a metacopy up in place, where no complete file can take its place.
+
+For one with several links, an index entry, or no name left; `copy_up.py` has the other way. Until the mark is
+gone, readers take the lower's data.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs.overlay.copy_data import INLINE, copy_data
+from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.inode import File
+
+
+class DataCopyUp:
+    """Bringing the data of a metacopy up in place.
+
+    Until the mark is gone, readers take the lower's data. Killed meanwhile, it leaves a new mtime, as
+    overlayfs always does.
+    """
+
+    __slots__ = ("_capability", "_fs", "_inode", "_size", "_source", "_st", "_target", "is_slow")
+
+    def __init__(self, fs: OverlayFs, inode: File, truncate: bool) -> None:
+        self._fs = fs
+        self._inode = inode
+        self._st = inode.lstat()
+        self._size = 0 if truncate else self._st.st_size
+        self._target = inode.open_real(os.O_RDWR)
+        try:
+            self._capability = _capability(self._target)
+            self._source = inode.open_data(os.O_RDONLY)
+        except BaseException:
+            os.close(self._target)
+            raise
+        self.is_slow = self._size > 0 and (fs.write_out is not None or self._size > INLINE)
+
+    def run(self) -> None:
+        # The target keeps its size all the while: with the mark still on, its size is the file's. What an
+        # interrupted attempt has left in it is the same data.
+        if self._size:
+            shared = copy_data(self._source, self._target, self._size, clone=self._fs.may_clone)
+            if self._fs.write_out is not None:
+                self._fs.write_out(self._target, shared)
+
+    def finish(self, error: BaseException | None) -> None:
+        inode, st = self._inode, self._st
+        inode.copying = None
+        # Whoever looked while the data was being written saw the times and lacked the capability.
+        inode.no_capability = False
+        self._fs.stale.append(inode.ino)
+        fmt = self._fs.format
+        try:
+            if error is None:
+                if not self._size and st.st_size:
+                    os.ftruncate(self._target, 0)
+                os.removexattr(self._target, fmt.metacopy)
+                inode.metacopy = False
+                self._fs.copy_ups += 1
+            # Writing has dropped the capability and changed the times; neither is the caller's doing.
+            if self._size:
+                if self._capability is not None:
+                    os.setxattr(self._target, "security.capability", self._capability)
+                os.utime(self._target, ns=(st.st_atime_ns, st.st_mtime_ns))
+        finally:
+            os.close(self._source)
+            os.close(self._target)
+            self._fs.table.drop_if_unused(inode)
+
+
+def _capability(fd: int) -> bytes | None:
+    try:
+        return os.getxattr(fd, "security.capability")
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise
