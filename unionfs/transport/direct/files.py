@@ -9,6 +9,7 @@ import errno
 import os
 
 from unionfs.linux.fs import filesystem_type
+from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import Inode
 from unionfs.transport.direct import protocol as p
@@ -65,6 +66,9 @@ class Files:
         self._flush_matters = filesystem_type(union.fs.root.top.open()) not in LOCAL_FILESYSTEMS
         if not self._flush_matters:
             self._flags |= p.FOPEN_NOFLUSH
+        # The kernel takes no flag of its cache beside it (FOPEN_PASSTHROUGH_MASK).
+        self._by_passthrough = self._flags & p.FOPEN_NOFLUSH | p.FOPEN_PASSTHROUGH
+        self._me = Caller(os.geteuid(), os.getegid(), os.getpid(), 0)
 
     def handlers(self) -> dict[Opcode, Handler]:
         return {
@@ -90,7 +94,8 @@ class Files:
     def close(self) -> None:
         """Let go of every open file."""
         for handle in self._files.values():
-            self._union.release(handle.file)
+            if handle.file is not None:
+                self._union.release(handle.file)
         self._files.clear()
         if self._node_files is not None:
             self._node_files.close()
@@ -108,12 +113,17 @@ class Files:
         """
         if not fh and self._node_files is not None:
             return self._node_files.of(ino, writes=writes)
-        return self._handle(fh).file
+        handle = self._handle(fh)
+        if handle.file is None:
+            handle.file = self._union.open_granted(ino, self._me, writes=False)
+        return handle.file
 
-    def forget(self, ino: int) -> None:
+    def forget(self, node: int, ino: int) -> None:
         """The kernel has dropped lookups of a node."""
         if self._node_files is not None:
             self._node_files.forget(ino)
+        if self.passthrough is not None:
+            self.passthrough.forget(node)
 
     def before_change(self, node: int, ino: int) -> None:
         """Called before the data of a file that is not open is changed; may raise ESTALE or `Wait`."""
@@ -133,16 +143,18 @@ class Files:
         flags, backing = self._flags, 0
         if self.passthrough is not None:
             try:
-                backing = self.passthrough.bind(handle, ino)
+                backing = self.passthrough.bind(handle, file, ino)
             except BaseException:
                 self._union.release(file)
                 raise
             if backing:
-                # The kernel takes no flag of its cache beside it (FOPEN_PASSTHROUGH_MASK).
-                flags = flags & p.FOPEN_NOFLUSH | p.FOPEN_PASSTHROUGH
+                flags = self._by_passthrough
+        return p.OPEN_OUT.pack(self._add(handle), flags, backing)
+
+    def _add(self, handle: Handle) -> int:
         self._next = fh = self._next + 1
         self._files[fh] = handle
-        return p.OPEN_OUT.pack(fh, flags, backing)
+        return fh
 
     def open(self, buffer: Buffer, end: int, ino: int) -> Answer:
         if self._node_files is not None:
@@ -150,8 +162,13 @@ class Files:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         flags, open_flags = p.OPEN_IN.unpack_from(buffer, BODY)
         node = IN_HEADER.unpack_from(buffer)[3]
-        if self.passthrough is not None and node in self.nodes.backings:
-            self.passthrough.before_open(node, ino, writes=bool(flags & (os.O_ACCMODE | os.O_TRUNC)))
+        passthrough = self.passthrough
+        if passthrough is not None:
+            writes = bool(flags & (os.O_ACCMODE | os.O_TRUNC))
+            handle = None if writes else passthrough.reopen(node, ino)
+            if handle is not None and handle.backing is not None:
+                return p.OPEN_OUT.pack(self._add(handle), self._by_passthrough, handle.backing.id)
+            passthrough.before_open(node, ino, writes=writes)
         kill = bool(open_flags & p.OPEN_KILL_SUIDGID) if self._killpriv else None
         access = self._access(flags)
         try:
@@ -185,7 +202,8 @@ class Files:
             if self.passthrough is not None:
                 self.passthrough.release(handle)
         finally:
-            self._union.release(handle.file)
+            if handle.file is not None:
+                self._union.release(handle.file)
         return None
 
     # --- data ------------------------------------------------------------------------------------

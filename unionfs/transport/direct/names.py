@@ -98,7 +98,7 @@ class Names:
         if ino in nodes.current and not self._union.knows(ino):
             nodes.drop(ino)
         self._standing.forget(ino)
-        self._files.forget(ino)
+        self._files.forget(node, ino)
 
     # --- making and removing ---------------------------------------------------------------------
 

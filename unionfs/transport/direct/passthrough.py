@@ -13,6 +13,7 @@ import fcntl
 import logging
 import os
 import stat
+from collections import OrderedDict
 
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import File
@@ -31,12 +32,19 @@ log = logging.getLogger(__name__)
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 
+_IDLE = 4096
+"""Lower backing files that are kept for the next open. Each holds a file open in the kernel."""
+
+
 class Handle:
-    """An open file as the kernel knows it. `backing` is None for one that goes through its cache."""
+    """An open file as the kernel knows it. `backing` is None for one that goes through its cache.
+
+    `file` is None while nothing but passthrough has been wanted of it.
+    """
 
     __slots__ = ("backing", "file", "node")
 
-    def __init__(self, file: OpenFile, node: int) -> None:
+    def __init__(self, file: OpenFile | None, node: int) -> None:
         self.file = file
         self.node = node
         self.backing: Backing | None = None
@@ -45,7 +53,7 @@ class Handle:
 class Passthrough:
     """Binds opens to backing files. `problem` says why there is none, once that is known."""
 
-    __slots__ = ("_coherent", "_fd", "_nodes", "_server", "_union", "problem")
+    __slots__ = ("_coherent", "_fd", "_idle", "_nodes", "_server", "_union", "problem")
 
     def __init__(self, server: Server, nodes: Nodes, *, coherent: bool) -> None:
         self._server = server
@@ -53,6 +61,8 @@ class Passthrough:
         self._fd = server.fd
         self._nodes = nodes
         self._coherent = coherent
+        # By node, oldest first. Only of lowers: they do not change, and deleting one frees nothing.
+        self._idle: OrderedDict[int, Backing] = OrderedDict()
         self.problem: str | None = None
 
     def before_open(self, node: int, ino: int, *, writes: bool) -> None:
@@ -60,6 +70,7 @@ class Passthrough:
 
         The upper file is made first, so that the new node cannot be bound to the lower file in between.
         """
+        self.forget(node)
         backing = self._nodes.backings.get(node)
         if backing is None:
             return
@@ -77,10 +88,26 @@ class Passthrough:
             self._server.invalidate_attributes(node)
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    def bind(self, handle: Handle, ino: int) -> int:
+    def reopen(self, node: int, ino: int) -> Handle | None:
+        """A further open for reading, where the node's backing file is at hand and still the right one."""
+        backing = self._nodes.backings.get(node)
+        if backing is None:
+            backing = self._idle.get(node)
+            if backing is None:
+                return None
+        inode = self._union.inode(ino)
+        if not isinstance(inode, File) or backing.upper != _holds_data(inode) or not self._union.fs.trust:
+            return None
+        if not backing.opens:
+            self._nodes.backings[node] = self._idle.pop(node)
+        backing.opens += 1
+        handle = Handle(None, node)
+        handle.backing = backing
+        return handle
+
+    def bind(self, handle: Handle, file: OpenFile, ino: int) -> int:
         """Bind an open to its backing file and return the file's id; 0 where it goes through the cache."""
         nodes, node = self._nodes, handle.node
-        file = handle.file
         backing = nodes.backings.get(node)
         if backing is not None:
             if not self._union.fs.trust and _key(file.fd) != backing.key:
@@ -124,9 +151,24 @@ class Passthrough:
                 del nodes.cached[node]
             return
         backing.opens -= 1
-        if not backing.opens:
-            del nodes.backings[node]
-            _ioctl(self._fd, DEV_IOC_BACKING_CLOSE, BACKING_ID.pack(backing.id))
+        if backing.opens:
+            return
+        del nodes.backings[node]
+        if backing.upper or not self._union.fs.trust:
+            self._close(backing)
+            return
+        self._idle[node] = backing
+        if len(self._idle) > _IDLE:
+            self._close(self._idle.popitem(last=False)[1])
+
+    def forget(self, node: int) -> None:
+        """Keep no backing file for a node that is not open."""
+        backing = self._idle.pop(node, None)
+        if backing is not None:
+            self._close(backing)
+
+    def _close(self, backing: Backing) -> None:
+        _ioctl(self._fd, DEV_IOC_BACKING_CLOSE, BACKING_ID.pack(backing.id))
 
 
 def _holds_data(inode: File) -> bool:
