@@ -6,8 +6,8 @@
     make bench ARGS="--system cached=transport=direct,passthrough=off"
     make bench ARGS="--draw"                           the page and the chart again, from the JSON
 
-All layers are on one ext4 filesystem: that of --directory, or a loop image in it where that is another one.
-Must run as root, in a mount namespace of its own, and drops the machine's caches between measurements.
+All layers are on one new ext4 filesystem, in an image in --directory. Must run as root; drops the whole
+machine's caches between measurements. What is mounted is not seen by other processes.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ import argparse
 import datetime
 import os
 import signal
+import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from scripts.bench import machine, text
 from scripts.bench.results import Report, read_report
 from scripts.bench.rounds import Bench
 from scripts.bench.sizes import QUICK, Sizes
+from scripts.bench.space import space
 from scripts.bench.systems import BenchError, System, all_systems
 from scripts.bench.work import Workload, all_workloads
-from tests.support.mounts import REPOSITORY, loop_fs, private_mounts
+from tests.support.mounts import REPOSITORY, private_mounts
 
 DOCS = REPOSITORY / "docs"
-_IMAGE = 24 << 30
 
 
 def main() -> int:
@@ -56,8 +54,24 @@ def main() -> int:
     # What ends the run must unwind it: mounts and directories go with their contexts.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     private_mounts()
+    try:
+        report = _measured(arguments, workloads, systems, left_out)
+    except KeyboardInterrupt:
+        return 130
+    except (BenchError, OSError, subprocess.SubprocessError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    return _write(report, arguments)
+
+
+def _measured(
+    arguments: argparse.Namespace,
+    workloads: list[Workload],
+    systems: list[System],
+    left_out: dict[str, str],
+) -> Report:
     rounds = arguments.rounds or (1 if arguments.quick else 3)
-    with _space(arguments.directory) as base:
+    with space(arguments.directory, quick=arguments.quick) as base:
         report = Report(
             machine=machine.facts(base),
             date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -69,7 +83,7 @@ def main() -> int:
         sizes = QUICK if arguments.quick else Sizes()
         bench = Bench(base, sizes, systems, workloads, rounds, lambda line: print(line, flush=True))
         report.rows = bench.measure()
-    return _write(report, arguments)
+    return report
 
 
 def _write(report: Report, arguments: argparse.Namespace) -> int:
@@ -96,17 +110,6 @@ def _write(report: Report, arguments: argparse.Namespace) -> int:
         drawn = os.path.relpath(targets["chart"], targets["table"].parent) if targets["chart"] else None
         targets["table"].write_text(text.markdown(report, drawn))
     return 0
-
-
-@contextmanager
-def _space(directory: Path) -> Iterator[Path]:
-    """An empty directory on ext4, with a short name."""
-    if machine.filesystem(directory) == "ext4":
-        with tempfile.TemporaryDirectory(prefix="pub-", dir=directory) as base:
-            yield Path(base)
-    else:
-        with loop_fs("ext4", _IMAGE, directory=directory) as where:
-            yield where
 
 
 def _workloads(only: list[str]) -> list[Workload]:

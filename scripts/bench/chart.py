@@ -14,6 +14,8 @@ from scripts.bench.systems import FUSE_OVERLAYFS, NATIVE, OVERLAYFS
 from scripts.bench.text import GROUPS
 
 _COLOURS = {NATIVE: "#9aa5b1", FUSE_OVERLAYFS: "#d9822b", "direct": "#1668b5", "pyfuse3": "#7fb2e0"}
+_FASTEST = 0.05
+"""The axis ends there: native does some work so quickly that the rest would be squeezed to a corner."""
 _OTHERS = ("#3a9c6d", "#8f5bb5", "#c2455b", "#6b7a3a")
 
 
@@ -68,10 +70,10 @@ def _panel(axis: Any, title: str, rows: list[Row], systems: list[str], colours: 
             # From 1 to the ratio: on a logarithmic axis a bar has no other natural foot.
             axis.barh(at, (ratio or 1) - 1, thick, left=1, color=colours[system], label=label)
             text = " failed" if ratio is None else f" {ratio:.2g} "
-            left = ratio is not None and ratio < 1
-            axis.annotate(
-                text, (ratio or 1, at), ha="right" if left else "left", va="center", fontsize=6, color="#444"
-            )
+            faster = ratio is not None and ratio < 1
+            side = "right" if faster and (ratio or 1) > 1.5 * _FASTEST else "left"
+            edge = max(ratio or 1, _FASTEST)
+            axis.annotate(text, (edge, at), ha=side, va="center", fontsize=6, color="#333")
     axis.set_xscale("log")
     axis.axvline(1, color="#222", linewidth=0.8)
     axis.set_yticks(range(len(rows)), [row.name for row in rows])
@@ -79,7 +81,8 @@ def _panel(axis: Any, title: str, rows: list[Row], systems: list[str], colours: 
     axis.set_title(title, loc="left", fontweight="bold")
     axis.grid(axis="x", which="major", color="#ddd", linewidth=0.6)
     axis.set_axisbelow(True)
-    axis.margins(x=0.06)
+    most = max(ratio for row in rows for system in systems if (ratio := row.ratio(system, OVERLAYFS)))
+    axis.set_xlim(_FASTEST, max(most * 1.6, axis.get_xlim()[1]))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

@@ -116,7 +116,7 @@ class Bench:
 
 
 def in_round(systems: Sequence[System], number: int) -> list[System]:
-    """The order in which systems take their turn: rotated every round, and reversed every second one."""
-    start = number % len(systems) if systems else 0
-    turned = [*systems[start:], *systems[:start]]
-    return turned[::-1] if number % 2 else turned
+    """The order in which systems take their turn: another one first each round, the rest forth and back."""
+    start = number % len(systems)
+    first, others = systems[start], [*systems[start + 1 :], *systems[:start]]
+    return [first, *(reversed(others) if number % 2 else others)]

@@ -19,6 +19,7 @@ MIB = 1 << 20
 def _sequential(bench: Run) -> None:
     lower, new, size = bench.merged / "big", bench.merged / "new", bench.sizes.big
     try:
+        bench.warm_memory(size)
         bench.micro("sequential write", "write", new, MIB, size, size)
         check(new.stat().st_size == size, "the file is too short")
     finally:
@@ -63,5 +64,6 @@ def _blocks(bench: Run) -> None:
 def _copy_up(bench: Run) -> None:
     """one byte appended to a lower file of {copied}"""
     file = bench.merged / "big"
+    bench.warm_memory(bench.sizes.copied)
     bench.micro("copy-up", "append-once", file)
     check(file.stat().st_size == bench.sizes.copied + 1, "the byte is not there")
