@@ -5,9 +5,9 @@
 
 Drives `Union` in this process over two lowers made of Python's own library and an upper on the same
 filesystem: an ext4 in memory, for a disk in use makes the same operation cost anything, unless `--directory`
-names a place (for what fsync really costs). The time is the best of several rounds, for other programs only
-ever make one slower; the system calls are what strace saw of one further round. Nothing here is a test: there
-is no right answer to print.
+names a place (for what fsync really costs). The times are the best of several rounds, for other programs only
+ever make one slower: by the clock, and of the processor alone. The system calls are what strace saw of one
+further round. Nothing here is a test: there is no right answer to print.
 """
 
 from __future__ import annotations
@@ -468,21 +468,21 @@ def _(rig: Rig) -> list[Call]:
 # --- measuring ----------------------------------------------------------------------------------------
 
 
-def one_round(base: Path, name: str, options: dict[str, Any]) -> tuple[float, int]:
-    """Microseconds a call, and how many calls."""
+def one_round(base: Path, name: str, options: dict[str, Any]) -> tuple[float, float, int]:
+    """Microseconds a call by the clock and of processor time, and how many calls."""
     rig = Rig(base, options)
     try:
         calls = SCENARIOS[name](rig)
         # For strace: a name that no layer has.
         os.access(MARK + "begin", os.F_OK)
-        begin = time.perf_counter_ns()
+        begin, cpu = time.perf_counter_ns(), time.thread_time_ns()
         for function, arguments in calls:
             function(*arguments)
-        end = time.perf_counter_ns()
+        cpu, end = time.thread_time_ns() - cpu, time.perf_counter_ns()
         os.access(MARK + "end", os.F_OK)
     finally:
         rig.close()
-    return (end - begin) / len(calls) / 1000, len(calls)
+    return (end - begin) / len(calls) / 1000, cpu / len(calls) / 1000, len(calls)
 
 
 def system_calls(base: Path, name: str, options: dict[str, Any]) -> Counter[str]:
@@ -546,10 +546,14 @@ def main() -> int:
             if arguments.words and not any(word in name for word in arguments.words):
                 continue
             rounds = [one_round(base, name, arguments.options) for _ in range(arguments.rounds)]
-            micros = min(micros for micros, _ in rounds)
+            clock, cpu, calls = min(row[0] for row in rounds), min(row[1] for row in rounds), rounds[0][2]
             counts = system_calls(base, name, arguments.options) if strace else Counter()
-            figures[name] = {"us": round(micros, 2), "calls": sum(counts.values()) / rounds[0][1]}
-            print(f"{name:45}{micros:10.2f} us  {brief(counts, rounds[0][1])}", flush=True)
+            figures[name] = {
+                "us": round(clock, 2),
+                "cpu": round(cpu, 2),
+                "calls": sum(counts.values()) / calls,
+            }
+            print(f"{name:45}{clock:9.1f} us {cpu:9.1f} cpu  {brief(counts, calls)}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0

@@ -19,7 +19,7 @@ from unionfs.overlay.copy_metadata import copy_flags, copy_metadata, keep_flags,
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
-from unionfs.overlay.readdir import PRESENT, note_upper
+from unionfs.overlay.readdir import PRESENT, note_upper, upper_has
 from unionfs.overlay.wait import Wait, perform
 
 
@@ -305,7 +305,7 @@ class FileCopyUp:
 def link_up(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
     """Give a copied-up file its entry in upper under a further name that so far only a lower has."""
     place = upper_dir(fs, parent)
-    if place.has(name):
+    if (inode.updir is place and inode.upname == name) or upper_has(parent, place, name):
         inode.forget_lower_name(parent, name)
         return
     index.store_nlink(fs, inode, by_lower=True)

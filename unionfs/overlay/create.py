@@ -25,8 +25,8 @@ from unionfs.overlay.namei import find
 from unionfs.overlay.protect import check_create
 from unionfs.overlay.readdir import PRESENT, note_upper
 
-Make = Callable[[int, bytes], None]
-"""Makes one object: (directory descriptor, name)."""
+Make = Callable[[int, bytes], int | None]
+"""Makes one object: (directory descriptor, name). Returns a descriptor if that is open on it."""
 
 Entry = tuple[Inode, os.stat_result]
 
@@ -64,9 +64,11 @@ def create(
     """
     fds: list[int] = []
 
-    def make(at: int, tail: bytes) -> None:
+    def make(at: int, tail: bytes) -> int:
         flags = access | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fds.append(os.open(tail, flags, stat.S_IMODE(_granted(parent, mode, caller)), dir_fd=at))
+        fd = os.open(tail, flags, stat.S_IMODE(_granted(parent, mode, caller)), dir_fd=at)
+        fds.append(fd)
+        return fd
 
     try:
         inode, st = _make(fs, parent, name, caller, make)
@@ -136,22 +138,22 @@ def _make(
     place = slot.place
     opaque = is_dir and (slot.whiteout or slot.lower)
     if slot.whiteout or opaque or caller.contexts:
-        _make_through_work(fs, slot, name, caller, make, is_dir=is_dir, opaque=opaque)
+        fd = _make_through_work(fs, slot, name, caller, make, is_dir=is_dir, opaque=opaque)
     else:
         with fs.identity.acting_as(caller):
-            make(place.open(), name)
+            fd = make(place.open(), name)
     if is_dir and not opaque and parent.merged and not fs.config.offline_changes:
         # No lower has the name: this only saves looking for it there, and may fail, as in overlayfs.
         with contextlib.suppress(OSError):
             set_mark(fs, place.proc_path(name), fs.format.opaque, b"y")
             opaque = True
     note_upper(parent, name, PRESENT)
-    return adopt_new(fs, parent, name, place, opaque=opaque)
+    return adopt_new(fs, parent, name, place, opaque=opaque, fd=fd)
 
 
 def _make_through_work(
     fs: OverlayFs, slot: Slot, name: bytes, caller: Caller, make: Make, *, is_dir: bool, opaque: bool
-) -> None:
+) -> int | None:
     """Make an object in work, complete it, and put it in its place, a whiteout's perhaps, in one step."""
     work = fs.writable_work()
     place = slot.place.open()
@@ -160,7 +162,7 @@ def _make_through_work(
     temp = work.temp_name()
     try:
         with fs.identity.acting_as(caller):
-            make(at, temp)
+            fd = make(at, temp)
         path = b"/proc/self/fd/%d/%s" % (at, temp)
         _set_contexts(path, caller.contexts)
         if opaque:
@@ -172,12 +174,17 @@ def _make_through_work(
             # A directory that moves to another parent must be writable itself, for its "..".
             with OwnerAccess(fs, path, WRITE) if is_dir else contextlib.nullcontext():
                 linux.renameat2(at, temp, place, name, how)
-    finally:
+        if is_dir and slot.whiteout and nursery is None:
+            work.remove(temp)
+    except BaseException:
         if nursery is None:
             work.remove(temp)
-        else:
+        raise
+    finally:
+        if nursery is not None:
             os.close(at)
             work.remove(nursery)
+    return fd
 
 
 def _nursery(fs: OverlayFs, parent: RealDir) -> bytes | None:

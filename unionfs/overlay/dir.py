@@ -22,7 +22,7 @@ from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir, is_whiteout_device
 from unionfs.overlay.namei import find, lower_has
 from unionfs.overlay.protect import check_changeable, check_create, check_delete
-from unionfs.overlay.readdir import HIDDEN, PRESENT, DirHandle, note_upper, scan
+from unionfs.overlay.readdir import HIDDEN, PRESENT, DirHandle, note_upper, scan, upper_has
 from unionfs.overlay.redirect import set_redirect
 
 
@@ -48,6 +48,8 @@ def find_slot(fs: OverlayFs, parent: Directory, name: bytes) -> Slot:
     fs.writable_work()
     lower = lower_has(fs, parent, name)
     place = upper_dir(fs, parent)
+    if parent.index is not None and parent.index.upper.get(name) is not HIDDEN:
+        return Slot(place, False, lower)
     st = place.lstat(name)
     return Slot(place, st is not None and is_whiteout_device(st), lower)
 
@@ -104,7 +106,7 @@ def unlink(fs: OverlayFs, parent: Directory, name: bytes) -> None:
     prepare_unlink(fs, inode, parent, name)
     place = upper_dir(fs, parent)
     at = place.open()
-    if not place.has(name):
+    if parent.lowers and not upper_has(parent, place, name):
         work.link_whiteout(at, name)
     elif lower:
         whiteout = work.whiteout()
@@ -121,7 +123,7 @@ def prepare_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -
     The link count is known (and with an index stored), and an inode that somebody still knows stays
     reachable: under another name, else by descriptor.
     """
-    if inode.nlink is None and not inode.on_upper:
+    if inode.nlink is None and not inode.on_upper and (inode.lower_names is not None or not fs.trust):
         st = inode.lstat()
         if st.st_nlink > 1:
             if fs.index_dir is None:
@@ -138,7 +140,7 @@ def prepare_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -
         if value:
             inode.relocate(fs.index_dir, value.hex().encode())
             return
-    for directory, other in inode.names():
+    for directory, other in inode.names() if inode.aliases else ():
         if (directory is not parent or other != name) and directory.upper is not None:
             st_other = directory.upper.lstat(other)
             if st_other is not None and st_other.st_ino == inode.real_ino:
@@ -190,28 +192,47 @@ def rmdir(fs: OverlayFs, parent: Directory, name: bytes) -> None:
         raise failure(errno.ENOTDIR)
     work = fs.writable_work()
     check_delete(fs, parent, directory)
-    check_empty(fs, directory)
     lower = lower_has(fs, parent, name)
-    place = upper_dir(fs, parent)
-    at = place.open()
-    if directory.upper is None:
-        work.link_whiteout(at, name)
-    else:
-        directory.upper.pin()
-        if lower:
-            whiteout = work.whiteout()
-            linux.renameat2(work.fd, whiteout, at, name, linux.RENAME_EXCHANGE)
-            discard_dir(fs, whiteout)
+    if lower or not _rmdir_at_once(parent, directory, name):
+        check_empty(fs, directory)
+        place = upper_dir(fs, parent)
+        at = place.open()
+        if directory.upper is None:
+            work.link_whiteout(at, name)
         else:
-            remove_upper_dir(fs, place, name)
+            directory.upper.pin()
+            if lower:
+                whiteout = work.whiteout()
+                linux.renameat2(work.fd, whiteout, at, name, linux.RENAME_EXCHANGE)
+                discard_dir(fs, whiteout)
+            else:
+                remove_upper_dir(fs, place, name)
     note_upper(parent, name, HIDDEN if lower else None)
     fs.table.detach(directory, parent, name)
     fs.table.drop_if_unused(directory)
 
 
+def _rmdir_at_once(parent: Directory, directory: Directory, name: bytes) -> bool:
+    """Remove a directory that is in upper only and holds nothing, no whiteout either; False if it is not."""
+    upper, place = directory.upper, parent.upper
+    if upper is None or place is None or directory.lowers:
+        return False
+    upper.pin()
+    try:
+        os.rmdir(name, dir_fd=place.open())
+    except OSError as error:
+        upper.unpin()
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
+
+
 def check_empty(fs: OverlayFs, directory: Directory) -> None:
     """Raise ENOTEMPTY when a caller would see anything in it."""
-    if directory.merged:
+    if directory.index is not None:
+        names = not directory.index.is_empty()
+    elif directory.merged:
         names = bool(DirHandle(directory).snapshot(fs, rewind=False))
     else:
         top = directory.top

@@ -15,6 +15,7 @@ from unionfs.overlay.access import reachable
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
+from unionfs.overlay.readdir import DirIndex
 
 _S_IFMT = 0o170000
 
@@ -188,16 +189,21 @@ def _origin(fs: OverlayFs, hit: Hit) -> tuple[bool, os.stat_result | None]:
 
 
 def adopt_new(
-    fs: OverlayFs, parent: Directory, name: bytes, place: RealDir, *, opaque: bool
+    fs: OverlayFs, parent: Directory, name: bytes, place: RealDir, *, opaque: bool, fd: int | None = None
 ) -> tuple[Inode, os.stat_result]:
-    """The inode of an object that was just made in upper: nothing of it can lie below."""
-    st = os.stat(name, dir_fd=place.open(), follow_symlinks=False)
+    """The inode of an object that was just made in upper: nothing of it can lie below.
+
+    *fd* is open on it, if there is one.
+    """
+    st = os.fstat(fd) if fd is not None else os.stat(name, dir_fd=place.open(), follow_symlinks=False)
     table = fs.table
     number = _free(fs, table.numbers.of(st.st_dev, st.st_ino))
     inode: Inode
     if stat.S_ISDIR(st.st_mode):
         inode = Directory(number, st.st_mode, place.child(name), ())
         inode.opaque = opaque
+        if fs.trust:
+            inode.index = DirIndex()
     else:
         inode = File(number, st.st_mode)
         inode.updir, inode.upname = place, name

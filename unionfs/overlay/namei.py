@@ -77,7 +77,7 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
     walk = _Walk(name)
     found = Found()
     merged = parent.merged
-    names = index_of(fs, parent) if merged and fs.trust else None
+    names = index_of(fs, parent) if merged and fs.trust else parent.index
 
     if parent.upper is not None:
         there = PRESENT if names is None else names.upper.get(name)
@@ -113,7 +113,7 @@ def _search_lowers(fs: OverlayFs, parent: Directory, found: Found, walk: _Walk) 
     stack = found.lowers
     roots = fs.root.lowers
     lowers = parent.lowers
-    names = parent.index if parent.merged and fs.trust else None
+    names = parent.index
     if walk.redirect is not None and walk.redirect.startswith(b"/"):
         lowers, names = roots, None
     follow = fs.config.redirect_follow

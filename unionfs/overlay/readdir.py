@@ -1,8 +1,9 @@
 """Listings: the index of a merged directory, and the snapshot that an open directory serves.
 
-A merged directory keeps, once it has been needed, which layers have which name. Lowers do not change while
-mounted and every change of upper comes through the mount, so the index is true for as long as it lives: it
-makes a lookup, a miss included, cost the same with 2 layers as with 100. Nothing here looks an object up.
+A merged directory keeps, once it has been needed, which layers have which name; a new one does from its
+beginning, as long as it is not huge. Lowers do not change while mounted and every change of upper comes
+through the mount, so the index is true for as long as it lives: it makes a lookup, a miss included, cost the
+same with 2 layers as with 100, and tells what upper has without asking it. Nothing here looks an object up.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from unionfs.overlay.format import Format
     from unionfs.overlay.fs import OverlayFs
     from unionfs.overlay.inode import Directory
+    from unionfs.overlay.layer import RealDir
 
 HIDDEN = 0
 PRESENT = 1
@@ -32,6 +34,9 @@ _AUFS_PREFIX = WHITEOUT_PREFIX * 2
 
 _SLOW_SIZE = 256 * 1024
 """A directory of at least this size (bytes, `st_size`) is listed by a worker; it has some thousand names."""
+
+_MOST_NEW = 20_000
+"""So many names a directory that is in upper only may have before it loses its index, which costs memory."""
 
 Names = list[bytes | None]
 """What a listing shows, by place; None where a name has gone."""
@@ -59,6 +64,13 @@ class DirIndex:
         names = [name for name, there in upper.items() if there]
         names += [name for name, places in self.lower.items() if places[0] >= 0 and name not in upper]
         return names
+
+    def is_empty(self) -> bool:
+        """Whether a caller sees no name."""
+        upper = self.upper
+        return not any(upper.values()) and not any(
+            places[0] >= 0 and name not in upper for name, places in self.lower.items()
+        )
 
 
 def scan(fd: int, fmt: Format, whiteout_files: bool) -> _Scan:
@@ -194,6 +206,18 @@ def note_upper(directory: Directory, name: bytes, there: int | None) -> None:
         index.upper.pop(name, None)
     else:
         index.upper[name] = there
+        if len(index.upper) > _MOST_NEW and not directory.lowers:
+            directory.index = None
+
+
+def upper_has(directory: Directory, place: RealDir, name: bytes) -> bool:
+    """Whether upper has an object of this name, a whiteout perhaps; *place* is the directory's there."""
+    index = directory.index
+    if index is not None:
+        there = index.upper.get(name)
+        if there is not HIDDEN:
+            return there is not None
+    return place.has(name)
 
 
 class SnapshotTask:
