@@ -54,17 +54,22 @@ class OpenFile:
 
     def read_now(self, offset: int, size: int) -> bytes | None:
         """Read what is in the page cache; None when the disk would have to be waited for."""
-        self.follow_copy_up()
         buffer = bytearray(size)
+        count = self.read_into(buffer, offset)
+        return None if count is None else bytes(memoryview(buffer)[:count])
+
+    def read_into(self, buffer: bytearray | memoryview, offset: int) -> int | None:
+        """As `read_now`, into a buffer of the size to be read; returns how much it was."""
+        self.follow_copy_up()
         try:
             count = os.preadv(self.fd, (buffer,), offset, _RWF_NOWAIT)
         except OSError as error:
             if error.errno in _BLOCKS:
                 return None
             raise
-        if count < size and count and offset + count < os.fstat(self.fd).st_size:
+        if count and count < len(buffer) and offset + count < os.fstat(self.fd).st_size:
             return None
-        return bytes(memoryview(buffer)[:count])
+        return count
 
     def read(self, offset: int, size: int) -> bytes:
         """Read, waiting for the disk; any thread."""

@@ -13,6 +13,7 @@ from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import Inode
 from unionfs.transport.direct import protocol as p
+from unionfs.transport.direct.negotiate import MAX_WRITE
 from unionfs.transport.direct.node_files import NodeFiles
 from unionfs.transport.direct.nodes import Nodes
 from unionfs.transport.direct.passthrough import Handle, Passthrough
@@ -60,6 +61,7 @@ class Files:
         self._killpriv = killpriv
         self._files: dict[int, Handle] = {}
         self._next = 0
+        self._scratch = memoryview(bytearray(MAX_WRITE))
         union = server.union
         # With time-outs the layers may change underneath: what was cached is dropped at each open.
         self._flags = p.FOPEN_KEEP_CACHE if union.fs.trust else 0
@@ -211,9 +213,13 @@ class Files:
     def read(self, buffer: Buffer, end: int, ino: int) -> object:
         fh, offset, size, *_ = p.READ_IN.unpack_from(buffer, BODY)
         file = self.file(fh, ino)
-        data = file.read_now(offset, size)
-        if data is not None:
-            return (data,)
+        if size > MAX_WRITE:
+            raise malformed("a read of more than was agreed on")
+        # One buffer for all answers: it is sent before the next request is looked at.
+        room = self._scratch[:size]
+        count = file.read_into(room, offset)
+        if count is not None:
+            return (room[:count],)
         server, node_files = self._server, None if fh else self._node_files
         if node_files is not None:
             node_files.hold(file)
