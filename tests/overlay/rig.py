@@ -216,6 +216,18 @@ class View:
     def chmod(self, path: str, mode: int) -> None:
         self.change(path, mode=mode)
 
+    def copy_range(
+        self,
+        source: OpenFile,
+        in_offset: int,
+        target: OpenFile,
+        out_offset: int,
+        length: int,
+        caller: Caller | None = None,
+    ) -> int:
+        """copy_file_range, its job done in place."""
+        return self.union.copy_range_job(source, in_offset, target, out_offset, length, caller)()
+
     def setxattr(
         self, path: str, name: str, value: bytes, flags: int = 0, caller: Caller | None = None
     ) -> None:

@@ -38,7 +38,7 @@ def test_wherever_they_lie(stack: Stack, source: str, target: str, at: int, to: 
             view.create("new")
         before = view.read(target)
         with view.opened("own" if source == "upper" else "in") as f, view.opened(target, os.O_RDWR) as g:
-            done = view.union.copy_range(f, at, g, to, length, ROOT)
+            done = view.copy_range(f, at, g, to, length, ROOT)
         assert done == min(length, len(DATA) - at)
         expected = bytearray(before.ljust(to + done, b"\0"))
         expected[to : to + done] = DATA[at : at + done]
@@ -54,17 +54,17 @@ def test_an_old_reader_as_source(stack: Stack) -> None:
         view.write("f", b"new")
         view.create("g")
         with view.opened("g", os.O_WRONLY) as target:
-            assert view.union.copy_range(reader, 0, target, 0, 100) == 8
+            assert view.copy_range(reader, 0, target, 0, 100) == 8
         assert view.read("g") == b"new data"
 
 
 def test_within_one_file(stack: Stack) -> None:
     stack.layers({"f": "0123456789"})
     with stack.open() as view, view.opened("f", os.O_RDWR) as handle:
-        assert view.union.copy_range(handle, 0, handle, 10, 10) == 10
+        assert view.copy_range(handle, 0, handle, 10, 10) == 10
         assert view.read("f") == b"01234567890123456789"
         with pytest.raises(OSError) as failure:
-            view.union.copy_range(handle, 0, handle, 2, 10)
+            view.copy_range(handle, 0, handle, 2, 10)
         assert failure.value.errno == errno.EINVAL, "the two overlap"
 
 
@@ -72,7 +72,7 @@ def test_the_target_must_be_writable(stack: Stack) -> None:
     stack.layers({"f": "f", "g": "g"})
     with stack.open() as view, view.opened("f") as source, view.opened("g") as target:
         with pytest.raises(OSError) as failure:
-            view.union.copy_range(source, 0, target, 0, 1)
+            view.copy_range(source, 0, target, 0, 1)
         assert failure.value.errno == errno.EBADF
     assert disk(stack.upper) == {}
 
@@ -82,8 +82,8 @@ def test_behind_the_end(stack: Stack) -> None:
     with stack.open() as view:
         view.create("g")
         with view.opened("f") as source, view.opened("g", os.O_WRONLY) as target:
-            assert view.union.copy_range(source, 5, target, 0, 10) == 0
-            assert view.union.copy_range(source, 5, target, 0, MOST + 1) == 0
+            assert view.copy_range(source, 5, target, 0, 10) == 0
+            assert view.copy_range(source, 5, target, 0, MOST + 1) == 0
 
 
 @pytest.mark.parametrize("who", [USER, None], ids=["caller", "opener"])
@@ -92,10 +92,10 @@ def test_set_ids_go(stack: Stack, who: object) -> None:
     with stack.open() as view, view.opened("f") as source:
         with view.opened("g", os.O_WRONLY, USER) as target:
             assert stat.S_IMODE(view.stat("g").st_mode) == 0o6755
-            view.union.copy_range(source, 0, target, 0, 1, who)  # type: ignore[arg-type]
+            view.copy_range(source, 0, target, 0, 1, who)  # type: ignore[arg-type]
         assert stat.S_IMODE(view.stat("g").st_mode) == 0o755
         with view.opened("h", os.O_WRONLY) as target:
-            view.union.copy_range(source, 0, target, 0, 1, ROOT if who else None)
+            view.copy_range(source, 0, target, 0, 1, ROOT if who else None)
         assert stat.S_IMODE(view.stat("h").st_mode) == 0o6755
 
 
@@ -121,8 +121,8 @@ def test_a_long_copy_comes_in_pieces(stack: Stack) -> None:
     with stack.open() as view:
         view.create("g")
         with view.opened("f") as source, view.opened("g", os.O_WRONLY) as target:
-            assert view.union.copy_range(source, 0, target, 0, 1 << 40) == MOST
-            assert view.union.copy_range(source, MOST, target, MOST, 1 << 40) == 5
+            assert view.copy_range(source, 0, target, 0, 1 << 40) == MOST
+            assert view.copy_range(source, MOST, target, MOST, 1 << 40) == 5
         assert view.stat("g").st_size == MOST + 5
 
 
@@ -149,7 +149,7 @@ def test_shared_where_it_can_be(sharing: Path, extra: int) -> None:
         view.create("g")
         with view.opened("f") as source, view.opened("g", os.O_WRONLY) as target:
             before = os.statvfs(sharing).f_bavail
-            assert view.union.copy_range(source, 0, target, 0, 1 << 40) == size
+            assert view.copy_range(source, 0, target, 0, 1 << 40) == size
             os.fsync(target.fd)
             assert before - os.statvfs(sharing).f_bavail < MOST // 4096
     assert (stack.upper / "g").read_bytes() == (stack.lowers[0] / "f").read_bytes()
@@ -160,7 +160,7 @@ def test_unaligned_on_a_filesystem_that_shares(sharing: Path) -> None:
     with stack.open() as view:
         view.create("g")
         with view.opened("f") as source, view.opened("g", os.O_WRONLY) as target:
-            assert view.union.copy_range(source, 7, target, 3, 1 << 40) == MOST
+            assert view.copy_range(source, 7, target, 3, 1 << 40) == MOST
         assert view.read("g")[3 : 3 + len(DATA) - 7] == DATA[7:]
 
 
@@ -177,7 +177,7 @@ def test_between_filesystems(stack: Stack) -> None:
                 assert _native(lower / "f", stack.base) == -errno.EXDEV
                 for length in (len(DATA), 1 << 40):
                     with pytest.raises(OSError) as failure:
-                        view.union.copy_range(source, 0, target, 0, length)
+                        view.copy_range(source, 0, target, 0, length)
                     assert failure.value.errno == errno.EXDEV
             assert view.read("g") == b""
 
@@ -196,9 +196,9 @@ def test_a_full_disk() -> None:
         with stack.open() as view:
             view.create("g")
             with view.opened("f") as source, view.opened("g", os.O_WRONLY) as target:
-                assert view.union.copy_range(source, 0, target, 0, 1 << 20) == 1 << 20
+                assert view.copy_range(source, 0, target, 0, 1 << 20) == 1 << 20
                 fallocate(target.fd, 0, 1 << 20, (1 << 20) - (64 << 10))
                 with pytest.raises(OSError) as failure:
                     for at in range(2 << 20, 4 << 20, 64 << 10):
-                        view.union.copy_range(source, 0, target, at, 64 << 10)
+                        view.copy_range(source, 0, target, at, 64 << 10)
                 assert failure.value.errno == errno.ENOSPC

@@ -237,7 +237,7 @@ def test_handles_that_were_opened_before(stack: Stack, how: str, letters: str, a
             "allocate": lambda: view.union.allocate(handle, 0, 0, 8192, ROOT),
             "keep size": lambda: view.union.allocate(handle, 1, 0, 8192, ROOT),
             "punch": lambda: view.union.allocate(handle, 3, 0, 4096, ROOT),
-            "copy": lambda: view.union.copy_range(other, 0, handle, 4, 4, ROOT),
+            "copy": lambda: view.copy_range(other, 0, handle, 4, 4, ROOT),
         }
         assert outcome(acts[how]) == ("done" if how in allowed else "EPERM")
         set_flags(view, "f", "")

@@ -6,7 +6,9 @@ What a mode does is the upper filesystem's business, and so is refusing it (EOPN
 from __future__ import annotations
 
 import errno
+import functools
 import os
+from collections.abc import Callable
 
 from unionfs.linux import fs as linux
 from unionfs.overlay.cred import Caller
@@ -18,15 +20,20 @@ from unionfs.overlay.protect import check_not_append, check_writable
 _KEEP_SIZE = 1
 
 
-def allocate(fs: OverlayFs, handle: OpenFile, mode: int, offset: int, length: int, caller: Caller) -> None:
-    """fallocate(2) on a handle that may write, so that its file lies in upper. It takes set-ids away."""
+def prepare(
+    fs: OverlayFs, handle: OpenFile, mode: int, offset: int, length: int, caller: Caller
+) -> Callable[[], None]:
+    """fallocate(2) as a job for any thread: moving or zeroing what was just written waits for the disk.
+
+    The handle must be able to write, so that its file lies in upper, and stay open. Set-ids go.
+    """
     if not handle.writable:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     if mode & ~_KEEP_SIZE:
         check_not_append(fs, handle.inode)
     check_writable(fs, handle.inode)
     drop_set_ids(handle.inode, caller)
-    linux.fallocate(handle.fd, mode, offset, length)
+    return functools.partial(linux.fallocate, handle.fd, mode, offset, length)
 
 
 def seek(handle: OpenFile, offset: int, whence: int) -> int:

@@ -21,7 +21,7 @@ _MUST_COPY = (_ACLS, "security.")
 _PROT_FLAGS = linux.FS_APPEND_FL | linux.FS_IMMUTABLE_FL
 _COPIED_FLAGS = linux.FS_SYNC_FL | linux.FS_NOATIME_FL
 _KEPT_FLAGS = linux.FS_FL_USER_MODIFIABLE & ~_PROT_FLAGS
-_NO_FLAGS = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP)
+_NO_FLAGS = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """What filesystems answer that have no such flags."""
 
 

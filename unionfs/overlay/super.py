@@ -14,10 +14,9 @@ import resource
 from collections.abc import Callable, Iterator
 
 from unionfs.linux import fs as linux
-from unionfs.overlay import attr, copy_range, create, fileattr, xattr
+from unionfs.overlay import allocate, attr, copy_range, create, fileattr, xattr
 from unionfs.overlay import dir as ovl_dir
 from unionfs.overlay.access import listing_fd
-from unionfs.overlay.allocate import allocate, seek
 from unionfs.overlay.attr import Changes, StatX
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_up import ensure_upper
@@ -27,6 +26,7 @@ from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
 from unionfs.overlay.namei import lookup
+from unionfs.overlay.protect import check_writable
 from unionfs.overlay.readdir import DirHandle, Names, index_of
 from unionfs.overlay.rename import rename
 from unionfs.overlay.work import Work
@@ -248,8 +248,11 @@ class Union:
         return inode, attr.change(self.fs, inode, changes, caller, handle)
 
     def copy_up(self, ino: int) -> None:
-        """Have the inode in upper, with its data. May raise `Wait`."""
-        ensure_upper(self.fs, self.inode(ino))
+        """Have a file in upper, with its data, for an open that may write. May raise `Wait`."""
+        inode = self.inode(ino)
+        self.fs.writable_work()
+        check_writable(self.fs, inode)
+        ensure_upper(self.fs, inode)
 
     def get_flags(self, ino: int) -> int:
         """FS_IOC_GETFLAGS, as lsattr(1) shows them."""
@@ -300,24 +303,18 @@ class Union:
         return handle
 
     def allocate(self, handle: OpenFile, mode: int, offset: int, length: int, caller: Caller) -> None:
-        """fallocate(2)."""
-        allocate(self.fs, handle, mode, offset, length, caller)
+        """fallocate(2), here and now. See `allocate_job`."""
+        self.allocate_job(handle, mode, offset, length, caller)()
+
+    def allocate_job(
+        self, handle: OpenFile, mode: int, offset: int, length: int, caller: Caller
+    ) -> Callable[[], None]:
+        """fallocate(2) as a job for any thread; hold the handle open."""
+        return allocate.prepare(self.fs, handle, mode, offset, length, caller)
 
     def seek(self, handle: OpenFile, offset: int, whence: int) -> int:
         """lseek(2) by SEEK_DATA or SEEK_HOLE."""
-        return seek(handle, offset, whence)
-
-    def copy_range(
-        self,
-        source: OpenFile,
-        in_offset: int,
-        target: OpenFile,
-        out_offset: int,
-        length: int,
-        caller: Caller | None = None,
-    ) -> int:
-        """copy_file_range(2), here and now: it may take long. See `copy_range_job`."""
-        return self.copy_range_job(source, in_offset, target, out_offset, length, caller)()
+        return allocate.seek(handle, offset, whence)
 
     def copy_range_job(
         self,
