@@ -183,13 +183,14 @@ class Files:
 
     def create(self, buffer: Buffer, end: int, ino: int) -> Answer:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(buffer, BODY)
-        who, stop = creator(buffer, end, umask)
-        name = name_at(buffer, BODY + p.CREATE_IN.size, stop)
+        start = BODY + p.CREATE_IN.size
+        who, stop = creator(buffer, start, end, umask)
+        name = name_at(buffer, start, stop)
         return self._made(*self._union.create(ino, name, mode & 0o7777, self._access(flags), who))
 
     def tmpfile(self, buffer: Buffer, end: int, ino: int) -> Answer:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(buffer, BODY)
-        who, _ = creator(buffer, end, umask)
+        who, _ = creator(buffer, BODY + p.CREATE_IN.size, end, umask)
         return self._made(*self._union.tmpfile(ino, mode & 0o7777, self._access(flags), who))
 
     def _made(self, inode: Inode, st: os.stat_result, file: OpenFile) -> bytes:

@@ -14,7 +14,15 @@ from unionfs.transport.direct import protocol as p
 from unionfs.transport.direct.files import Files
 from unionfs.transport.direct.protocol import BODY, Opcode
 from unionfs.transport.direct.replies import Replies, join_time, real_device, split_time
-from unionfs.transport.direct.requests import Buffer, caller, creator, malformed, name_at, two_names_at
+from unionfs.transport.direct.requests import (
+    Buffer,
+    caller,
+    creator,
+    malformed,
+    name_at,
+    string_at,
+    two_names_at,
+)
 from unionfs.transport.direct.server import SILENT, Answer, Handler, Server
 from unionfs.transport.direct.standing import StandingListings
 
@@ -70,7 +78,9 @@ class Names:
         }
 
     def lookup(self, buffer: Buffer, end: int, ino: int) -> Answer:
-        name = name_at(buffer, BODY, end)
+        name = string_at(buffer, BODY, end)
+        if b"/" in name:  # "." and ".." are asked for by nfsd
+            raise malformed("a name that no entry can have")
         entry = self._union.lookup(ino, name)
         if entry is None:
             return self._replies.miss()
@@ -85,7 +95,7 @@ class Names:
     def batch_forget(self, buffer: Buffer, end: int, ino: int) -> object:
         (count, _) = p.BATCH_FORGET_IN.unpack_from(buffer, BODY)
         start = BODY + p.BATCH_FORGET_IN.size
-        stop = min(start + count * p.FORGET_ONE.size, end)
+        stop = start + min(count, (end - start) // p.FORGET_ONE.size) * p.FORGET_ONE.size
         for node, lookups in p.FORGET_ONE.iter_unpack(memoryview(buffer)[start:stop]):
             self._forget(node, lookups)
         self._union.give_memory_back()
@@ -104,19 +114,22 @@ class Names:
 
     def mkdir(self, buffer: Buffer, end: int, ino: int) -> Answer:
         mode, umask = p.MKDIR_IN.unpack_from(buffer, BODY)
-        who, stop = creator(buffer, end, umask)
-        name = name_at(buffer, BODY + p.MKDIR_IN.size, stop)
+        start = BODY + p.MKDIR_IN.size
+        who, stop = creator(buffer, start, end, umask)
+        name = name_at(buffer, start, stop)
         return self._replies.entry(*self._union.mkdir(ino, name, mode & 0o7777, who))
 
     def mknod(self, buffer: Buffer, end: int, ino: int) -> Answer:
         mode, rdev, umask, _ = p.MKNOD_IN.unpack_from(buffer, BODY)
-        who, stop = creator(buffer, end, umask)
-        name = name_at(buffer, BODY + p.MKNOD_IN.size, stop)
-        return self._replies.entry(*self._union.mknod(ino, name, mode, real_device(rdev), who))
+        start = BODY + p.MKNOD_IN.size
+        who, stop = creator(buffer, start, end, umask)
+        name = name_at(buffer, start, stop)
+        return self._replies.entry(*self._union.mknod(ino, name, mode & 0o177777, real_device(rdev), who))
 
     def symlink(self, buffer: Buffer, end: int, ino: int) -> Answer:
-        who, stop = creator(buffer, end, 0)
-        name, target = two_names_at(buffer, BODY, stop)
+        who, stop = creator(buffer, BODY, end, 0)
+        name = name_at(buffer, BODY, stop)
+        target = string_at(buffer, BODY + len(name) + 1, stop)
         return self._replies.entry(*self._union.symlink(ino, name, target, who))
 
     def link(self, buffer: Buffer, end: int, ino: int) -> Answer:
@@ -210,7 +223,7 @@ class Names:
     def setxattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
         size, flags = p.SETXATTR_IN_COMPAT.unpack_from(buffer, BODY)
         start = BODY + self._setxattr_in.size
-        name = name_at(buffer, start, end)
+        name = string_at(buffer, start, end)
         start += len(name) + 1
         if start + size != end:
             raise malformed("a value of another length than it says")
@@ -219,7 +232,7 @@ class Names:
 
     def getxattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
         size, _ = p.GETXATTR_IN.unpack_from(buffer, BODY)
-        name = name_at(buffer, BODY + p.GETXATTR_IN.size, end)
+        name = string_at(buffer, BODY + p.GETXATTR_IN.size, end)
         return _sized(self._union.getxattr(ino, name), size)
 
     def listxattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
@@ -228,7 +241,7 @@ class Names:
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def removexattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
-        self._union.removexattr(ino, name_at(buffer, BODY, end), caller(buffer))
+        self._union.removexattr(ino, string_at(buffer, BODY, end), caller(buffer))
         return None
 
     def destroy(self, buffer: Buffer, end: int, ino: int) -> Answer:

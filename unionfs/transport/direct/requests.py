@@ -6,6 +6,8 @@ Whatever is cut short or malformed raises OSError EINVAL, before anything has be
 from __future__ import annotations
 
 import errno
+from struct import Struct
+from typing import Any
 
 from unionfs.overlay.cred import Caller
 from unionfs.transport.direct.protocol import (
@@ -22,18 +24,28 @@ from unionfs.transport.direct.protocol import (
 Buffer = bytearray | bytes
 
 _EXTLEN_UNIT = 8
+_NOBODY = 0xFFFFFFFF
+"""(uid_t)-1: whom the kernel has no number for."""
 
 
 def malformed(what: str) -> OSError:
     return OSError(errno.EINVAL, what)
 
 
-def name_at(buffer: Buffer, start: int, end: int) -> bytes:
-    """The name that begins at *start*; it ends in a NUL."""
+def string_at(buffer: Buffer, start: int, end: int) -> bytes:
+    """The string that begins at *start*, not an empty one; it ends in a NUL."""
     stop = buffer.find(b"\0", start, end)
     if stop <= start:
-        raise malformed("a request with no name, or one without an end")
+        raise malformed("a request with an empty string, or one without an end")
     return bytes(buffer[start:stop])
+
+
+def name_at(buffer: Buffer, start: int, end: int) -> bytes:
+    """The name of a directory's entry that begins at *start*. A slash in it would lead out of its layer."""
+    name = string_at(buffer, start, end)
+    if b"/" in name or name == b"." or name == b"..":
+        raise malformed("a name that no entry can have")
+    return name
 
 
 def two_names_at(buffer: Buffer, start: int, end: int) -> tuple[bytes, bytes]:
@@ -48,34 +60,37 @@ def caller(buffer: Buffer, umask: int = 0) -> Caller:
     return Caller(uid, gid, pid, umask)
 
 
-def creator(buffer: Buffer, end: int, umask: int) -> tuple[Caller, int]:
+def creator(buffer: Buffer, start: int, end: int, umask: int) -> tuple[Caller, int]:
     """Who creates, with the group and the security contexts that the kernel sends along; and where the
-    extensions that hold these begin: the arguments end there."""
+    extensions that hold these begin: the arguments, which begin at *start*, end there."""
     uid, gid, pid = IN_CALLER.unpack_from(buffer, CALLER_AT)
+    if uid == _NOBODY or gid == _NOBODY:
+        raise malformed("an object of nobody's")
     length = IN_HEADER.unpack_from(buffer)[7] * _EXTLEN_UNIT
     if not length:
-        return Caller(uid, gid, pid, umask), end
-    start = end - length
-    if start < IN_HEADER.size:
+        return Caller(uid, gid, pid, umask & 0o777), end
+    stop = end - length
+    if stop < start:
         raise malformed("extensions longer than their request")
-    group, contexts = _extensions(buffer, start, end)
-    return Caller(uid, gid, pid, umask, group, contexts), start
+    group, contexts = _extensions(buffer, stop, end)
+    return Caller(uid, gid, pid, umask & 0o777, group, contexts), stop
 
 
 def _extensions(buffer: Buffer, at: int, end: int) -> tuple[int | None, tuple[tuple[bytes, bytes], ...]]:
     group: int | None = None
     contexts: list[tuple[bytes, bytes]] = []
     while at < end:
-        size, kind = EXT_HEADER.unpack_from(buffer, at)
-        if size < EXT_HEADER.size or at + size > end:
+        size, kind = _unpack(EXT_HEADER, buffer, at, end)
+        stop = at + size
+        if size < EXT_HEADER.size or stop > end:
             raise malformed("an extension of an impossible size")
         body = at + EXT_HEADER.size
         if kind <= MAX_NR_SECCTX:
-            contexts += _security_contexts(buffer, body, at + size, kind)
+            contexts += _security_contexts(buffer, body, stop, kind)
         elif kind == EXT_GROUPS:
-            (count,) = SUPP_GROUPS.unpack_from(buffer, body)
+            (count,) = _unpack(SUPP_GROUPS, buffer, body, stop)
             if count:
-                (group,) = SUPP_GROUPS.unpack_from(buffer, body + SUPP_GROUPS.size)
+                (group,) = _unpack(SUPP_GROUPS, buffer, body + SUPP_GROUPS.size, stop)
         at += (size + 7) & ~7
     return group, tuple(contexts)
 
@@ -83,11 +98,18 @@ def _extensions(buffer: Buffer, at: int, end: int) -> tuple[int | None, tuple[tu
 def _security_contexts(buffer: Buffer, at: int, end: int, count: int) -> list[tuple[bytes, bytes]]:
     contexts = []
     for _ in range(count):
-        size, _ = SECCTX.unpack_from(buffer, at)
-        name = name_at(buffer, at + SECCTX.size, end)
+        size, _ = _unpack(SECCTX, buffer, at, end)
+        name = string_at(buffer, at + SECCTX.size, end)
         start = at + SECCTX.size + len(name) + 1
         if start + size > end:
             raise malformed("a security context longer than its request")
         contexts.append((name, bytes(buffer[start : start + size])))
         at += (SECCTX.size + len(name) + 1 + size + 7) & ~7
     return contexts
+
+
+def _unpack(layout: Struct, buffer: Buffer, at: int, end: int) -> tuple[Any, ...]:
+    """Unpack what must end by *end*: behind it lies what an earlier request has left."""
+    if at + layout.size > end:
+        raise malformed("an extension that is cut short")
+    return layout.unpack_from(buffer, at)

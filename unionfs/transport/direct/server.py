@@ -57,6 +57,9 @@ _READERS = 8
 _SIGKILL_PENDING = 1 << 8
 _OVER = (errno.ENODEV, errno.ECONNABORTED)
 
+_UNANSWERED = frozenset((Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT, Opcode.NOTIFY_REPLY))
+"""Whatever is wrong with them, the kernel expects no answer."""
+
 
 class Server:
     """The device's reading end and writing end, with a table from opcode to handler."""
@@ -137,11 +140,17 @@ class Server:
         """Answer no further request, and wait for the workers; the caller must not hold `lock`."""
         with self.lock:
             self._stopped = True
-        for pool in (self.copiers, self.syncers, self.readers):
-            pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self.readers, self.syncers):
+            pool.shutdown()
+        self.copiers.shutdown(cancel_futures=True)
+        with self.lock:
+            # Copies that nobody has begun.
+            while self._waiting:
+                task, _ = self._waiting.popitem()
+                self._finish(task, OSError(errno.ECANCELED, os.strerror(errno.ECANCELED)))
 
     def _answer(self, buffer: Buffer, size: int) -> None:
-        """Have one request answered; `lock` is held."""
+        """Have one request answered; `lock` is held. Raises nothing: the next request waits to be read."""
         if size < BODY:
             log.error("a request of %d bytes is shorter than a header", size)
             return
@@ -150,37 +159,43 @@ class Server:
         if opcode < OPCODES:
             self.counters[opcode] += 1
             handler = self._table[opcode]
-        if handler is None:
-            self.refuse(unique, errno.ENOSYS)
-            return
         if self.debug:
             _log_request(opcode, buffer, size)
         try:
+            if handler is None:
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
             if length != size or size < self._least[opcode]:
                 raise OSError(errno.EINVAL, "a request that is cut short")
             if node in self.numbered:
                 node = self.numbered[node]
-            answer = handler(buffer, size, node)
+            try:
+                answer = handler(buffer, size, node)
+            finally:
+                fs = self.union.fs
+                if fs.stale:
+                    self._forget_attributes()
+                if fs.litter:
+                    self._sweep()
+            if answer is None:
+                self._send(OUT_HEADER.pack(16, 0, unique))
+            elif answer is LATER or answer is SILENT:
+                return
+            elif type(answer) is tuple:
+                self._send_pieces(unique, answer)
+            else:
+                self._send(OUT_HEADER.pack(16 + len(answer), 0, unique) + answer)
         except Wait as wait:
             self._defer(wait.task, buffer, size)
-            return
         except Exception as error:
-            self.refuse(unique, self.errno_of(error, opcode))
-            return
-        finally:
-            fs = self.union.fs
-            if fs.stale:
-                self._forget_attributes()
-            if fs.litter:
-                self._sweep()
-        if answer is None:
-            self._send(OUT_HEADER.pack(16, 0, unique))
-        elif answer is LATER or answer is SILENT:
-            return
-        elif type(answer) is tuple:
-            self._send_pieces(unique, answer)
+            self._fail(opcode, unique, error)
+
+    def _fail(self, opcode: int, unique: int, error: BaseException) -> None:
+        """Tell the kernel that a request has failed; any thread."""
+        code = self.errno_of(error, opcode)
+        if opcode in _UNANSWERED:
+            log.error("%s cannot be heeded: %s", opcode_name(opcode), error)
         else:
-            self._send(OUT_HEADER.pack(16 + len(answer), 0, unique) + answer)
+            self.refuse(unique, code)
 
     def errno_of(self, error: BaseException, opcode: int) -> int:
         """What the kernel is told of a failure: its errno, and EIO for a bug, which is logged."""
@@ -239,7 +254,7 @@ class Server:
     def _sweep(self) -> None:
         """Remove in the background what operations have moved out of the way into work."""
         for name in self.union.take_litter():
-            self.copiers.submit(self._remove_litter, name)
+            self._submit(self.copiers, self._remove_litter, name)
 
     def _remove_litter(self, name: bytes) -> None:
         try:
@@ -252,16 +267,23 @@ class Server:
     def later(self, pool: ThreadPoolExecutor, opcode: int, unique: int, work: Callable[[], Answer]) -> object:
         """Have *work* done by a worker, without the lock, and its result sent. Returns LATER."""
         self._working += 1
-        pool.submit(self._work, opcode, unique, work)
+        self._submit(pool, self._work, opcode, unique, work)
         return LATER
+
+    @staticmethod
+    def _submit(pool: ThreadPoolExecutor, work: Callable[..., None], *arguments: Any) -> None:
+        try:
+            pool.submit(work, *arguments)
+        except RuntimeError as error:
+            # No thread can be started just now (a limit on processes, say). The work is in the pool's queue
+            # all the same, for a worker that there is, or the next that can be started.
+            log.error("a worker cannot be started: %s", error)
 
     def _work(self, opcode: int, unique: int, work: Callable[[], Answer]) -> None:
         try:
-            body = work()
+            self.reply(unique, work())
         except BaseException as error:
-            self.refuse(unique, self.errno_of(error, opcode))
-        else:
-            self.reply(unique, body)
+            self._fail(opcode, unique, error)
         finally:
             with self.lock:
                 self._working -= 1
@@ -274,7 +296,7 @@ class Server:
             waiting.append(request)
             return
         self._waiting[task] = [request]
-        self.copiers.submit(self._settle, task)
+        self._submit(self.copiers, self._settle, task)
 
     def _settle(self, task: Task) -> None:
         """A worker: do the slow work, commit it, answer who waits. The first of them gets its failure."""
@@ -284,19 +306,28 @@ class Server:
         except BaseException as error:
             failure = error
         with self.lock:
-            try:
-                task.finish(failure)
-            except BaseException as error:
-                failure = failure or error
+            failure = self._finish(task, failure)
             requests = self._waiting.pop(task)
             if failure is not None and requests:
                 _, opcode, unique, *_ = IN_HEADER.unpack_from(requests.pop(0))
-                self.refuse(unique, self.errno_of(failure, opcode))
+                self._fail(opcode, unique, failure)
+            elif failure is not None:
+                log.warning("slow work that nobody waits for any more has failed: %r", failure)
             for request in requests:
                 if not self._stopped:
                     opcode = IN_HEADER.unpack_from(request)[1]
                     self.counters[opcode] -= 1  # it was counted when it came
                     self._answer(request, len(request))
+
+    def _finish(self, task: Task, failure: BaseException | None) -> BaseException | None:
+        """Commit slow work, or clear away after its failure; returns what has failed. `lock` is held."""
+        try:
+            task.finish(failure)
+        except BaseException as error:
+            failure = failure or error
+        if self.union.fs.stale:
+            self._forget_attributes()
+        return failure
 
     def _interrupt(self, buffer: Buffer, size: int, node: int) -> object:
         """A signal has come for somebody who waits. Only one that kills him ends the waiting: overlayfs's
@@ -319,8 +350,8 @@ def _is_killed(pid: int) -> bool:
             for line in status:
                 if line.startswith((b"SigPnd:", b"ShdPnd:")) and int(line[7:], 16) & _SIGKILL_PENDING:
                     return True
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    except OSError:
+        pass  # one that we do not see, of another PID namespace (0) say: that it dies is not known
     return False
 
 
