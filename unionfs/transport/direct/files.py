@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from unionfs.linux.fs import filesystem_type
 from unionfs.overlay.cred import Caller
@@ -111,11 +112,13 @@ class Files:
     def file(self, fh: int, ino: int, *, writes: bool = False) -> OpenFile:
         """The file of a handle, or of a node that was opened without asking (its handle is 0).
 
-        EBADF for a handle that was never given out.
+        EBADF for a handle that was never given out, or is another file's.
         """
         if not fh and self._node_files is not None:
             return self._node_files.of(ino, writes=writes)
         handle = self._handle(fh)
+        if self._server.numbered.get(handle.node, handle.node) != ino:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if handle.file is None:
             handle.file = self._union.open_granted(ino, self._me, writes=False)
         return handle.file
@@ -213,33 +216,45 @@ class Files:
 
     def read(self, buffer: Buffer, end: int, ino: int) -> object:
         fh, offset, size, *_ = p.READ_IN.unpack_from(buffer, BODY)
+        if size > MAX_WRITE or offset < 0:
+            raise malformed("a read of more than was agreed on, or from before the beginning")
         file = self.file(fh, ino)
-        if size > MAX_WRITE:
-            raise malformed("a read of more than was agreed on")
         # One buffer for all answers: it is sent before the next request is looked at.
         room = self._scratch[:size]
         count = file.read_into(room, offset)
         if count is not None:
             return (room[:count],)
-        server, node_files = self._server, None if fh else self._node_files
-        if node_files is not None:
+        server = self._server
+        work = self._using(lambda: file.read(offset, size), (fh, file))
+        return server.later(server.readers, Opcode.READ, IN_HEADER.unpack_from(buffer)[2], work)
+
+    def _using(self, job: Callable[[], Answer], *opened: tuple[int, OpenFile]) -> Callable[[], Answer]:
+        """*job* for a worker, who uses these files (with their handles).
+
+        The kernel releases no handle that is in use, but a node's own file may have to make room any time.
+        """
+        node_files = self._node_files
+        files = [file for fh, file in opened if not fh]
+        if node_files is None or not files:
+            return job
+        for file in files:
             node_files.hold(file)
 
-        def work() -> bytes:
+        def work() -> Answer:
             try:
-                return file.read(offset, size)
+                return job()
             finally:
-                if node_files is not None:
-                    with server.lock:
+                with self._server.lock:
+                    for file in files:
                         node_files.let_go(file)
 
-        return server.later(server.readers, Opcode.READ, IN_HEADER.unpack_from(buffer)[2], work)
+        return work
 
     def write(self, buffer: Buffer, end: int, ino: int) -> Answer:
         fh, offset, size, flags, *_ = p.WRITE_IN.unpack_from(buffer, BODY)
         start = BODY + p.WRITE_IN.size
-        if start + size != end:
-            raise malformed("a write of another length than it says")
+        if start + size != end or offset < 0:
+            raise malformed("a write of another length than it says, or before the beginning")
         kill = bool(flags & p.WRITE_KILL_SUIDGID) if self._killpriv else None
         written = self.file(fh, ino, writes=True).write(offset, memoryview(buffer)[start:end], kill)
         return p.WRITE_OUT.pack(written, 0)
@@ -248,9 +263,10 @@ class Files:
         if not self._flush_matters:
             # The kernel asks no more after this.
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        file = self.file(p.FLUSH_IN.unpack_from(buffer, BODY)[0], ino)
-        server = self._server
-        return server.later(server.syncers, Opcode.FLUSH, IN_HEADER.unpack_from(buffer)[2], file.flush)
+        fh = p.FLUSH_IN.unpack_from(buffer, BODY)[0]
+        file = self.file(fh, ino)
+        server, work = self._server, self._using(file.flush, (fh, file))
+        return server.later(server.syncers, Opcode.FLUSH, IN_HEADER.unpack_from(buffer)[2], work)
 
     def fsync(self, buffer: Buffer, end: int, ino: int) -> object:
         fh, flags, _ = p.FSYNC_IN.unpack_from(buffer, BODY)
@@ -276,10 +292,14 @@ class Files:
             server.syncers, Opcode.SYNCFS, IN_HEADER.unpack_from(buffer)[2], self._union.syncfs
         )
 
-    def fallocate(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def fallocate(self, buffer: Buffer, end: int, ino: int) -> object:
         fh, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(buffer, BODY)
-        self._union.allocate(self.file(fh, ino, writes=True), mode, offset, length, caller(buffer))
-        return None
+        if offset < 0 or length <= 0:
+            raise malformed("a range that is none")
+        file = self.file(fh, ino, writes=True)
+        job = self._union.allocate_job(file, mode, offset, length, caller(buffer))
+        server, work = self._server, self._using(job, (fh, file))
+        return server.later(server.copiers, Opcode.FALLOCATE, IN_HEADER.unpack_from(buffer)[2], work)
 
     def lseek(self, buffer: Buffer, end: int, ino: int) -> Answer:
         fh, offset, whence, _ = p.LSEEK_IN.unpack_from(buffer, BODY)
@@ -289,34 +309,36 @@ class Files:
         (fh_in, off_in, node_out, fh_out, off_out, length, flags) = p.COPY_FILE_RANGE_IN.unpack_from(
             buffer, BODY
         )
-        if flags:
-            raise malformed("copy_file_range has no flags")
+        if flags or off_in < 0 or off_out < 0:
+            raise malformed("copy_file_range has no flags, and nothing lies before the beginning")
         _, opcode, unique, *_ = IN_HEADER.unpack_from(buffer)
-        source = self.file(fh_in, ino)
+        # The target first: opening it to write may replace what the same file was read by.
         target = self.file(fh_out, self._server.numbered.get(node_out, node_out), writes=True)
+        source = self.file(fh_in, ino)
         job = self._union.copy_range_job(source, off_in, target, off_out, min(length, _CHUNK), caller(buffer))
         # COPY_FILE_RANGE's answer has 32 bits for the count; a chunk fits either.
         wide = opcode == Opcode.COPY_FILE_RANGE_64
 
-        def work() -> bytes:
+        def copy() -> bytes:
             copied = job()
             return p.LSEEK_OUT.pack(copied) if wide else p.WRITE_OUT.pack(copied, 0)
 
+        work = self._using(copy, (fh_in, source), (fh_out, target))
         return self._server.later(self._server.copiers, opcode, unique, work)
 
     # --- inode flags -----------------------------------------------------------------------------
 
     def ioctl(self, buffer: Buffer, end: int, ino: int) -> Answer:
-        _, _, command, _, in_size, _ = p.IOCTL_IN.unpack_from(buffer, BODY)
+        _, _, command, _, in_size, out_size = p.IOCTL_IN.unpack_from(buffer, BODY)
         start = BODY + p.IOCTL_IN.size
-        data = bytes(buffer[start : start + in_size])
-        if len(data) != in_size:
+        if start + in_size > end:
             raise malformed("an ioctl that is shorter than it says")
+        data = bytes(buffer[start : start + in_size])
         union = self._union
         answer = b""
         if command in (FS_IOC_GETFLAGS, FS_IOC32_GETFLAGS):
             answer = p.BACKING_ID.pack(union.get_flags(ino))
-        elif command in (FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS):
+        elif command in (FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS) and in_size >= p.BACKING_ID.size:
             union.set_flags(ino, p.BACKING_ID.unpack_from(data)[0], caller(buffer))
         elif command == FS_IOC_FSGETXATTR:
             answer = union.get_fsxattr(ino)
@@ -324,4 +346,6 @@ class Files:
             union.set_fsxattr(ino, data, caller(buffer))
         else:
             raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        if len(answer) > out_size:
+            raise malformed("an ioctl without room for its answer")
         return p.IOCTL_OUT.pack(0, 0, 0, 0) + answer

@@ -13,9 +13,10 @@ import os
 from unionfs.overlay.readdir import DirHandle
 from unionfs.transport.direct import protocol as p
 from unionfs.transport.direct.files import Files
+from unionfs.transport.direct.negotiate import MAX_WRITE
 from unionfs.transport.direct.protocol import BODY, IN_HEADER, Opcode
 from unionfs.transport.direct.replies import Replies
-from unionfs.transport.direct.requests import Buffer
+from unionfs.transport.direct.requests import Buffer, malformed
 from unionfs.transport.direct.server import Answer, Handler, Server
 from unionfs.transport.direct.standing import StandingListings
 
@@ -27,13 +28,15 @@ _UNLISTED = p.ENTRY_OUT.pack(*(0,) * 22)
 class Listings:
     """The handlers of directories."""
 
-    def __init__(self, server: Server, replies: Replies, files: Files, standing: StandingListings) -> None:
+    def __init__(
+        self, server: Server, replies: Replies, files: Files, standing: StandingListings, *, stateless: bool
+    ) -> None:
         self._server = server
         self._union = server.union
         self._replies = replies
         self._files = files
         self._standing = standing
-        self._stateless = server.union.fs.trust
+        self._stateless = stateless
         self._dirs: dict[int, DirHandle] = {}
         self._next = 0
 
@@ -79,12 +82,12 @@ class Listings:
         if self._stateless:
             return self._standing.of(ino)
         handle = self._dirs.get(fh)
-        if handle is None:
+        if handle is None or handle.directory.ino != ino:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return handle
 
     def readdir(self, buffer: Buffer, end: int, ino: int) -> Answer:
-        fh, offset, size, *_ = p.READ_IN.unpack_from(buffer, BODY)
+        fh, offset, size = _place(buffer)
         union = self._union
         pack = p.DIRENT.pack
         out = bytearray()
@@ -94,6 +97,8 @@ class Listings:
             if len(out) + _DIRENT + length + padding > size:
                 if entry is not None:
                     union.drop_if_unused(entry[0])
+                if not out:
+                    raise malformed("no room for one entry")
                 break
             if entry is None:
                 out += pack(union.unused_number(), cookie, length, 0)
@@ -106,7 +111,7 @@ class Listings:
         return out
 
     def readdirplus(self, buffer: Buffer, end: int, ino: int) -> Answer:
-        fh, offset, size, *_ = p.READ_IN.unpack_from(buffer, BODY)
+        fh, offset, size = _place(buffer)
         union, replies = self._union, self._replies
         pack = p.DIRENT.pack
         out = bytearray()
@@ -116,6 +121,8 @@ class Listings:
             if len(out) + _DIRENT_PLUS + length + padding > size:
                 if entry is not None:
                     union.drop_if_unused(entry[0])
+                if not out:
+                    raise malformed("no room for one entry")
                 break
             if entry is None:
                 # The name is there, but its lookup fails: whoever asks for it is told.
@@ -132,6 +139,14 @@ class Listings:
             out += name
             out += bytes(padding)
         return out
+
+
+def _place(buffer: Buffer) -> tuple[int, int, int]:
+    """The handle, the cookie from which to go on, and the room."""
+    fh, offset, size, *_ = p.READ_IN.unpack_from(buffer, BODY)
+    if offset < 0:
+        raise malformed("a place before the beginning")
+    return fh, offset, min(size, MAX_WRITE)
 
 
 __all__ = ["Listings"]

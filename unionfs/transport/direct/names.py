@@ -13,8 +13,9 @@ from unionfs.overlay.attr import Changes, blocks, link_count
 from unionfs.transport.direct import protocol as p
 from unionfs.transport.direct.files import Files
 from unionfs.transport.direct.protocol import BODY, Opcode
-from unionfs.transport.direct.replies import Replies, join_time, real_device, split_time
+from unionfs.transport.direct.replies import SECOND, Replies, join_time, real_device, split_time
 from unionfs.transport.direct.requests import (
+    NOBODY,
     Buffer,
     caller,
     creator,
@@ -167,6 +168,14 @@ class Names:
             p.SETATTR_IN.unpack_from(buffer, BODY)
         )
         resized = bool(valid & p.FATTR_SIZE)
+        if (
+            (resized and size < 0)
+            or (valid & p.FATTR_UID and uid == NOBODY)
+            or (valid & p.FATTR_GID and gid == NOBODY)
+            or (valid & p.FATTR_ATIME and atime_ns >= SECOND)
+            or (valid & p.FATTR_MTIME and mtime_ns >= SECOND)
+        ):
+            raise malformed("attributes that no file can have")
         handle = self._files.file(fh, ino) if valid & p.FATTR_FH and fh else None
         if resized and handle is None:
             self._files.before_change(p.IN_HEADER.unpack_from(buffer)[3], ino)

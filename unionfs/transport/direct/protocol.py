@@ -192,7 +192,7 @@ OPEN_OUT = Struct("=QIi")
 
 GETATTR_IN = Struct("=IIQ")
 """getattr_flags, dummy, fh"""
-SETATTR_IN = Struct("=IIQQQQQQIIIIIIII")
+SETATTR_IN = Struct("=IIQqQqqqIIIIIIII")
 """valid, padding, fh, size, lock_owner, atime, mtime, ctime, their nanoseconds, mode,
 unused4, uid, gid, unused5"""
 MKNOD_IN = Struct("=IIII")
@@ -210,9 +210,10 @@ CREATE_IN = Struct("=IIII")
 RELEASE_IN = Struct("=QIIQ")
 """fh, flags, release_flags, lock_owner"""
 FLUSH_IN = Struct("=QIIQ")
-READ_IN = Struct("=QQIIQII")
-"""fh, offset, size, read_flags, lock_owner, flags, padding; of READDIR too"""
-WRITE_IN = Struct("=QQIIQII")
+READ_IN = Struct("=QqIIQII")
+"""fh, offset (signed here and below, as loff_t is), size, read_flags, lock_owner, flags, padding; of
+READDIR too"""
+WRITE_IN = Struct("=QqIIQII")
 """fh, offset, size, write_flags, lock_owner, flags, padding; the data follows"""
 WRITE_OUT = Struct("=II")
 STATFS_OUT = Struct("=QQQQQIIIIIIIIII")
@@ -235,12 +236,12 @@ IOCTL_IN = Struct("=QIIQII")
 """fh, flags, cmd, arg, in_size, out_size"""
 IOCTL_OUT = Struct("=iIII")
 """result, flags, in_iovs, out_iovs"""
-FALLOCATE_IN = Struct("=QQQII")
+FALLOCATE_IN = Struct("=QqqII")
 """fh, offset, length, mode, padding"""
-LSEEK_IN = Struct("=QQII")
+LSEEK_IN = Struct("=QqII")
 """fh, offset, whence, padding"""
 LSEEK_OUT = Struct("=Q")
-COPY_FILE_RANGE_IN = Struct("=QQQQQQQ")
+COPY_FILE_RANGE_IN = Struct("=QqQQqQQ")
 """fh_in, off_in, nodeid_out, fh_out, off_out, len, flags"""
 COPY_FILE_RANGE_OUT = Struct("=Q")
 STATX_IN = Struct("=IIQII")

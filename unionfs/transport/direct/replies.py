@@ -16,7 +16,7 @@ from unionfs.transport.direct.protocol import ATTR_OUT, ENTRY_OUT
 FOREVER = 10**9
 """Seconds that the kernel may keep what it knows when every change comes through the mount."""
 
-_SECOND = 1_000_000_000
+SECOND = 1_000_000_000
 
 Pack = Callable[..., bytes]
 
@@ -40,7 +40,7 @@ class Replies:
     def __init__(self, nodes: Nodes, timeout: float | None) -> None:
         self._nodes = nodes
         self._current = nodes.current
-        self._sec, self._nsec = (FOREVER, 0) if timeout is None else split_time(int(timeout * _SECOND))
+        self._sec, self._nsec = (FOREVER, 0) if timeout is None else split_time(int(timeout * SECOND))
 
     def entry(self, inode: Inode, st: os.stat_result) -> bytes:
         """An entry, one lookup of which the kernel will count."""
@@ -76,9 +76,9 @@ class Replies:
             atime & _U64,
             mtime & _U64,
             ctime & _U64,
-            st.st_atime_ns - atime * _SECOND,
-            st.st_mtime_ns - mtime * _SECOND,
-            st.st_ctime_ns - ctime * _SECOND,
+            st.st_atime_ns - atime * SECOND,
+            st.st_mtime_ns - mtime * SECOND,
+            st.st_ctime_ns - ctime * SECOND,
             st.st_mode,
             link_count(inode, st),
             st.st_uid,
@@ -94,9 +94,9 @@ _U64 = (1 << 64) - 1
 
 def split_time(ns: int) -> tuple[int, int]:
     """Nanoseconds as whole seconds, rounded down, and the rest."""
-    return divmod(ns, _SECOND)
+    return divmod(ns, SECOND)
 
 
 def join_time(seconds: int, ns: int) -> int:
-    """Nanoseconds since the epoch of the protocol's unsigned seconds, which stand for signed ones."""
-    return (seconds - (1 << 64) if seconds >> 63 else seconds) * _SECOND + ns
+    """Nanoseconds since the epoch."""
+    return seconds * SECOND + ns

@@ -24,7 +24,7 @@ from unionfs.transport.direct.protocol import (
 Buffer = bytearray | bytes
 
 _EXTLEN_UNIT = 8
-_NOBODY = 0xFFFFFFFF
+NOBODY = 0xFFFFFFFF
 """(uid_t)-1: whom the kernel has no number for."""
 
 
@@ -64,7 +64,7 @@ def creator(buffer: Buffer, start: int, end: int, umask: int) -> tuple[Caller, i
     """Who creates, with the group and the security contexts that the kernel sends along; and where the
     extensions that hold these begin: the arguments, which begin at *start*, end there."""
     uid, gid, pid = IN_CALLER.unpack_from(buffer, CALLER_AT)
-    if uid == _NOBODY or gid == _NOBODY:
+    if uid == NOBODY or gid == NOBODY:
         raise malformed("an object of nobody's")
     length = IN_HEADER.unpack_from(buffer)[7] * _EXTLEN_UNIT
     if not length:

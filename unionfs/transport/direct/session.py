@@ -156,7 +156,8 @@ class Session:
             killpriv=killpriv,
         )
         standing = StandingListings(union)
-        listings = Listings(server, replies, files, standing)
+        stateless = union.fs.trust and InitFlag.NO_OPENDIR_SUPPORT in flags
+        listings = Listings(server, replies, files, standing, stateless=stateless)
         names = Names(
             server,
             replies,
