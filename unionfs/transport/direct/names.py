@@ -188,6 +188,7 @@ class Names:
             uid=uid if valid & p.FATTR_UID else None,
             gid=gid if valid & p.FATTR_GID else None,
             size=size if resized else None,
+            touch=bool(valid & p.FATTR_ATIME_NOW and valid & p.FATTR_MTIME_NOW),
             kill=bool(valid & p.FATTR_KILL_SUIDGID) if self._killpriv else None,
         )
         if valid & p.FATTR_ATIME:

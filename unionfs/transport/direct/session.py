@@ -71,7 +71,19 @@ class Session:
             if self._files is not None and self._listings is not None:
                 self._files.close()
                 self._listings.close()
-            os.close(self._server.fd)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the device. While the requests' thread may read it, its number must not become another
+        file's: a pipe takes it, at whose end the thread ends."""
+        fd = self._server.fd
+        if not self._thread.is_alive():
+            os.close(fd)
+            return
+        end, start = os.pipe2(os.O_CLOEXEC)
+        os.close(start)
+        os.dup2(end, fd, inheritable=False)
+        os.close(end)
 
     # --- what `status` shows ---------------------------------------------------------------------
 
