@@ -22,7 +22,7 @@ from typing import TypeAlias
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.crash.rig import Rig
-from tests.support import mounts
+from tests.support import mounts, transports
 
 Results: TypeAlias = "multiprocessing.SimpleQueue[tuple[int, int, str]]"
 
@@ -34,6 +34,7 @@ OPTIONS = ("", "index=on", "metacopy=on", "index=on,metacopy=on")
 
 def main() -> int:
     options = _arguments()
+    transports.choose(options.transport)
     if os.geteuid() != 0:
         print("crash.py: must run as root: it mounts filesystems", file=sys.stderr)
         return 2
@@ -72,6 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--fs", default="ext4", choices=["ext4", "xfs", "btrfs", "tmpfs"])
     parser.add_argument("--options", help="mount options (by default several sets in turn)")
     parser.add_argument("--seed", default="crash")
+    parser.add_argument("--transport", default="auto", choices=["auto", *transports.TRANSPORTS])
     return parser.parse_args()
 
 

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.oracle import sides
 from tests.oracle.campaign import Campaign, Finding, campaign
 from tests.oracle.case import Case, Config
-from tests.support import mounts
+from tests.support import mounts, transports
 
 Results: TypeAlias = "multiprocessing.Queue[Result]"
 
@@ -49,6 +49,7 @@ class Result:
 
 def main() -> int:
     options = _arguments()
+    transports.choose(options.transport)
     if os.geteuid() != 0:
         print("fuzz.py: must run as root: it mounts overlayfs and makes device nodes", file=sys.stderr)
         return 2
@@ -120,6 +121,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--subject", default="pyunionfs", choices=["kernel", "pyunionfs", "fuse-overlayfs"])
     parser.add_argument("--mount-options", default="", metavar="OPTS", help="more options for pyunionfs")
     parser.add_argument("--verbose", action="store_true", help="a line for every seed")
+    parser.add_argument("--transport", default="auto", choices=["auto", *transports.TRANSPORTS])
     return parser.parse_args()
 
 

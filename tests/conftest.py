@@ -1,4 +1,4 @@
-"""What all tests share: the choice of what is mounted, and a mount namespace for the whole run.
+"""What all tests share: the choice of what is mounted and how, and a mount namespace for the whole run.
 
 `--on overlayfs` runs the tests that only use a mount on kernel overlayfs instead of pyunionfs: a test that
 fails there too has found its own fault and not the daemon's. `--on fuse-overlayfs` is there to compare.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import mounts
+from tests.support import mounts, transports
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +28,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="OPTIONS",
         help="what tests/programs mount it with, as in index=on,metacopy=on",
     )
+    transports.add_option(parser)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    transports.parametrize(metafunc)
+
+
+@pytest.fixture
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What all that is mounted in this test receives its requests by."""
+    name: str = request.param
+    monkeypatch.setenv(transports.VARIABLE, name)
+    return name
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -25,10 +25,10 @@ SIZE = 192 << 20
 
 
 @pytest.mark.parametrize("options", [[], ["redirect_dir=off"], ["index=on"], ["metacopy=on"]], ids=str)
-def test_nothing_is_lost(options: list[str]) -> None:
+def test_nothing_is_lost(options: list[str], transport: str) -> None:
     with loop_fs("ext4", 1 << 30) as base:
-        rig = Rig(base, f"fixed {options}", options=options)
-        for number in range(4):
+        rig = Rig(base, f"fixed {options} {transport}", options=options)
+        for number in range(3):
             losses = rig.kill_in_load()
             assert not losses, f"kill {number}\n" + "\n".join(map(str, losses[:5]))
         assert rig.operations > 50, "the load did nothing"

@@ -22,3 +22,8 @@ def base(tmp_path: Path) -> Iterator[Path]:
         finally:
             while any(kind.startswith("fuse") for kind in mount_types(where / "merged")):
                 umount(where / "merged", lazy=True)
+
+
+@pytest.fixture(autouse=True)
+def over_every_transport(transport: str) -> None:
+    """Every test here runs over each."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support import transports
 from tests.support.mounts import command, environment, status_pid
 
 PATIENCE = 15.0
@@ -64,6 +65,9 @@ def foreground(base: Path, *options: str) -> subprocess.Popen[str]:
 
 def program(patch: str, base: Path, *options: str) -> list[str]:
     """A pyunionfs whose transport has been changed first, to see what a bug does."""
-    words = ["mount", *options, *(str(base / name) for name in ("lower", "upper", "work", "merged"))]
-    lines = ["import sys, trio, unionfs.transport.pyfuse3 as t", patch, "from unionfs.cli import main"]
+    names = ("lower", "upper", "work", "merged")
+    words = ["mount", *transports.mount_words(), *options, *(str(base / name) for name in names)]
+    # Both have a `Session`, with the same face.
+    lines = [f"import sys, trio, unionfs.transport.{transports.chosen()} as t", patch]
+    lines.append("from unionfs.cli import main")
     return [sys.executable, "-c", "\n".join([*lines, f"sys.exit(main({words!r}))"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -28,10 +29,15 @@ t.Session.__init__ = init
 """
 
 MUTE = """
+import unionfs.readiness
+unionfs.readiness.PATIENCE = 0.3
 async def serve(self):
-    await trio.sleep(0.3)
+    await trio.sleep(unionfs.readiness.PATIENCE)
 t.Session.serve = serve
+t.Session.start = lambda self: None
 """
+
+DEAF = MUTE.replace("0.3", "60")
 
 
 def test_a_bug_in_the_loop_unmounts_and_is_logged(base: Path) -> None:
@@ -76,4 +82,22 @@ def test_a_daemon_that_ends_before_it_answers_is_not_a_success(base: Path) -> No
     )
     assert done.returncode == 1
     assert "before it served" in done.stderr or "cannot mount" in done.stderr
+    assert mount_types(base / "merged") == []
+
+
+def test_ctrl_c_while_mounting_leaves_nothing(base: Path) -> None:
+    """The daemon starts, but answers nothing: `mount` waits, and is interrupted."""
+    # A shell's background job ignores SIGINT, and so would all that the tests start in one.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    waiting = subprocess.Popen(program(heed + DEAF, base), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    try:
+        while not mount_types(base / "merged"):
+            assert waiting.poll() is None
+        waiting.send_signal(signal.SIGINT)
+        _, log = waiting.communicate(timeout=20)
+    finally:
+        waiting.kill()
+        waiting.wait()
+    assert waiting.returncode == 130, log
+    assert "Traceback" not in log
     assert mount_types(base / "merged") == []

@@ -35,6 +35,15 @@ def merged(base: Path) -> Iterator[Path]:
     assert (base / "lower" / "f").read_bytes() == LOWER, "the lower was written"
 
 
+@pytest.fixture
+def coherent(base: Path) -> Iterator[Path]:
+    """As POSIX has it: an old reader's file is the one that is written."""
+    layers = ([base / "lower"], base / "upper", base / "work", base / "merged")
+    with pyunionfs(*layers, options=["coherent"]) as daemon:
+        yield daemon.merged
+    assert (base / "lower" / "f").read_bytes() == LOWER, "the lower was written"
+
+
 def in_a_process(action: Callable[[], object]) -> int:
     """Run in a forked process (locks belong to processes); its exit status."""
     process = multiprocessing.get_context("fork").Process(target=action)
@@ -53,11 +62,11 @@ def test_shared_mapping_of_a_lower_file_is_written(base: Path, merged: Path) -> 
     assert (base / "upper" / "f").read_bytes() == wanted
 
 
-def test_old_mapping_sees_what_is_written_after_the_copy_up(merged: Path) -> None:
-    with open(merged / "f", "rb") as file:
+def test_old_mapping_sees_what_is_written_after_the_copy_up(coherent: Path) -> None:
+    with open(coherent / "f", "rb") as file:
         view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         assert view[:5] == b"lower"
-        with open(merged / "f", "r+b") as writer:
+        with open(coherent / "f", "r+b") as writer:
             writer.write(b"UPPER")
         assert view[:5] == b"UPPER"
         view.close()
@@ -143,9 +152,9 @@ def test_statfs_is_uppers(base: Path, merged: Path) -> None:
     assert (ours.f_blocks, ours.f_files, ours.f_namemax) == (upper.f_blocks, upper.f_files, upper.f_namemax)
 
 
-def test_file_goes_on_through_proc_after_its_unlink(merged: Path) -> None:
-    with open(merged / "f", "rb") as file:
-        (merged / "f").unlink()
+def test_file_goes_on_through_proc_after_its_unlink(coherent: Path) -> None:
+    with open(coherent / "f", "rb") as file:
+        (coherent / "f").unlink()
         again = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDWR)
         assert os.pread(again, 5, 0) == b"lower"
         os.pwrite(again, b"after", 0)

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.rig import eventually, foreground, gone, mount, program, run, statuses
+from tests.support import transports
 from tests.support.mounts import (
     REPOSITORY,
     command,
@@ -46,10 +47,10 @@ copy_up.FileCopyUp.run = run
 SLOW_SYNC = """
 import time
 from unionfs.overlay.super import Union
-def sync(self, real=Union.sync):
+def syncfs(self, real=Union.syncfs):
     time.sleep(2)
     real(self)
-Union.sync = sync
+Union.syncfs = syncfs
 """
 
 
@@ -199,10 +200,22 @@ def test_status_of_a_daemon_that_does_not_answer_has_its_pid(base: Path) -> None
 
 def test_a_mount_of_another_mount_namespace_is_not_called_unmounted(base: Path) -> None:
     script = (
-        '"$0" -m unionfs mount "$1/lower" "$1/upper" "$1/work" "$1/merged" && echo mounted && read -r line'
+        '"$0" -m unionfs mount -o "transport=$2" "$1/lower" "$1/upper" "$1/work" "$1/merged"'
+        " && echo mounted && read -r line"
     )
     elsewhere = subprocess.Popen(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, sys.executable, str(base)],
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            script,
+            sys.executable,
+            str(base),
+            transports.chosen(),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

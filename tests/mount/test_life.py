@@ -206,7 +206,7 @@ def test_nothing_is_left_in_the_control_directory(base: Path) -> None:
     assert not {name for name in os.listdir("/run/pyunionfs") if name.startswith(f"{pid}-")}
 
 
-def test_status_tells_what_the_mount_is(base: Path) -> None:
+def test_status_tells_what_the_mount_is(base: Path, transport: str) -> None:
     mount(base, "-o", "ro,noatime,redirect_dir=off,timeout=2")
     (base / "merged" / "file").read_text()
     [status] = statuses(base / "merged")
@@ -214,7 +214,10 @@ def test_status_tells_what_the_mount_is(base: Path) -> None:
     assert status["mountpoint"] == f"{base}/merged"
     assert (status["lowers"], status["upper"]) == ([f"{base}/lower"], f"{base}/upper")
     assert status["work"] == f"{base}/work"
-    assert status["options"] == ["ro", "noatime", "allow_other", "redirect_dir=off", "timeout=2"]
+    words = ["ro", "noatime", "allow_other", "redirect_dir=off", "timeout=2", f"transport={transport}"]
+    assert status["options"] == words
+    assert status["transport"] == transport
+    assert ("READDIRPLUS_AUTO" in status["flags"]) == (transport == "direct")
     assert 0 <= status["uptime"] < 60
     assert 1 << 20 < status["memory"] < 1 << 28
     assert status["requests"]["LOOKUP"] >= 1

@@ -11,7 +11,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounts import (
-    REPOSITORY,
     command,
     environment,
     mount,
@@ -32,8 +30,9 @@ from tests.support.mounts import (
     scratch,
     umount,
 )
+from tests.support.transports import one_transport
 
-pytestmark = [needs_root, needs_fuse]
+pytestmark = [needs_root, needs_fuse, one_transport]
 
 STACK = ("lower", "upper", "work", "merged")
 
@@ -297,29 +296,3 @@ def test_a_mount_that_is_not_ours_is_not_unmounted(base: Path) -> None:
         assert mount_types(base / "merged") == ["tmpfs"]
     finally:
         umount(base / "merged")
-
-
-def test_ctrl_c_while_mounting_leaves_nothing(base: Path) -> None:
-    """The daemon starts, but its loop does not: `mount` waits, and is interrupted."""
-    slow = "async def serve(self):\n    await trio.sleep(60)\nt.Session.serve = serve"
-    words = ["mount", *(str(base / name) for name in STACK)]
-    # A shell's background job ignores SIGINT, and so would all that the tests start in one.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    lines = [heed, "import sys, trio, unionfs.transport.pyfuse3 as t", slow, "from unionfs.cli import main"]
-    waiting = subprocess.Popen(
-        [sys.executable, "-c", "\n".join([*lines, f"sys.exit(main({words!r}))"])],
-        cwd=REPOSITORY,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        while not mount_types(base / "merged"):
-            assert waiting.poll() is None
-        waiting.send_signal(signal.SIGINT)
-        _, log = waiting.communicate(timeout=40)
-    finally:
-        waiting.kill()
-        waiting.wait()
-    assert waiting.returncode == 130, log
-    assert "Traceback" not in log
-    assert mount_types(base / "merged") == []

@@ -23,8 +23,10 @@ import trio  # noqa: F401  (loaded before the fork: see PyUnionFS)
 import unionfs.cli
 import unionfs.daemon
 import unionfs.overlay.super
+import unionfs.serving
+import unionfs.transport.direct
 import unionfs.transport.pyfuse3
-from tests.support import mounts
+from tests.support import mounts, transports
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ class PyUnionFS(Side):
 
     @contextmanager
     def mount(self, union: Union, options: Sequence[str]) -> Iterator[object]:
-        arguments = ["mount", "-f", "-o", ",".join([*options, *self.extra]), mounts.join_layers(union.lowers)]
-        self._fork([*arguments, str(union.upper), str(union.work), str(union.merged)])
+        words = ["mount", "-f", *transports.mount_words(), "-o", ",".join([*options, *self.extra])]
+        directories = [mounts.join_layers(union.lowers), *map(str, (union.upper, union.work, union.merged))]
+        self._fork([*words, *directories])
         try:
             self._wait_for_mount(union.merged)
             yield self

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support import transports
 from tests.support.mounts import REPOSITORY, environment, mount
 
 MS_BIND = 4096
@@ -56,7 +57,8 @@ def main(arguments: list[str]) -> None:
     os.setgid(int(gid))
     os.setuid(int(uid))
     os.chdir("/")
-    kept = {name: value for name, value in environment().items() if name in ("PATH", "LANG", "PYTHONPATH")}
+    names = ("PATH", "LANG", "PYTHONPATH", transports.VARIABLE)
+    kept = {name: value for name, value in environment().items() if name in names}
     os.execve(
         sys.executable, [sys.executable, "-B", "-m", *rest], {**kept, "HOME": "/", "PYTHONSAFEPATH": "1"}
     )

@@ -67,3 +67,8 @@ def debian_tree() -> Path:
         return debian.tree()
     except debian.Unavailable as error:
         pytest.skip(f"no Debian tree: {error}")
+
+
+@pytest.fixture(autouse=True)
+def over_every_transport(transport: str) -> None:
+    """Every test here runs over each."""

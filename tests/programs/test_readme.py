@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root
+from tests.support.transports import one_transport
 from unionfs import options
 
 README = (REPOSITORY / "README.md").read_text()
@@ -21,6 +22,7 @@ def shell_block(heading: str) -> str:
     return found[1]
 
 
+@one_transport
 @needs_root
 @needs_fuse
 def test_the_first_mount_works_as_copied(space: Path, tmp_path: Path) -> None:
@@ -46,6 +48,7 @@ def test_the_first_mount_works_as_copied(space: Path, tmp_path: Path) -> None:
     assert os.listdir(space / "merged") == []
 
 
+@one_transport
 def test_the_table_of_options_is_complete() -> None:
     table = README.partition("<!-- options:")[2].partition("<!-- end of options -->")[0]
     rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", table, re.MULTILINE)

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import transports
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 START_TIMEOUT = 20.0
@@ -122,8 +124,11 @@ class Daemon:
 
 
 def command(*arguments: str) -> list[str]:
-    """The command line that runs pyunionfs from this checkout."""
-    return [sys.executable, "-m", "unionfs", *arguments]
+    """The command line that runs pyunionfs from this checkout, over the transport of this test."""
+    first = list(arguments[:1])
+    if first == ["mount"]:
+        first += transports.mount_words()
+    return [sys.executable, "-m", "unionfs", *first, *arguments[1:]]
 
 
 def environment() -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from unionfs.overlay.super import Union
 from unionfs.transport.session import Session, SessionOptions
 
-AUTO = "pyfuse3"
+AUTO = "direct"
 
 
 def resolve(name: str) -> str:
