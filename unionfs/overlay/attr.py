@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from unionfs.linux import fileattr as linux
 from unionfs.overlay.copy_up import ensure_upper
-from unionfs.overlay.cred import Caller
+from unionfs.overlay.cred import CAP_FOWNER, Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
@@ -37,6 +37,12 @@ class Changes:
     mtime_ns: int | None = None
     touch: bool = False
     kill: bool | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be set."""
+        asked = (self.mode, self.uid, self.gid, self.size, self.atime_ns, self.mtime_ns)
+        return all(value is None for value in asked)
 
 
 @dataclass(slots=True)
@@ -91,6 +97,8 @@ def change(
     if isinstance(inode, Directory) and size is not None:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     fs.writable_work()
+    if changes.is_empty:
+        return _strip_set_ids(fs, inode, caller)
     _check(fs, inode, changes, handle)
     size_changes = size is not None and inode.lstat().st_size != size
     ensure_upper(fs, inode, data=size is not None, truncate=size == 0)
@@ -123,6 +131,22 @@ def change(
     if isinstance(inode, File):
         inode.no_capability = False
     return st
+
+
+def _strip_set_ids(fs: OverlayFs, inode: Inode, caller: Caller) -> os.stat_result:
+    """chown(2) to nobody new, which takes setuid and setgid away even where root asks for it.
+
+    With HANDLE_KILLPRIV_V2 fuse.ko says no more of it than that something is to be set.
+    """
+    st = inode.lstat()
+    if not isinstance(inode, File) or not st.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        return st
+    if caller.uid != st.st_uid and not caller.has_capability(CAP_FOWNER):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    check_changeable(fs, inode)
+    ensure_upper(fs, inode, data=False)
+    drop_set_ids(inode, caller, kill=True)
+    return inode.lstat()
 
 
 def _check(fs: OverlayFs, inode: Inode, changes: Changes, handle: OpenFile | None) -> None:
