@@ -182,6 +182,28 @@ def test_kill(stack: Stack, before: int, how: str, kill: bool, who: Caller) -> N
         assert oct(stat.S_IMODE(view.stat("f").st_mode)) == oct(MODES[before] if kill else before)
 
 
+@pytest.mark.parametrize("before", MODES, ids=oct)
+@pytest.mark.parametrize("kill", [True, False, None])
+def test_a_change_of_nothing(stack: Stack, before: int, kill: bool | None) -> None:
+    """What is left of file_remove_privs() when somebody writes past the daemon."""
+    stack.layers({"f": file("data", mode=before, owner=(0, 77))})
+    with stack.open() as view:
+        st = view.change("f", caller=USER, kill=kill)
+        assert oct(stat.S_IMODE(st.st_mode)) == oct(MODES[before] if kill else before)
+        assert view.stat("f") == st
+
+
+def test_a_chown_and_what_the_kernel_says_with_it(stack: Stack) -> None:
+    """Every chown comes with it; what goes is what chown(2) takes away, no more: root may keep setgid."""
+    stack.layers({"f": file("data", mode=0o2745)})
+    twin = stack.base / "twin"
+    twin.touch()
+    twin.chmod(0o2745)
+    os.chown(twin, 5, -1)
+    with stack.open() as view:
+        assert view.change("f", uid=5, kill=True).st_mode == twin.stat().st_mode
+
+
 # --- birth -----------------------------------------------------------------------------------------
 
 

@@ -243,6 +243,18 @@ def test_handles_that_were_opened_before(stack: Stack, how: str, letters: str, a
         set_flags(view, "f", "")
 
 
+@pytest.mark.parametrize("handle", [True, False])
+def test_times_that_the_kernel_has_kept(stack: Stack, handle: bool) -> None:
+    """Of its writeback cache: it comes by an open file, which a transport may not have at hand."""
+    stack.layers({"f": "data"})
+    with stack.open() as view, view.opened("f", os.O_RDWR) as opened:
+        set_flags(view, "f", "i")
+        by = {"handle": opened} if handle else {"by_handle": True}
+        assert view.change("f", mtime_ns=5, **by).st_mtime_ns == 5
+        assert outcome(lambda: view.change("f", mtime_ns=6)) == "EPERM"
+        set_flags(view, "f", "")
+
+
 # --- flags -----------------------------------------------------------------------------------------
 
 

@@ -25,8 +25,10 @@ from unionfs.overlay.protect import check_changeable, check_not_append, check_wr
 class Changes:
     """What a setattr asks for; None leaves as it is. Times are nanoseconds since the epoch.
 
-    `touch`: the times are those of now, which takes less right than others do. `kill` goes with `size`:
-    whether the caller lacks CAP_FSETID, where the kernel says so (`drop_set_ids`).
+    `touch`: the times are those of now, which takes less right than others do. `by_handle`: it comes by an
+    open file, also where that is not at hand. `kill` goes with `size`: whether the caller lacks CAP_FSETID,
+    where the kernel says so (`drop_set_ids`). Alone, True says that somebody without it is about to write
+    past us.
     """
 
     mode: int | None = None
@@ -36,6 +38,7 @@ class Changes:
     atime_ns: int | None = None
     mtime_ns: int | None = None
     touch: bool = False
+    by_handle: bool = False
     kill: bool | None = None
 
     @property
@@ -107,6 +110,8 @@ def change(
         assert isinstance(inode, File)
         drop_set_ids(inode, caller, changes.kill)
         _truncate(inode, size, size_changes, handle)
+    elif changes.kill and changes.uid is None and changes.gid is None and isinstance(inode, File):
+        drop_set_ids(inode, caller, kill=True)
     if changes.uid is not None or changes.gid is not None:
         uid = -1 if changes.uid is None else changes.uid
         gid = -1 if changes.gid is None else changes.gid
@@ -151,13 +156,14 @@ def _strip_set_ids(fs: OverlayFs, inode: Inode, caller: Caller) -> os.stat_resul
 
 def _check(fs: OverlayFs, inode: Inode, changes: Changes, handle: OpenFile | None) -> None:
     """What immutable and append-only forbid (may_setattr(), vfs_truncate(), do_ftruncate())."""
+    by_handle = changes.by_handle or handle is not None
     if changes.mode is not None or changes.uid is not None or changes.gid is not None:
         check_changeable(fs, inode)
-    elif handle is None and (changes.atime_ns is not None or changes.mtime_ns is not None):
+    elif not by_handle and (changes.atime_ns is not None or changes.mtime_ns is not None):
         # By a handle come only the times that the kernel's own cache of writes has kept.
         (check_writable if changes.touch else check_changeable)(fs, inode)
     if changes.size is not None:
-        (check_changeable if handle is None else check_not_append)(fs, inode)
+        (check_not_append if by_handle else check_changeable)(fs, inode)
 
 
 def _truncate(inode: File, size: int, size_changes: bool, handle: OpenFile | None) -> None:

@@ -302,6 +302,9 @@ class Files:
         return server.later(server.copiers, Opcode.FALLOCATE, IN_HEADER.unpack_from(buffer)[2], work)
 
     def lseek(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        if self._writeback:
+            # What the kernel has not written yet would be a hole. After this it asks no more, and shows none.
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         fh, offset, whence, _ = p.LSEEK_IN.unpack_from(buffer, BODY)
         return p.LSEEK_OUT.pack(self._union.seek(self.file(fh, ino), offset, whence))
 

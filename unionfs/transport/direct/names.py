@@ -29,7 +29,18 @@ from unionfs.transport.direct.standing import StandingListings
 
 _STATX_BTIME = 0x800
 _STATX_BASIC = 0x7FF
+
+_CHANGED = p.FATTR_MODE | p.FATTR_UID | p.FATTR_GID | p.FATTR_SIZE | p.FATTR_ATIME | p.FATTR_MTIME
 _XATTR_SIZE_MAX = 65536
+
+
+def _is_touch(valid: int) -> bool:
+    """Whether both times are to be those of now (ATTR_TOUCH).
+
+    With a writeback cache the kernel always sends a modification time of its own, and CTIME along with it.
+    """
+    now = valid & (p.FATTR_MTIME_NOW | p.FATTR_CTIME)
+    return bool(now and valid & p.FATTR_MTIME and valid & p.FATTR_ATIME_NOW)
 
 
 class Names:
@@ -188,9 +199,13 @@ class Names:
             uid=uid if valid & p.FATTR_UID else None,
             gid=gid if valid & p.FATTR_GID else None,
             size=size if resized else None,
-            touch=bool(valid & p.FATTR_ATIME_NOW and valid & p.FATTR_MTIME_NOW),
             kill=bool(valid & p.FATTR_KILL_SUIDGID) if self._killpriv else None,
+            touch=_is_touch(valid),
+            by_handle=bool(valid & p.FATTR_FH),
         )
+        if not valid & _CHANGED:
+            # All that is left of file_remove_privs(), before a write by passthrough say: the set-ids must go.
+            changes.kill = True
         if valid & p.FATTR_ATIME:
             changes.atime_ns = now if valid & p.FATTR_ATIME_NOW else join_time(atime, atime_ns)
         if valid & p.FATTR_MTIME:

@@ -131,6 +131,7 @@ FATTR_MTIME = 1 << 5
 FATTR_FH = 1 << 6
 FATTR_ATIME_NOW = 1 << 7
 FATTR_MTIME_NOW = 1 << 8
+FATTR_CTIME = 1 << 10
 FATTR_KILL_SUIDGID = 1 << 11
 
 # --- answers to OPEN, CREATE, OPENDIR -------------------------------------------------------------
