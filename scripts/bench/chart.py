@@ -27,27 +27,38 @@ def draw(report: Report, target: Path) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "pyunionfs", "svg.fonttype": "none", "font.size": 9})
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
     systems = [name for name in report.systems if name != OVERLAYFS]
-    panels = {group: rows for group in GROUPS if (rows := _rows(report, group, systems))}
+    panels = [(GROUPS[group], rows) for group in GROUPS if (rows := _rows(report, group, systems))]
     if not panels:
         return
-    colours = _colours(systems)
-    height = 0.17 * sum(len(rows) * (len(systems) + 1) + 4 for rows in panels.values()) + 1.2
-    figure, axes = pyplot.subplots(
-        len(panels),
-        1,
-        figsize=(9, height),
-        sharex=True,
-        squeeze=False,
-        layout="constrained",
-        gridspec_kw={"height_ratios": [len(rows) * (len(systems) + 1) + 1 for rows in panels.values()]},
-    )
-    for (group, rows), axis in zip(panels.items(), axes[:, 0], strict=True):
-        _panel(axis, GROUPS[group], rows, systems, colours)
-    axes[-1, 0].set_xlabel("time as a multiple of kernel overlayfs's (logarithmic; left is faster)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(systems), frameon=False)
-    figure.savefig(target, metadata={"Date": None})
+    columns = _columns(panels)
+    lines = max(sum(len(rows) * (len(systems) + 1) + 4 for _, rows in column) for column in columns)
+    figure = pyplot.figure(figsize=(6.5 * len(columns), 0.11 * lines + 1), layout="constrained")
+    handles: list[Any] = []
+    slowest = 1.6 * max(ratio for name in systems for ratio in _shown(panels, name))
+    for part, column in zip(figure.subfigures(1, len(columns), squeeze=False)[0], columns, strict=True):
+        heights = [len(rows) for _, rows in column]
+        axes = part.subplots(len(column), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+        for (title, rows), axis in zip(column, axes, strict=True):
+            _panel(axis, title, rows, systems, _colours(systems))
+            axis.set_xlim(_FASTEST, slowest)
+            handles = axis.get_legend_handles_labels()[0]
+        axes[-1].set_xlabel("time as a multiple of kernel overlayfs's (logarithmic; left is faster)")
+    figure.legend(handles, systems, loc="outside upper center", ncols=len(systems), frameon=False)
+    figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
     pyplot.close(figure)
+
+
+def _columns(panels: list[tuple[str, list[Row]]]) -> list[list[tuple[str, list[Row]]]]:
+    """The panels in two columns of about the same height; one where there is but one panel."""
+    columns: list[list[tuple[str, list[Row]]]] = [[], []]
+    for panel in panels:
+        min(columns, key=lambda column: sum(len(rows) + 1 for _, rows in column)).append(panel)
+    return [column for column in columns if column]
+
+
+def _shown(panels: list[tuple[str, list[Row]]], system: str) -> list[float]:
+    ratios = [row.ratio(system, OVERLAYFS) for _, rows in panels for row in rows]
+    return [1.0, *(ratio for ratio in ratios if ratio is not None)]
 
 
 def _rows(report: Report, group: str, systems: list[str]) -> list[Row]:
@@ -73,7 +84,8 @@ def _panel(axis: Any, title: str, rows: list[Row], systems: list[str], colours: 
             faster = ratio is not None and ratio < 1
             side = "right" if faster and (ratio or 1) > 1.5 * _FASTEST else "left"
             edge = max(ratio or 1, _FASTEST)
-            axis.annotate(text, (edge, at), ha=side, va="center", fontsize=6, color="#333")
+            clipped = {"facecolor": "white", "edgecolor": "none", "pad": 0.3} if edge == _FASTEST else None
+            axis.annotate(text, (edge, at), ha=side, va="center", fontsize=6, color="#333", bbox=clipped)
     axis.set_xscale("log")
     axis.axvline(1, color="#222", linewidth=0.8)
     axis.set_yticks(range(len(rows)), [row.name for row in rows])
@@ -81,8 +93,6 @@ def _panel(axis: Any, title: str, rows: list[Row], systems: list[str], colours: 
     axis.set_title(title, loc="left", fontweight="bold")
     axis.grid(axis="x", which="major", color="#ddd", linewidth=0.6)
     axis.set_axisbelow(True)
-    most = max(ratio for row in rows for system in systems if (ratio := row.ratio(system, OVERLAYFS)))
-    axis.set_xlim(_FASTEST, max(most * 1.6, axis.get_xlim()[1]))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

@@ -71,7 +71,7 @@ class Bench:
         try:
             self._work(work, system, layers, tools, results)
         except (BenchError, OSError, ValueError, subprocess.SubprocessError) as error:
-            problem = str(error)
+            problem = " ".join(str(error).split())
         for measure in work.measures:
             series = rows[measure.name].systems.setdefault(system.name, Series())
             result = results.get(measure.name)

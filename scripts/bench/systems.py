@@ -22,8 +22,6 @@ from pathlib import Path
 from tests.support.mounts import command, environment, join_layers, mount_types, umount
 from unionfs import control
 
-PATIENCE = 300.0
-"""Seconds after which work on one mount is given up."""
 _END = 30.0
 
 OVERLAYFS = "overlayfs"
@@ -96,6 +94,8 @@ class System:
 
     name: str
     options: str = ""
+    patience: float = 300.0
+    """Seconds after which work on one mount is given up."""
     has_daemon = False
     native = False
 
@@ -127,12 +127,14 @@ class System:
             if self.has_daemon:
                 mounted.pid = _daemon_of(place.merged)
             mounted.counts_requests = isinstance(self, PyUnionFS)
-            with _watchdog(mounted):
+            with _watchdog(mounted, self.patience):
                 yield mounted
+        except (OSError, BenchError) as error:
+            if not mounted.given_up.is_set():
+                raise
+            raise BenchError(f"given up after {self.patience:g} s: {error}") from error
         finally:
             _unmount(place.merged, mounted.pid)
-        if mounted.given_up.is_set():
-            raise BenchError(f"given up after {PATIENCE:.0f} s")
         if place.log.exists() and "Traceback" in (log := place.log.read_text(errors="replace")):
             raise BenchError(f"the daemon logged a traceback: {log[-400:]}")
 
@@ -255,14 +257,14 @@ def _daemon_of(merged: Path) -> int:
 
 
 @contextmanager
-def _watchdog(mounted: Mounted) -> Iterator[None]:
+def _watchdog(mounted: Mounted, patience: float) -> Iterator[None]:
     """Kill the daemon when the work takes too long: whoever waits for it then gets ENOTCONN."""
 
     def give_up() -> None:
         mounted.given_up.set()
         _kill(mounted.pid)
 
-    timer = threading.Timer(PATIENCE, give_up)
+    timer = threading.Timer(patience, give_up)
     timer.daemon = True
     if mounted.pid:
         timer.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from scripts.bench.rounds import Bench
 from scripts.bench.sizes import QUICK
-from scripts.bench.systems import BenchError, Overlayfs
+from scripts.bench.systems import BenchError, Overlayfs, PyUnionFS
 from scripts.bench.work import Measure, Run, Workload
 from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_overlayfs, needs_root
 
@@ -86,3 +87,24 @@ def test_a_failure_is_a_result_and_the_run_goes_on(tmp_path: Path) -> None:
     assert rows["second"].systems["bad"].failed == "it does not do that"
     assert "mounting failed" in rows["first"].systems["unmountable"].failed
     assert not (base / "run").exists()
+
+
+def test_a_daemon_that_hangs_is_killed_and_the_run_goes_on(tmp_path: Path) -> None:
+    daemons: list[int] = []
+
+    def work(run: Run) -> None:
+        daemons.append(run.mounted.pid)
+        if len(daemons) == 1:
+            os.kill(run.mounted.pid, signal.SIGSTOP)
+        with run.timed("hangs"):
+            (run.merged / "file").touch()
+
+    workload = Workload("hangs", "names", "small", (Measure("hangs", ""),), work, True, False, False)
+    base = tmp_path / "base"
+    base.mkdir()
+    system = PyUnionFS("stopped", "transport=pyfuse3", patience=1.0)
+    row, *_ = Bench(base, QUICK, [system], [workload], 2, lambda _: None).measure()
+    assert row.systems["stopped"].failed.startswith("given up after 1 s")
+    assert len(row.systems["stopped"].values) == 1, "the second round is measured again"
+    assert len(set(daemons)) == 2
+    assert not any(Path(f"/proc/{daemon}").exists() for daemon in daemons)
