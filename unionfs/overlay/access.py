@@ -14,7 +14,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import File
-from unionfs.overlay.layer import Layer, RealDir
+from unionfs.overlay.layer import RealDir
+
+_NOTHING = nullcontext()
 
 READ = stat.S_IRUSR
 WRITE = stat.S_IWUSR
@@ -93,11 +95,13 @@ class Placing:
             os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
 
 
-def reachable(fs: OverlayFs, layer: Layer, path: bytes, *, is_dir: bool) -> AbstractContextManager[None]:
-    """Within this context the marks of an object in *layer* can be read, where it is ours."""
-    if fs.identity.privileged or not layer.is_upper:
-        return nullcontext()
-    return OwnerAccess(fs, path, LIST if is_dir else READ)
+def reachable(
+    fs: OverlayFs, directory: RealDir, name: bytes, *, is_dir: bool
+) -> AbstractContextManager[None]:
+    """Within this context the marks of an object in *directory* can be read, where it is ours."""
+    if fs.identity.privileged or not directory.layer.is_upper:
+        return _NOTHING
+    return OwnerAccess(fs, directory.proc_path(name), LIST if is_dir else READ)
 
 
 def listing_fd(fs: OverlayFs, directory: RealDir) -> int:

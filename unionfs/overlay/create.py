@@ -148,7 +148,10 @@ def _make(
             set_mark(fs, place.proc_path(name), fs.format.opaque, b"y")
             opaque = True
     note_upper(parent, name, PRESENT)
-    return adopt_new(fs, parent, name, place, opaque=opaque, fd=fd)
+    inode, st = adopt_new(fs, parent, name, place, opaque=opaque, fd=fd)
+    # A default ACL is what there is to inherit; the root's attributes nobody has looked at.
+    inode.bare = parent.bare and not caller.contexts
+    return inode, st
 
 
 def _make_through_work(

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 
 from unionfs.linux import fs as linux
+from unionfs.linux import xattr
 from unionfs.linux.fileattr import FS_APPEND_FL, FS_IMMUTABLE_FL
 from unionfs.overlay.layer import Layer, RealDir
 
@@ -25,7 +26,6 @@ REDIRECT_MAX = 256
 
 _PROTATTR_MAX = 32
 
-_NO_MARKS: frozenset[str] = frozenset()
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
 _OUT_OF_REACH = (errno.EPERM, errno.EACCES)
 """For an ordinary user's daemon: an object of somebody else in a lower, whose content is out of reach too."""
@@ -100,23 +100,35 @@ class Format:
 
     # --- reading -------------------------------------------------------------------------------
 
-    def marks(self, path: bytes, *, follow: bool = False) -> frozenset[str]:
-        """The marks that an object carries, by stored name: one system call when it carries none."""
+    def names(self, directory: RealDir, name: bytes) -> list[str] | None:
+        """The stored names of all attributes of an object, marks among them; None where nobody tells.
+
+        One system call when it has none.
+        """
         try:
-            names = os.listxattr(path, follow_symlinks=follow)
+            return xattr.list_at(directory.open(), name)
         except OSError as error:
             if error.errno in _ABSENT or error.errno in _OUT_OF_REACH:
-                return _NO_MARKS
+                return None
             raise
-        if not names:
-            return _NO_MARKS
-        prefix = self.prefix
-        return frozenset(name for name in names if name.startswith(prefix))
+
+    def shows_none(self, names: list[str]) -> bool:
+        """Whether of these attributes a caller sees none."""
+        return not names or all(map(self.is_private, names))
 
     def read(self, path: bytes, name: str, *, follow: bool = False) -> bytes | None:
         """The value of one mark, None where it is not set."""
         try:
             return os.getxattr(path, name, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno in _ABSENT or (error.errno in _OUT_OF_REACH and self.prefix.startswith("user.")):
+                return None
+            raise
+
+    def read_at(self, directory: RealDir, name: bytes, mark: str) -> bytes | None:
+        """As `read`, of a name in a real directory."""
+        try:
+            return xattr.get_at(directory.open(), name, mark.encode())
         except OSError as error:
             if error.errno in _ABSENT or (error.errno in _OUT_OF_REACH and self.prefix.startswith("user.")):
                 return None
@@ -144,7 +156,7 @@ class Format:
         return (
             st.st_size == 0
             and stat.S_ISREG(st.st_mode)
-            and self.read(directory.proc_path(name), self.whiteout) is not None
+            and self.read_at(directory, name, self.whiteout) is not None
         )
 
     def holds_whiteout_files(self, path: bytes, *, follow: bool = False) -> bool:

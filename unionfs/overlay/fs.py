@@ -6,6 +6,7 @@ kernel's, and `super.py` is their face.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -101,6 +102,11 @@ class OverlayFs:
             roots,
         )
         self.root.pinned = True
+        if self.trust:
+            with contextlib.suppress(
+                OSError
+            ):  # a filesystem that does not list any may have them all the same
+                self.root.bare = self.format.shows_none(os.listxattr(top))
         self.table.add(self.root)
 
     def writable_work(self) -> Work:

@@ -18,6 +18,7 @@ from unionfs.overlay.layer import RealDir
 from unionfs.overlay.readdir import DirIndex
 
 _S_IFMT = 0o170000
+_S_IFREG = 0o100000
 
 
 @dataclass(slots=True)
@@ -28,6 +29,7 @@ class Hit:
     name: bytes
     st: os.stat_result
     whiteout_files: bool = False
+    bare: bool = False
 
 
 @dataclass(slots=True)
@@ -37,10 +39,11 @@ class Found:
     upper: Hit | None = None
     lowers: list[Hit] = field(default_factory=list)
     upper_metacopy: bool = False
-    upper_marks: frozenset[str] = frozenset()
     upper_redirect: bytes | None = None
     upper_opaque: bool = False
     upper_protected: bool = False
+    upper_origin: bool | None = None
+    """Whether it has an `overlay.origin`, where that is known."""
 
 
 def instantiate(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> tuple[Inode, os.stat_result]:
@@ -74,6 +77,7 @@ def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> D
         return known
     number = _free(fs, table.numbers.of(source.st.st_dev, source.st.st_ino))
     inode = Directory(number, source.st.st_mode, upper, lowers)
+    inode.bare = (top or source).bare and fs.trust
     if top is not None:
         inode.mode = top.st.st_mode
         inode.opaque = found.upper_opaque
@@ -101,7 +105,7 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
         return _lower_file(fs, parent, name, found)
     st = top.st
     own = table.numbers.of(st.st_dev, st.st_ino)
-    has_origin, origin = _origin(fs, top)
+    has_origin, origin = (False, None) if found.upper_origin is False else _origin(fs, top)
     number = own if origin is None else table.numbers.of(origin.st_dev, origin.st_ino)
     for candidate in (number, own):
         known = table.get(candidate)
@@ -112,6 +116,7 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
             table.attach(known, parent, name)
             return known
     inode = File(_free(fs, number, own), st.st_mode)
+    inode.bare = top.bare and fs.trust
     inode.updir, inode.upname = top.directory, top.name
     inode.real_ino = st.st_ino
     inode.redirect = found.upper_redirect
@@ -145,6 +150,7 @@ def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> 
             _note_lower_name(known, parent, name)
             return known
     inode = File(_free(fs, number), st.st_mode)
+    inode.bare = top.bare and fs.trust
     inode.lowdir, inode.lowname = top.directory, top.name
     _take_data(inode, found.lowers, len(found.lowers) > 1)
     if st.st_nlink > 1 and fs.index_dir is not None:
@@ -154,6 +160,41 @@ def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> 
     if st.st_nlink > 1:
         _note_lower_name(inode, parent, name)
     return inode
+
+
+def plain_file(
+    fs: OverlayFs,
+    parent: Directory,
+    name: bytes,
+    directory: RealDir,
+    st: os.stat_result,
+    names: list[str] | None,
+) -> tuple[Inode, os.stat_result]:
+    """The inode of a non-directory that one real object is all of; *names*: of its attributes, if known.
+
+    What most lookups end in, so it takes the short way where there is one.
+    """
+    fmt = fs.format
+    bare = names is not None and fmt.shows_none(names)
+    if directory.layer.index < 0 or st.st_nlink > 1:
+        hit = Hit(directory, name, st, bare=bare)
+        if directory.layer.index < 0:
+            found = Found(hit)
+            if names is not None:
+                found.upper_protected = fmt.protattr in names
+                found.upper_origin = fmt.origin in names
+        else:
+            found = Found(lowers=[hit])
+        return instantiate(fs, parent, name, found)
+    table = fs.table
+    number = table.numbers.of(st.st_dev, st.st_ino)
+    inode = File(number if table.get(number) is None else table.numbers.allocate(), st.st_mode)
+    inode.bare = bare
+    inode.lowdir = directory
+    inode.lowname = name
+    table.add(inode)
+    table.attach(inode, parent, name)
+    return inode, st
 
 
 def _note_lower_name(inode: File, parent: Directory, name: bytes) -> None:
@@ -178,9 +219,8 @@ def _take_data(inode: File, lowers: list[Hit], metacopy: bool) -> None:
 
 def _origin(fs: OverlayFs, hit: Hit) -> tuple[bool, os.stat_result | None]:
     """Whether an upper file has an `overlay.origin`, and the lower object that it names if that is found."""
-    path = hit.directory.proc_path(hit.name)
-    with reachable(fs, hit.directory.layer, path, is_dir=False):
-        value = fs.format.read(path, fs.format.origin)
+    with reachable(fs, hit.directory, hit.name, is_dir=False):
+        value = fs.format.read_at(hit.directory, hit.name, fs.format.origin)
     origin = fs.format.decode_origin(value) if value else None
     st = fs.stat_origin(origin) if origin is not None else None
     if st is None or st.st_mode & _S_IFMT != hit.st.st_mode & _S_IFMT:

@@ -71,7 +71,7 @@ class Inode:
     names (the root and nameless objects have none); further names of a file are in `File.aliases`.
     """
 
-    __slots__ = ("copying", "ino", "mode", "name", "nlookup", "nopen", "parent", "pinned", "prot")
+    __slots__ = ("bare", "copying", "ino", "mode", "name", "nlookup", "nopen", "parent", "pinned", "prot")
 
     is_dir: ClassVar[bool] = False
 
@@ -86,6 +86,8 @@ class Inode:
         self.copying: Task | None = None
         # What `protect.py` has found; negative until it has looked.
         self.prot = -1
+        # Known to have no extended attribute that a caller could see (`xattr.py`).
+        self.bare = False
 
     @property
     def on_upper(self) -> bool:
@@ -225,8 +227,13 @@ class File(Inode):
     def lstat(self) -> os.stat_result:
         if self.fd >= 0:
             return os.fstat(self.fd)
-        directory, name = self.real()
-        return os.stat(name, dir_fd=directory.open(), follow_symlinks=False)
+        directory = self.updir
+        if directory is None:
+            directory, name = self.real()
+        else:
+            name = self.upname
+        fd = directory.fd
+        return os.stat(name, dir_fd=fd if fd >= 0 else directory.open(), follow_symlinks=False)
 
     def proc_path(self) -> tuple[bytes, bool]:
         if self.fd >= 0:

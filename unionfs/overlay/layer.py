@@ -66,9 +66,13 @@ class DirFds:
 
 
 class Layer:
-    """One tree of the stack. `index` is its place among the lowers, top first; -1 is the upper layer."""
+    """One tree of the stack. `index` is its place among the lowers, top first; -1 is the upper layer.
 
-    __slots__ = ("dirfds", "index", "path", "root", "root_fd", "uuid")
+    `has_answered` holds the kinds of attributes ("user" and so on; of "system" the whole names) whose absence
+    its filesystem has been seen to report as such, and not as something that it does not support.
+    """
+
+    __slots__ = ("dirfds", "has_answered", "index", "path", "root", "root_fd", "uuid")
 
     def __init__(self, index: int, path: str, root_fd: int, dirfds: DirFds) -> None:
         self.index = index
@@ -76,6 +80,7 @@ class Layer:
         self.root_fd = root_fd
         self.dirfds = dirfds
         self.uuid = linux.fs_uuid(root_fd)
+        self.has_answered: set[bytes] = set()
         self.root = RealDir(self, None, b"")
         self.root.fd = root_fd
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from unionfs.overlay.access import reachable
 from unionfs.overlay.format import OPAQUE_FILE, WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
-from unionfs.overlay.iget import Found, Hit, instantiate
+from unionfs.overlay.iget import Found, Hit, instantiate, plain_file
 from unionfs.overlay.inode import Directory, Inode
 from unionfs.overlay.layer import NAME_MAX, RealDir, is_mark_file, is_whiteout_device
 from unionfs.overlay.readdir import ALONE, HIDDEN, PRESENT, index_of
@@ -36,6 +36,8 @@ class _Walk:
     protected: bool = False
     redirect: bytes | None = None
     found_redirect: bytes | None = None
+    st: os.stat_result | None = None
+    """Of the first object that will be looked at, if that is known already."""
 
 
 def find(fs: OverlayFs, parent: Directory, name: bytes) -> Inode | None:
@@ -58,6 +60,8 @@ def lookup(fs: OverlayFs, parent: Directory, name: bytes) -> tuple[Inode, os.sta
         child = parent.children.get(name)
         if child is not None:
             return child, child.lstat()
+        if name[:4] != WHITEOUT_PREFIX and len(name) <= NAME_MAX:
+            return _lookup_top(fs, parent, name)
     found = resolve(fs, parent, name)
     if found is None:
         if not fs.trust:
@@ -68,13 +72,52 @@ def lookup(fs: OverlayFs, parent: Directory, name: bytes) -> tuple[Inode, os.sta
     return instantiate(fs, parent, name, found)
 
 
-def resolve(fs: OverlayFs, parent: Directory, name: bytes) -> Found | None:
-    """Find the real objects of a name, without making an inode."""
+def _lookup_top(fs: OverlayFs, parent: Directory, name: bytes) -> tuple[Inode, os.stat_result] | None:
+    """A name that is no mark, where layers do not change underneath.
+
+    Only a directory or a metacopy can have more to it than the object in the top layer, or a file with marks
+    that an ordinary user's daemon may not reach: these go the long way.
+    """
+    index = parent.index
+    if index is None and parent.merged:
+        index = index_of(fs, parent)
+    base = parent.upper
+    if index is not None:
+        there = index.upper.get(name)
+        if there is HIDDEN:
+            return None
+        if there is None:
+            places = index.lower.get(name)
+            if places is None or places[0] < 0:
+                return None
+            base = parent.lowers[places[0]]
+    if base is None:
+        base = parent.lowers[0]
+    st = base.lstat(name)
+    if st is None:
+        return None
+    kind = st.st_mode & _S_IFMT
+    if kind == _S_IFREG:
+        if fs.identity.privileged or not base.layer.is_upper:
+            fmt = fs.format
+            names = fmt.names(base, name)
+            if not names or (fmt.metacopy not in names and fmt.whiteout not in names):
+                return plain_file(fs, parent, name, base, st, names)
+    elif kind != _S_IFDIR:
+        if is_whiteout_device(st):
+            return None
+        return plain_file(fs, parent, name, base, st, None)
+    found = resolve(fs, parent, name, st)
+    return None if found is None else instantiate(fs, parent, name, found)
+
+
+def resolve(fs: OverlayFs, parent: Directory, name: bytes, st: os.stat_result | None = None) -> Found | None:
+    """Find the real objects of a name, without making an inode; *st* is the topmost one's, if known."""
     if len(name) > NAME_MAX:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     if name.startswith(WHITEOUT_PREFIX) and _is_mark(parent, name):
         return None
-    walk = _Walk(name)
+    walk = _Walk(name, st=st)
     found = Found()
     merged = parent.merged
     names = index_of(fs, parent) if merged and fs.trust else parent.index
@@ -184,7 +227,7 @@ def _single(
     redirect is left in `walk.found_redirect`; the caller knows what it changes.
     """
     walk.found_redirect = None
-    st = base.lstat(name)
+    st, walk.st = walk.st or base.lstat(name), None
     if st is None:
         return None
     fmt = fs.format
@@ -200,30 +243,33 @@ def _single(
             walk.stop = True
             return None
         walk.metacopy = False
+        hit = Hit(base, name, st)
         if kind == _S_IFREG:
-            path = base.proc_path(name)
-            with reachable(fs, base.layer, path, is_dir=False):
-                marks = fmt.marks(path)
-                walk.protected = fmt.protattr in marks
-                walk.metacopy = fmt.metacopy in marks
-                if walk.metacopy and not bottom and fmt.redirect in marks:
-                    walk.found_redirect = fmt.read_redirect(path)
+            with reachable(fs, base, name, is_dir=False):
+                marks = fmt.names(base, name)
+                if marks is not None:
+                    hit.bare = fmt.shows_none(marks)
+                    walk.protected = fmt.protattr in marks
+                    walk.metacopy = fmt.metacopy in marks
+                    if walk.metacopy and not bottom and fmt.redirect in marks:
+                        walk.found_redirect = fmt.read_redirect(base.proc_path(name))
         walk.stop = not walk.metacopy
-        return Hit(base, name, st)
+        return hit
     if last:
         walk.is_dir = True
     hit = Hit(base, name, st)
     if not bottom:
-        path = base.proc_path(name)
-        with reachable(fs, base.layer, path, is_dir=True):
-            marks = fmt.marks(path)
-            walk.protected = fmt.protattr in marks
-            if fmt.opaque in marks:
-                value = fmt.read(path, fmt.opaque)
-                walk.stop = value == b"y"
-                hit.whiteout_files = value == b"x" and not base.layer.is_upper
-            if not walk.stop and fmt.redirect in marks:
-                walk.found_redirect = fmt.read_redirect(path)
+        with reachable(fs, base, name, is_dir=True):
+            marks = fmt.names(base, name)
+            if marks is not None:
+                hit.bare = fmt.shows_none(marks)
+                walk.protected = fmt.protattr in marks
+                if fmt.opaque in marks:
+                    value = fmt.read_at(base, name, fmt.opaque)
+                    walk.stop = value == b"y"
+                    hit.whiteout_files = value == b"x" and not base.layer.is_upper
+                if not walk.stop and fmt.redirect in marks:
+                    walk.found_redirect = fmt.read_redirect(base.proc_path(name))
             if _has_opaque_file(base, name):
                 walk.stop = True
         walk.opaque = last and walk.stop

@@ -1,7 +1,8 @@
 """Extended attributes and ACLs as callers see them: the union's own marks never show.
 
 A caller's `overlay.X` is stored as `overlay.overlay.X`, so that unions can be nested (as overlayfs does since
-Linux 6.7). Works by path through /proc, for the system calls take no directory descriptor.
+Linux 6.7). An object that is known to have none (`Inode.bare`) is not asked: `ls -l` and `cp -a` want to know
+about every file. That lasts until one is set; every change comes through the mount.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import errno
 import os
 import stat
 
+from unionfs.linux import xattr as linux
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_FSETID, CAP_SYS_ADMIN, Caller
 from unionfs.overlay.fs import OverlayFs
-from unionfs.overlay.inode import File, Inode
+from unionfs.overlay.inode import Directory, File, Inode
+from unionfs.overlay.layer import Layer
 from unionfs.overlay.protect import check_changeable
 
 _CAPABILITY = b"security.capability"
@@ -25,34 +28,73 @@ def _absent() -> OSError:
     return OSError(errno.ENODATA, os.strerror(errno.ENODATA))
 
 
+def _layer(fs: OverlayFs, inode: Inode) -> Layer:
+    if inode.on_upper:
+        assert fs.upper is not None
+        return fs.upper
+    if isinstance(inode, File):
+        return inode.real()[0].layer
+    assert isinstance(inode, Directory)
+    return inode.top.layer
+
+
 def getxattr(fs: OverlayFs, inode: Inode, name: bytes) -> bytes:
     """One attribute; ENODATA where it is not set."""
-    path, follow = inode.proc_path()
-    if name == _CAPABILITY and isinstance(inode, File):
+    layer = _layer(fs, inode)
+    kind = name if name.startswith(b"system.") else name.partition(b".")[0]
+    if (
+        inode.bare
+        and kind in layer.has_answered
+        # Of the security attributes upper may get others by itself (IMA, EVM).
+        and (kind != b"security" or name == _CAPABILITY or not layer.is_upper)
+        and not name.endswith(b".")
+    ):
+        raise _absent()
+    if name == _CAPABILITY and isinstance(inode, File) and inode.no_capability:
         # The kernel asks for it before every write.
-        if inode.no_capability:
-            raise _absent()
-        try:
-            return os.getxattr(path, name, follow_symlinks=follow)
-        except OSError as error:
-            if error.errno == errno.ENODATA:
-                inode.no_capability = True
-            raise
+        raise _absent()
+    value = _read(fs, inode, name)
+    if value is None:
+        layer.has_answered.add(kind)
+        if name == _CAPABILITY and isinstance(inode, File):
+            inode.no_capability = True
+        raise _absent()
+    return value
+
+
+def _read(fs: OverlayFs, inode: Inode, name: bytes) -> bytes | None:
+    """What the topmost real object has; None where it is not set."""
+    stored = fs.format.to_stored(name)
     try:
-        return os.getxattr(path, fs.format.to_stored(name), follow_symlinks=follow)
+        if isinstance(inode, File) and inode.fd < 0:
+            directory, real = inode.real()
+            return linux.get_at(directory.open(), real, stored)
+        path, follow = inode.proc_path()
+        return os.getxattr(path, stored, follow_symlinks=follow)
     except OSError as error:
+        if error.errno == errno.ENODATA:
+            return None
         if error.errno == errno.EOPNOTSUPP and name.startswith(_ACLS):
             # A layer without ACLs has none to check; fuse.ko takes only this answer for it.
-            raise _absent() from None
+            return None
         raise
+
+
+def _stored_names(inode: Inode) -> list[str]:
+    if isinstance(inode, File) and inode.fd < 0:
+        if inode.bare and not inode.on_upper:
+            return []
+        directory, real = inode.real()
+        return linux.list_at(directory.open(), real)
+    path, follow = inode.proc_path()
+    return os.listxattr(path, follow_symlinks=follow)
 
 
 def listxattr(fs: OverlayFs, inode: Inode, caller: Caller) -> list[bytes]:
     """The names that *caller* may see: `trusted.` ones only with CAP_SYS_ADMIN."""
-    path, follow = inode.proc_path()
     shown = []
     trusted: bool | None = None
-    for stored in os.listxattr(path, follow_symlinks=follow):
+    for stored in _stored_names(inode):
         name = fs.format.to_shown(os.fsencode(stored))
         if name is None:
             continue
@@ -71,6 +113,7 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
     check_changeable(fs, inode)
     ensure_upper(fs, inode, data=False)
     path, follow = inode.proc_path()
+    inode.bare = False
     os.setxattr(path, fs.format.to_stored(name), value, flags, follow_symlinks=follow)
     if isinstance(inode, File):
         inode.no_capability = False
