@@ -170,6 +170,33 @@ def set_ids(mode: int, *, later: bool = False) -> Callable[[Path], object]:
     return act
 
 
+def chown_to_nobody_new(merged: Path) -> object:
+    """Takes set-ids away, but not at a stranger's wish."""
+    path = merged / "file"
+    answers = []
+    for owner in (0, 1000):
+        os.chown(path, owner, -1)
+        path.chmod(0o6755)
+        with opened(merged, os.O_PATH) as where:
+            answers.append((_chown_as_user(where), oct(path.stat().st_mode)))
+    return answers
+
+
+def _chown_as_user(where: int) -> int:
+    """By a fork: Python itself may lie where an ordinary user does not get."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(1000, 1000, 1000)
+            os.setresuid(1000, 1000, 1000)
+            os.chown("file", -1, -1, dir_fd=where)
+        except OSError as error:
+            os._exit(error.errno or 255)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def birth(merged: Path) -> object:
     """Of the upper object, after a copy-up."""
     (merged / "file").chmod(0o600)
@@ -193,6 +220,7 @@ ACTS: dict[str, Callable[[Path], object]] = {
     "set-ids": set_ids(0o6777),
     "setgid without group execute": set_ids(0o2767),
     "set-ids, later": set_ids(0o6777, later=True),
+    "chown to nobody new": chown_to_nobody_new,
     "birth": birth,
 }
 

@@ -183,14 +183,34 @@ def test_kill(stack: Stack, before: int, how: str, kill: bool, who: Caller) -> N
 
 
 @pytest.mark.parametrize("before", MODES, ids=oct)
-@pytest.mark.parametrize("kill", [True, False, None])
-def test_a_change_of_nothing(stack: Stack, before: int, kill: bool | None) -> None:
-    """What is left of file_remove_privs() when somebody writes past the daemon."""
+def test_before_a_write_past_the_daemon(stack: Stack, before: int) -> None:
+    """What is left of file_remove_privs(): a change of nothing, by whoever is about to write."""
     stack.layers({"f": file("data", mode=before, owner=(0, 77))})
     with stack.open() as view:
-        st = view.change("f", caller=USER, kill=kill)
-        assert oct(stat.S_IMODE(st.st_mode)) == oct(MODES[before] if kill else before)
+        st = view.change("f", caller=USER, kill=True)
+        assert oct(stat.S_IMODE(st.st_mode)) == oct(MODES[before])
         assert view.stat("f") == st
+
+
+@pytest.mark.parametrize(
+    ("mode", "who", "after"),
+    [
+        (0o4757, USER, 0o757),
+        (0o4775, USER, None),
+        (0o4775, Caller(1000, 77, 0, 0), 0o775),
+        (0o4755, Caller(1000, 77, 0, 0), None),
+    ],
+)
+def test_who_may_write_may_strip(stack: Stack, mode: int, who: Caller, after: int | None) -> None:
+    """A chown to nobody new and what comes before a write may look the same."""
+    stack.layers({"f": file("data", mode=mode, owner=(0, 77))})
+    with stack.open() as view:
+        try:
+            found: int | None = stat.S_IMODE(view.change("f", caller=who, kill=False).st_mode)
+        except PermissionError:
+            found = None
+        assert found == after
+    assert (stack.upper / "f").exists() == (after is not None)
 
 
 def test_a_chown_and_what_the_kernel_says_with_it(stack: Stack) -> None:

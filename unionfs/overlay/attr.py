@@ -27,8 +27,7 @@ class Changes:
 
     `touch`: the times are those of now, which takes less right than others do. `by_handle`: it comes by an
     open file, also where that is not at hand. `kill` goes with `size`: whether the caller lacks CAP_FSETID,
-    where the kernel says so (`drop_set_ids`). Alone, True says that somebody without it is about to write
-    past us.
+    where the kernel says so (`drop_set_ids`). Alone, True says that somebody without it is about to write.
     """
 
     mode: int | None = None
@@ -101,7 +100,7 @@ def change(
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     fs.writable_work()
     if changes.is_empty:
-        return _strip_set_ids(fs, inode, caller)
+        return _strip_set_ids(fs, inode, caller, writing=bool(changes.kill))
     _check(fs, inode, changes, handle)
     size_changes = size is not None and inode.lstat().st_size != size
     ensure_upper(fs, inode, data=size is not None, truncate=size == 0)
@@ -110,8 +109,6 @@ def change(
         assert isinstance(inode, File)
         drop_set_ids(inode, caller, changes.kill)
         _truncate(inode, size, size_changes, handle)
-    elif changes.kill and changes.uid is None and changes.gid is None and isinstance(inode, File):
-        drop_set_ids(inode, caller, kill=True)
     if changes.uid is not None or changes.gid is not None:
         uid = -1 if changes.uid is None else changes.uid
         gid = -1 if changes.gid is None else changes.gid
@@ -138,17 +135,20 @@ def change(
     return st
 
 
-def _strip_set_ids(fs: OverlayFs, inode: Inode, caller: Caller) -> os.stat_result:
-    """chown(2) to nobody new, which takes setuid and setgid away even where root asks for it.
+def _strip_set_ids(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool) -> os.stat_result:
+    """Before a write, or by chown(2) to nobody new: setuid and setgid go, even where root asks for it.
 
-    With HANDLE_KILLPRIV_V2 fuse.ko says no more of it than that something is to be set.
+    With HANDLE_KILLPRIV_V2 fuse.ko says no more of either than that something is to be set. The chown is the
+    owner's to ask for; who may write could take them away by a write.
     """
     st = inode.lstat()
     if not isinstance(inode, File) or not st.st_mode & (stat.S_ISUID | stat.S_ISGID):
         return st
-    if caller.uid != st.st_uid and not caller.has_capability(CAP_FOWNER):
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-    check_changeable(fs, inode)
+    if not writing:
+        may_write = st.st_mode & stat.S_IWOTH or (st.st_mode & stat.S_IWGRP and caller.in_group(st.st_gid))
+        if caller.uid != st.st_uid and not may_write and not caller.has_capability(CAP_FOWNER):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        check_changeable(fs, inode)
     ensure_upper(fs, inode, data=False)
     drop_set_ids(inode, caller, kill=True)
     return inode.lstat()

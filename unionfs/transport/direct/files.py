@@ -130,6 +130,13 @@ class Files:
         if self.passthrough is not None:
             self.passthrough.forget(node)
 
+    def is_written(self, ino: int) -> bool:
+        """Whether some process may be writing to the file; with a writeback cache any may be."""
+        return self._writeback or any(
+            handle.file is not None and handle.file.writable and handle.file.inode.ino == ino
+            for handle in self._files.values()
+        )
+
     def before_change(self, node: int, ino: int) -> None:
         """Called before the data of a file that is not open is changed; may raise ESTALE or `Wait`."""
         if self.passthrough is not None:

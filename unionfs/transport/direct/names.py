@@ -30,7 +30,6 @@ from unionfs.transport.direct.standing import StandingListings
 _STATX_BTIME = 0x800
 _STATX_BASIC = 0x7FF
 
-_CHANGED = p.FATTR_MODE | p.FATTR_UID | p.FATTR_GID | p.FATTR_SIZE | p.FATTR_ATIME | p.FATTR_MTIME
 _XATTR_SIZE_MAX = 65536
 
 
@@ -203,13 +202,14 @@ class Names:
             touch=_is_touch(valid),
             by_handle=bool(valid & p.FATTR_FH),
         )
-        if not valid & _CHANGED:
-            # All that is left of file_remove_privs(), before a write by passthrough say: the set-ids must go.
-            changes.kill = True
         if valid & p.FATTR_ATIME:
             changes.atime_ns = now if valid & p.FATTR_ATIME_NOW else join_time(atime, atime_ns)
         if valid & p.FATTR_MTIME:
             changes.mtime_ns = now if valid & p.FATTR_MTIME_NOW else join_time(mtime, mtime_ns)
+        if changes.is_empty:
+            # All that is left of file_remove_privs() before a write, or of a chown to nobody new, which comes
+            # with CTIME where the kernel keeps the times.
+            changes.kill = self._files.is_written(ino) and not valid & p.FATTR_CTIME
         return self._replies.attributes(*self._union.setattr(ino, changes, caller(buffer), handle))
 
     def statx(self, buffer: Buffer, end: int, ino: int) -> Answer:
