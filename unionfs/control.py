@@ -135,6 +135,7 @@ class ControlSocket:
         try:
             os.chmod(name, 0o600, dir_fd=self._dirfd)
             self._socket.listen(128)
+            self._socket.setblocking(False)
             os.rename(name, name + _SUFFIX, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
         except BaseException:
             os.unlink(name, dir_fd=self._dirfd)
@@ -151,27 +152,28 @@ class ControlSocket:
             return
         self._name = name
 
-    async def serve(self, status: Callable[[], Status]) -> None:
-        """Answer every connection until cancelled. A question that fails must not cost the mount."""
-        import trio
+    def fileno(self) -> int:
+        """For a selector: readable when somebody asks."""
+        return self._socket.fileno()
 
-        # Without a free descriptor trio complains ten times a second until whoever asks can be let in.
-        logging.getLogger("trio.serve_listeners").setLevel(logging.CRITICAL)
-        self._socket.setblocking(False)
-        # trio closes what it is given; a daemon that writes out does not answer, but it is still there.
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._socket.dup()))
+    def accept(self) -> socket.socket | None:
+        """Let one in who asks; None: he has gone again. OSError where no descriptor is free."""
+        try:
+            return self._socket.accept()[0]
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
 
-        async def answer(stream: trio.SocketStream) -> None:
-            with trio.move_on_after(_ANSWER_TIME):
-                try:
-                    async with stream:
-                        await stream.send_all(json.dumps(status()).encode())
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    pass  # whoever asked has gone
-                except Exception:
-                    logger.exception("cannot say how this mount is")
-
-        await trio.serve_listeners(answer, [listener])
+    @staticmethod
+    def answer(connection: socket.socket, status: Callable[[], Status]) -> None:
+        """Answer and hang up; any thread. A question that fails must not cost the mount."""
+        with connection:
+            try:
+                connection.settimeout(_ANSWER_TIME)
+                connection.sendall(json.dumps(status()).encode())
+            except (BrokenPipeError, ConnectionError, TimeoutError):
+                pass  # whoever asked has gone
+            except Exception:
+                logger.exception("cannot say how this mount is")
 
     def close(self) -> None:
         self._socket.close()

@@ -1,7 +1,7 @@
 """The life of a mount: check, lock, go to the background, mount, serve, unmount, write out, let go.
 
-One process serves one mount. With a transport that answers by itself, whoever waits for the mount is told
-before trio is loaded, which takes longer than all that comes before.
+One process serves one mount. The transport answers requests in threads of its own; the main thread is the
+daemon's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from unionfs.errors import MountError, PyUnionFSError
 from unionfs.linux import process
 from unionfs.options import MountOptions
 from unionfs.overlay import check
-from unionfs.readiness import FAILED, READY, SIGNALS, Outcome, Readiness
+from unionfs.readiness import FAILED, READY, SIGNALS, Readiness
+from unionfs.serving import Serving
 from unionfs.transport.detach import detach
 from unionfs.transport.mount import FuseMount, check_mountpoint, open_fuse
 from unionfs.transport.session import Session
@@ -171,8 +172,6 @@ class _Life:
         options = self.options
         self.transport = choose.resolve(options.transport)
         new_session = choose.load(self.transport)
-        if _covers_code(options.mountpoint):
-            import unionfs.serving  # noqa: F401
         try:
             self.union = Union.open(options.config)
         except OSError as error:
@@ -192,37 +191,18 @@ class _Life:
 
     def _serve(self, control: ControlSocket | None) -> bool:
         """Answer requests until the mount is gone; False after a bug."""
+        options = self.options
+        serving = Serving(self.session, options.mountpoint, self.fuse.device, options.foreground)
         try:
-            outcome = self._start()
-            if outcome is not Outcome.REFUSED:
-                self._serve_under_trio(outcome, control)
+            serving.start()
+            serving.run(self.readiness, control, self.status)
         except BaseException:
-            logger.exception(
-                "a bug has ended the serving of %s, which is unmounted now", self.options.mountpoint
-            )
+            logger.exception("a bug has ended the serving of %s, which is unmounted now", options.mountpoint)
             return False
         finally:
             # Whatever has ended it: a mount that nobody serves must not stay in anybody's way.
             self._take_away()
         return True
-
-    def _start(self) -> Outcome | None:
-        """Serve without trio, and tell so; None: this transport cannot."""
-        from unionfs.transport import choose
-
-        self.session.start()
-        if not choose.serves_alone(self.transport):
-            return None
-        return self.readiness.announce(self.readiness.wait(self.fuse.device), self.session)
-
-    def _serve_under_trio(self, outcome: Outcome | None, control: ControlSocket | None) -> None:
-        import trio
-
-        from unionfs.serving import Serving
-
-        options = self.options
-        serving = Serving(self.session, options.mountpoint, self.fuse.device, options.foreground)
-        trio.run(serving.run, outcome, self.readiness, control, self.status)
 
     def _take_away(self) -> None:
         """Take the mount out of the tree wherever it still is, and end the guard, whose work that was."""
@@ -264,14 +244,6 @@ class _Life:
             "requests": self.session.counts(),
             "union": self.union.stats(),
         }
-
-
-def _covers_code(mountpoint: str) -> bool:
-    """Whether modules that are not loaded yet, or libraries of theirs, could be hidden by this mount."""
-    with open("/proc/self/maps", "rb") as maps:
-        loaded = {line.rpartition(b" ")[2].rstrip() for line in maps if b"/" in line}
-    paths = [os.path.realpath(path) for path in sys.path] + [os.fsdecode(path) for path in loaded]
-    return any(path.startswith(mountpoint.rstrip("/") + "/") or path == mountpoint for path in paths)
 
 
 def _open_control(directory: str | None, stem: str) -> ControlSocket | None:

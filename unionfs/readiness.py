@@ -1,7 +1,6 @@
 """Telling whoever asked for a mount how it went: that it serves, or in one line why it does not.
 
-It serves once a stat of the mountpoint has been answered by us. Loads no trio: with a transport that does
-without, the caller is told before trio is loaded.
+It serves once a stat of the mountpoint has been answered by us.
 """
 
 from __future__ import annotations

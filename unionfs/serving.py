@@ -1,28 +1,56 @@
 """What goes on beside the requests while a mount serves: signals, questions on the control socket, the end.
 
-All of it runs under trio, which is slow to load: a transport that needs no trio serves before this module is
-imported. This thread touches no path that the mount may cover: it may be the one that answers, and would wait
-for itself. What must be touched (unmounting) is touched in a worker thread.
+The transport answers in threads of its own; this is the main thread, which sleeps until one of three things
+happens. It needs no trio: loading that takes longer than everything else at the start of a mount, and would
+hold the interpreter while the first requests wait.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import selectors
 import signal
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-
-import trio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from unionfs.control import ControlSocket, Status
-from unionfs.readiness import PATIENCE, SIGNALS, TOO_LATE, Outcome, Readiness
+from unionfs.readiness import SIGNALS, Outcome, Readiness
 from unionfs.transport.detach import detach
 from unionfs.transport.session import Session
 
 GRACE = 10.0
 """How long files that are open at SIGTERM may be used on, in seconds."""
 
+_LOOK_AGAIN = 0.05
+_QUIET_LOOKS = 5
+
 logger = logging.getLogger("unionfs.daemon")
+
+
+class Wake:
+    """A pipe by which other threads, and signals, wake the main one."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def set(self) -> None:
+        """Any thread."""
+        os.write(self.writer, b"\0")
+
+    def clear(self) -> None:
+        while True:
+            try:
+                os.read(self.reader, 4096)
+            except BlockingIOError:
+                return
+
+    def close(self) -> None:
+        os.close(self.reader)
+        os.close(self.writer)
 
 
 @dataclass
@@ -33,78 +61,97 @@ class Serving:
     mountpoint: str
     device: tuple[int, int] | None
     foreground: bool
-    stopping: bool = False
+    wake: Wake = field(default_factory=Wake)
+    _ended: bool = False
+    _received: list[int] = field(default_factory=list)
 
-    async def run(
+    def start(self) -> None:
+        """Have requests answered from now on."""
+        self.session.start(self._end)
+
+    def _end(self) -> None:
+        self._ended = True
+        self.wake.set()
+
+    def run(
         self,
-        outcome: Outcome | None,
         readiness: Readiness,
         control: ControlSocket | None,
         status: Callable[[], Status],
     ) -> None:
-        """Return when the mount is gone. `outcome` is that of the first answer; None: not answered yet."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._signals, nursery)
-            if control is not None:
-                nursery.start_soon(self._answer_questions, control, status)
-            nursery.start_soon(self._begin, outcome, readiness, nursery)
-            await self.session.serve()
-            logger.info("%s is unmounted", self.mountpoint)
-            nursery.cancel_scope.cancel()
-
-    async def _begin(self, outcome: Outcome | None, readiness: Readiness, nursery: trio.Nursery) -> None:
-        if outcome is None:
-            reason: str | None = TOO_LATE
-            with trio.move_on_after(PATIENCE):
-                reason = await trio.to_thread.run_sync(readiness.look, self.device, abandon_on_cancel=True)
-            outcome = readiness.announce(reason, self.session)
+        """Return when the mount is gone, or is to be given up; raise the bug that has ended the serving."""
+        outcome = readiness.announce(readiness.wait(self.device), self.session)
         if outcome is Outcome.REFUSED:
-            await trio.to_thread.run_sync(detach, self.device, abandon_on_cancel=True)
-            nursery.cancel_scope.cancel()
-        elif outcome is Outcome.ABANDONED:
-            await self._stop(nursery)
+            return
+        with selectors.DefaultSelector() as selector, self._signals():
+            selector.register(self.wake.reader, selectors.EVENT_READ)
+            if control is not None:
+                selector.register(control, selectors.EVENT_READ)
+            stop_at: float | None = None
+            quiet = 0
+            if outcome is Outcome.ABANDONED:
+                stop_at = self._free_mountpoint()
+            while not self._ended:
+                timeout = None if stop_at is None else _LOOK_AGAIN
+                for key, _ in selector.select(timeout):
+                    if key.fileobj is control and control is not None:
+                        _answer(control, status)
+                    else:
+                        self.wake.clear()
+                if self._received:
+                    number = self._received.pop(0)
+                    name = signal.Signals(number).name
+                    if number == signal.SIGHUP and not self.foreground:
+                        continue
+                    if stop_at is not None:
+                        logger.warning("%s again: ending at once", name)
+                        return
+                    logger.info("%s: unmounting %s", name, self.mountpoint)
+                    stop_at = self._free_mountpoint()
+                elif stop_at is not None:
+                    # When nobody is inside any more the kernel ends the session. Whoever only has its working
+                    # directory here keeps the session alive without an open file, and is not waited for.
+                    # An open that waits for its copy-up is no handle yet.
+                    busy = self.session.open_handles() or self.session.under_way()
+                    quiet = 0 if busy else quiet + 1
+                    if quiet == _QUIET_LOOKS:
+                        return
+                    if time.monotonic() > stop_at:
+                        logger.warning(
+                            "%d files are still open after %g seconds", self.session.open_handles(), GRACE
+                        )
+                        return
+        self.session.check()
+        logger.info("%s is unmounted", self.mountpoint)
 
-    async def _answer_questions(self, control: ControlSocket, status: Callable[[], Status]) -> None:
-        """Serve the control socket; whatever goes wrong there, the mount goes on without."""
+    def _free_mountpoint(self) -> float:
+        """Take the mount out of the tree now; files that are open may be used until the time returned."""
+        detach(self.device)
+        return time.monotonic() + GRACE
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Have signals noted that were blocked until now."""
+        before = signal.set_wakeup_fd(self.wake.writer, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, lambda received, frame: self._received.append(received))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
-            await control.serve(status)
-        except Exception:
-            logger.exception("`status` no longer shows %s", self.mountpoint)
+            yield
+        finally:
+            # What follows writes data out, which a repeated signal must not cut off.
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            signal.set_wakeup_fd(before)
 
-    async def _signals(self, nursery: trio.Nursery) -> None:
-        with trio.open_signal_receiver(*SIGNALS) as received:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            try:
-                await self._receive(received, nursery)
-            finally:
-                # What follows writes data out, which a repeated signal must not cut off.
-                signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
-    async def _receive(self, received: AsyncIterator[int], nursery: trio.Nursery) -> None:
-        async for number in received:
-            name = signal.Signals(number).name
-            if number == signal.SIGHUP and not self.foreground:
-                continue
-            if self.stopping:
-                logger.warning("%s again: ending at once", name)
-                nursery.cancel_scope.cancel()
-                return
-            logger.info("%s: unmounting %s", name, self.mountpoint)
-            nursery.start_soon(self._stop, nursery)
-
-    async def _stop(self, nursery: trio.Nursery) -> None:
-        """Free the mountpoint now, and go on serving what is still open, for a while."""
-        self.stopping = True
-        await trio.to_thread.run_sync(detach, self.device, abandon_on_cancel=True)
-        # When nobody is inside any more the kernel ends the session and `serve` returns. Whoever only has
-        # its working directory here keeps the session alive without an open file, and is not waited for.
-        idle = 0
-        with trio.move_on_after(GRACE) as grace:
-            while idle < 5:
-                await trio.sleep(0.05)
-                # An open that waits for its copy-up is no handle yet.
-                busy = self.session.open_handles() or self.session.under_way()
-                idle = 0 if busy else idle + 1
-        if grace.cancelled_caught:
-            logger.warning("%d files are still open after %g seconds", self.session.open_handles(), GRACE)
-        nursery.cancel_scope.cancel()
+def _answer(control: ControlSocket, status: Callable[[], Status]) -> None:
+    """Answer a question in a thread, for whoever asks may be slow to listen."""
+    try:
+        connection = control.accept()
+    except OSError as error:
+        # Without a free descriptor it cannot be let in, and selecting would report it at once again.
+        logger.warning("a question cannot be let in: %s", error)
+        time.sleep(_LOOK_AGAIN)
+        return
+    if connection is not None:
+        threading.Thread(target=control.answer, args=(connection, status), daemon=True).start()

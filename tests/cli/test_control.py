@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import threading
 import time
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 from tests.support.mounts import needs_root
 from unionfs import control
@@ -170,16 +170,20 @@ def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCapt
         assert isinstance(answer, dict)
         return answer
 
-    async def main() -> list[control.Status | None]:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(bound.serve, status)
-            found = [await trio.to_thread.run_sync(control.running) for _ in range(3)]
-            nursery.cancel_scope.cancel()
-        return [each.status for [each] in found]
+    def serve() -> None:
+        for _ in range(3):
+            assert select.select([bound], [], [], 10)[0] == [bound]
+            connection = bound.accept()
+            assert connection is not None
+            bound.answer(connection, status)
 
+    server = threading.Thread(target=serve)
+    server.start()
     try:
-        assert trio.run(main) == [None, None, STATUS]
+        found = [control.running() for _ in range(3)]
+        assert [each.status for [each] in found] == [None, None, STATUS]
     finally:
+        server.join()
         bound.close()
     assert "Too many open files" in caplog.text
     assert "a bug" in caplog.text

@@ -15,11 +15,13 @@ from tests.support.mounts import REPOSITORY, mount_types, needs_fuse, needs_root
 pytestmark = [needs_root, needs_fuse]
 
 LOOP_BUG = """
-async def serve(self, real=t.Session.serve):
-    with trio.move_on_after(0.7):
-        await real(self)
+import threading
+def start(self, ended, real=t.Session.start):
+    real(self, lambda: None)
+    threading.Timer(0.7, ended).start()
+def check(self):
     raise ValueError("a bug in the loop")
-t.Session.serve = serve
+t.Session.start, t.Session.check = start, check
 """
 
 START_BUG = """
@@ -31,10 +33,7 @@ t.Session.__init__ = init
 MUTE = """
 import unionfs.readiness
 unionfs.readiness.PATIENCE = 0.3
-async def serve(self):
-    await trio.sleep(unionfs.readiness.PATIENCE)
-t.Session.serve = serve
-t.Session.start = lambda self: None
+t.Session.start = lambda self, ended: None
 """
 
 DEAF = MUTE.replace("0.3", "60")

@@ -19,11 +19,6 @@ def resolve(name: str) -> str:
     return AUTO if name == "auto" else name
 
 
-def serves_alone(name: str) -> bool:
-    """Whether requests are answered from `start` on, and not only under trio."""
-    return name == "direct"
-
-
 def load(name: str) -> Callable[[Union, int, SessionOptions], Session]:
     """The transport's `Session`."""
     module = importlib.import_module(f"unionfs.transport.{name}")

@@ -14,6 +14,8 @@ import errno
 import logging
 import os
 import stat
+import threading
+from collections.abc import Callable
 
 import pyfuse3
 import trio
@@ -381,11 +383,30 @@ class Session:
         """Take over *fuse_fd*, a /dev/fuse descriptor that is mounted already."""
         self._operations = _Operations(union)
         self._union = union
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._cancel = trio.CancelScope()
+        self._token: trio.lowlevel.TrioToken | None = None
         # Not max_read: the kernel knows it from mount(2), and libfuse would want it of pyfuse3 a second time.
         pyfuse3.init(self._operations, f"/dev/fd/{fuse_fd}", {"default_permissions"})
 
-    def start(self) -> None:
-        """Nothing: requests are answered under trio, by `serve`."""
+    def start(self, ended: Callable[[], None]) -> None:
+        """Answer requests from now on, under trio in a thread of its own; *ended* is called at its end."""
+        self._thread = threading.Thread(target=self._run, args=(ended,), name="requests", daemon=True)
+        self._thread.start()
+
+    def _run(self, ended: Callable[[], None]) -> None:
+        try:
+            trio.run(self._serve)
+        except BaseException as error:
+            self._failure = error
+        finally:
+            ended()
+
+    def check(self) -> None:
+        """Raise what has ended the serving, other than the end of the mount."""
+        if self._failure is not None:
+            raise self._failure
 
     def flags(self) -> list[str]:
         """Nothing: what was agreed on at INIT libfuse keeps to itself."""
@@ -394,8 +415,13 @@ class Session:
     def passthrough_problem(self) -> str | None:
         return "pyfuse3 cannot ask the kernel for it: use transport=direct"
 
-    async def serve(self) -> None:
-        """Answer requests until the kernel ends the session; cancel to stop earlier."""
+    async def _serve(self) -> None:
+        """Answer requests until the kernel ends the session, or `close` does."""
+        self._token = trio.lowlevel.current_trio_token()
+        with self._cancel:
+            await self._answer_all()
+
+    async def _answer_all(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._operations.sweep)
             try:
@@ -420,6 +446,10 @@ class Session:
 
     def close(self) -> None:
         """Let go of the kernel's side and of all handles. Unmounting is the daemon's."""
+        if self._thread is not None and self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._cancel.cancel)
+            self._thread.join()
         pyfuse3.close(unmount=False)
         operations = self._operations
         for file in operations.files.values():

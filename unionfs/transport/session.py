@@ -5,6 +5,7 @@ Imports no FUSE library and no trio, and holds no behaviour: each transport brin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,15 +29,18 @@ class SessionOptions:
 class Session(Protocol):
     """One mount's requests, from a mounted /dev/fuse descriptor (owned from now on) to a union.
 
-    Its class is called with `(union, fuse_fd, options)`. The daemon calls all of this on one thread, which is
-    not the one that answers where a transport has a thread of its own: locking is the session's work.
+    Its class is called with `(union, fuse_fd, options)`. The daemon calls all of this on the main thread,
+    which is never one that answers: locking is the session's work.
     """
 
-    def start(self) -> None:
-        """Begin to answer, before trio runs; a transport that needs trio for that does nothing here."""
+    def start(self, ended: Callable[[], None]) -> None:
+        """Answer requests from now on, in threads of the session's own.
 
-    async def serve(self) -> None:
-        """Return when the mount is gone."""
+        *ended* is called, by one of them, when the mount is gone or a bug has ended the serving.
+        """
+
+    def check(self) -> None:
+        """Raise the bug that has ended the serving, if one has."""
 
     def counts(self) -> dict[str, int]:
         """How many requests of each kind have come."""

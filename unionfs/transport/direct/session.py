@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import threading
+from collections.abc import Callable
 
 from unionfs.linux.fs import filesystem_type
 from unionfs.linux.process import may_use_backing_files
@@ -43,24 +44,24 @@ class Session:
         self._files: Files | None = None
         self._listings: Listings | None = None
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
+        self._thread: threading.Thread | None = None
         self._problem: str | None = None
 
-    def start(self) -> None:
-        """Answer requests from now on, in a thread of this session's own."""
+    def start(self, ended: Callable[[], None]) -> None:
+        """Answer requests from now on, in a thread of this session's own; *ended* is called at its end."""
+        self._thread = threading.Thread(target=self._run, args=(ended,), name="requests", daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
+    def _run(self, ended: Callable[[], None]) -> None:
         try:
             self._server.run()
         except BaseException as error:
             self._failure = error
+        finally:
+            ended()
 
-    async def serve(self) -> None:
-        """Return when the mount is gone; raise what has ended the serving."""
-        import trio  # loaded once requests are answered: it takes longer than everything else together
-
-        await trio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
+    def check(self) -> None:
+        """Raise what has ended the serving, other than the end of the mount."""
         if self._failure is not None:
             raise self._failure
 
@@ -77,7 +78,7 @@ class Session:
         """Close the device. While the requests' thread may read it, its number must not become another
         file's: a pipe takes it, at whose end the thread ends."""
         fd = self._server.fd
-        if not self._thread.is_alive():
+        if self._thread is None or not self._thread.is_alive():
             os.close(fd)
             return
         end, start = os.pipe2(os.O_CLOEXEC)
