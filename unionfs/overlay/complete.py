@@ -6,12 +6,12 @@ gone, readers take the lower's data.
 
 from __future__ import annotations
 
-import errno
 import os
 
 from unionfs.overlay.copy_data import INLINE, copy_data
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import File
+from unionfs.overlay.priv import CAPABILITY, capability_of
 
 
 class DataCopyUp:
@@ -30,7 +30,7 @@ class DataCopyUp:
         self._size = 0 if truncate else self._st.st_size
         self._target = inode.open_real(os.O_RDWR)
         try:
-            self._capability = _capability(self._target)
+            self._capability = capability_of(self._target)
             self._source = inode.open_data(os.O_RDONLY)
         except BaseException:
             os.close(self._target)
@@ -62,18 +62,9 @@ class DataCopyUp:
             # Writing has dropped the capability and changed the times; neither is the caller's doing.
             if self._size:
                 if self._capability is not None:
-                    os.setxattr(self._target, "security.capability", self._capability)
+                    os.setxattr(self._target, CAPABILITY, self._capability)
                 os.utime(self._target, ns=(st.st_atime_ns, st.st_mtime_ns))
         finally:
             os.close(self._source)
             os.close(self._target)
             self._fs.table.drop_if_unused(inode)
-
-
-def _capability(fd: int) -> bytes | None:
-    try:
-        return os.getxattr(fd, "security.capability")
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-            return None
-        raise

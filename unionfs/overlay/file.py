@@ -15,7 +15,7 @@ from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import File, Inode
-from unionfs.overlay.priv import drop_set_ids
+from unionfs.overlay.priv import CAPABILITY, capability_of, drop_set_ids
 from unionfs.overlay.protect import check_open
 
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
@@ -75,15 +75,32 @@ class OpenFile:
         """Read, waiting for the disk; any thread."""
         return os.pread(self.fd, size, offset)
 
-    def write(self, offset: int, data: bytes | memoryview, kill: bool | None = None) -> int:
+    def write(
+        self, offset: int, data: bytes | memoryview, kill: bool | None = None, writer: Caller | None = None
+    ) -> int:
         """Write at *offset*; without CAP_FSETID that drops setuid and setgid.
 
-        *kill* says whether the writer lacks it; None: whether the opener does.
+        *kill* says whether the writer lacks it; None: whether *writer* does, or else the opener.
         """
         inode = self.inode
         if inode.mode & _SET_IDS:
-            drop_set_ids(inode, self.caller, kill)
+            drop_set_ids(inode, writer or self.caller, kill)
         return os.pwrite(self.fd, data, offset)
+
+    def write_back(self, offset: int, data: bytes | memoryview) -> int:
+        """Write what the kernel's cache has held: a mapping's, or of a write(2) that is over.
+
+        Whatever that takes away is gone already; what the file was given since then stays.
+        """
+        inode = self.inode
+        capability = None if inode.no_capability else capability_of(self.fd)
+        if capability is None:
+            inode.no_capability = True
+            return os.pwrite(self.fd, data, offset)
+        try:
+            return os.pwrite(self.fd, data, offset)
+        finally:
+            os.setxattr(self.fd, CAPABILITY, capability)
 
     def sync_fd(self) -> int | None:
         """A new descriptor of the upper file, for fsync; None where the file lies in a lower."""

@@ -1,15 +1,18 @@
 """What a change of a file's data takes away: setuid and setgid, unless the caller holds CAP_FSETID.
 
-`security.capability` the upper filesystem drops by itself.
+`security.capability` the upper filesystem drops by itself, at every write of ours.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from unionfs.overlay.cred import CAP_FSETID, Caller
 from unionfs.overlay.inode import File
+
+CAPABILITY = "security.capability"
 
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 
@@ -33,3 +36,13 @@ def drop_set_ids(inode: File, caller: Caller, kill: bool | None = None) -> None:
     if kept != mode:
         os.chmod(inode.proc_path()[0], stat.S_IMODE(kept))
     inode.mode = kept
+
+
+def capability_of(fd: int) -> bytes | None:
+    """The file's `security.capability`; None where it has none."""
+    try:
+        return os.getxattr(fd, CAPABILITY)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise

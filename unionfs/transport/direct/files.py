@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 
 from unionfs.linux.fs import filesystem_type
@@ -36,6 +37,7 @@ FS_IOC32_SETFLAGS = 0x40046602
 FS_IOC_FSGETXATTR = 0x801C581F
 FS_IOC_FSSETXATTR = 0x401C5820
 _FSXATTR_SIZE = 28
+_SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 
 class Files:
@@ -262,8 +264,15 @@ class Files:
         start = BODY + p.WRITE_IN.size
         if start + size != end or offset < 0:
             raise malformed("a write of another length than it says, or before the beginning")
-        kill = bool(flags & p.WRITE_KILL_SUIDGID) if self._killpriv else None
-        written = self.file(fh, ino, writes=True).write(offset, memoryview(buffer)[start:end], kill)
+        file = self.file(fh, ino, writes=True)
+        data = memoryview(buffer)[start:end]
+        if flags & p.WRITE_CACHE:
+            written = file.write_back(offset, data)
+        else:
+            kill = bool(flags & p.WRITE_KILL_SUIDGID) if self._killpriv else None
+            # Who opened the file is not who writes, and may not be known.
+            writer = caller(buffer) if file.inode.mode & _SET_IDS else None
+            written = file.write(offset, data, kill, writer)
         return p.WRITE_OUT.pack(written, 0)
 
     def flush(self, buffer: Buffer, end: int, ino: int) -> object:

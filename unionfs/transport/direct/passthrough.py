@@ -12,7 +12,6 @@ import errno
 import fcntl
 import logging
 import os
-import stat
 from collections import OrderedDict
 
 from unionfs.overlay.file import OpenFile
@@ -28,9 +27,6 @@ from unionfs.transport.direct.protocol import (
 from unionfs.transport.direct.server import Server
 
 log = logging.getLogger(__name__)
-
-_SET_IDS = stat.S_ISUID | stat.S_ISGID
-
 
 _IDLE = 4096
 """Lower backing files that are kept for the next open. Each holds a file open in the kernel."""
@@ -134,11 +130,7 @@ class Passthrough:
         return backing.id
 
     def _wanted(self, file: OpenFile) -> bool:
-        inode = file.inode
-        if self._coherent and not _holds_data(inode):
-            return False
-        # A write by passthrough is the daemon's, and would leave setuid and setgid where they are.
-        return not (file.writable and inode.mode & _SET_IDS)
+        return not self._coherent or _holds_data(file.inode)
 
     def release(self, handle: Handle) -> None:
         """An open has ended: let go of the backing file with the last."""

@@ -1,0 +1,241 @@
+"""setuid, setgid and security.capability: who loses them by which change, as on kernel overlayfs.
+
+The kernel makes a passthrough write with the daemon's credentials, which would leave the bits where they are;
+a file may also get them while it is open for writing already.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.data_rig import Side, fallocate, in_child, side
+from tests.support.mounts import needs_fuse, needs_overlayfs, needs_root
+
+pytestmark = [needs_root, needs_fuse, needs_overlayfs]
+
+USER, FRIEND, GROUP = 2001, 2002, 2100
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+MODES = (0o4777, 0o2777, 0o2767, 0o6777, 0o777)
+DATA = b"set-id" * 2000
+
+
+def write(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    os.write(fd, b"changed")
+    os.close(fd)
+
+
+def append(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    os.write(fd, b"changed")
+    os.close(fd)
+
+
+def write_direct(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_DIRECT)
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        os.writev(fd, [page])
+    os.close(fd)
+
+
+def write_nothing(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    os.write(fd, b"")
+    os.close(fd)
+
+
+def map_and_write(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR)
+    with mmap.mmap(fd, 0) as view:
+        view[:7] = b"changed"
+        view.flush()
+    os.close(fd)
+
+
+def cut_by_descriptor(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    os.ftruncate(fd, 100)
+    os.close(fd)
+
+
+def allocate(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    fallocate(fd, 0, 0, 20000)
+    os.close(fd)
+
+
+def copy_into(path: Path) -> None:
+    source, target = os.open(path.parent / "source", os.O_RDONLY), os.open(path, os.O_WRONLY)
+    assert os.copy_file_range(source, target, 100) == 100
+    os.close(target)
+    os.close(source)
+
+
+HOWS: dict[str, Callable[[Path], object]] = {
+    "write": write,
+    "append": append,
+    "O_DIRECT": write_direct,
+    "nothing": write_nothing,
+    "mmap": map_and_write,
+    "O_TRUNC": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)),
+    "truncate": lambda path: os.truncate(path, 100),
+    "ftruncate": cut_by_descriptor,
+    "fallocate": allocate,
+    "copy_file_range": copy_into,
+    "chown": lambda path: os.chown(path, -1, GROUP),
+    "only open": lambda path: os.close(os.open(path, os.O_RDWR)),
+}
+
+WHO = {"root": (0, ()), "stranger": (USER, ()), "member": (FRIEND, (GROUP,))}
+# The layer that the file lies in; whether somebody reads it meanwhile; whether it has a capability.
+STATES = [("lower", False, False), ("lower", True, True), ("upper", True, False), ("upper", True, True)]
+CASES = [
+    (f"{layer}-{reads:d}-{capable:d}-{mode:o}-{who}", layer, reads, capable, mode, who)
+    for (layer, reads, capable), mode, who in itertools.product(STATES, MODES, WHO)
+]
+
+
+def populate(lower: Path, upper: Path) -> None:
+    for directory in (lower, upper):
+        for how in HOWS:
+            (directory / how).mkdir()
+            (directory / how / "source").write_bytes(b"other" * 1000)
+            (directory / how / "source").chmod(0o644)
+    for how, (name, layer, _, capable, mode, _) in itertools.product(HOWS, CASES):
+        path = (lower if layer == "lower" else upper) / how / name
+        path.write_bytes(DATA)
+        # The stranger owns none of them; a chown by an owner is another matter, tested with the group.
+        os.chown(path, FRIEND if how == "chown" else 0, GROUP)
+        path.chmod(mode)
+        if capable:
+            os.setxattr(path, "security.capability", CAPABILITY)
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Side]:
+    with side("overlayfs", populate) as mounted:
+        yield mounted
+
+
+@pytest.fixture(scope="module", params=["passthrough", "coherent", "cached", "checked"])
+def union(request: pytest.FixtureRequest) -> Iterator[Side]:
+    with side(request.param, populate) as mounted:
+        yield mounted
+
+
+def has_capability(path: Path) -> bool:
+    return "security.capability" in os.listxattr(path)
+
+
+def change_all(mounted: Side, how: str) -> dict[str, tuple[str, str, bool]]:
+    """What each file is like after the change: the outcome, its mode, whether it has its capability."""
+    found = {}
+    for name, _, reads, _, _, who in CASES:
+        path = mounted.merged / how / name
+        reader = os.open(path, os.O_RDONLY) if reads else -1
+        if reads:
+            os.pread(reader, 10, 0)
+        uid, groups = WHO[who]
+        outcome = in_child(functools.partial(HOWS[how], path), uid, groups)
+        found[name] = (outcome, oct(path.stat().st_mode), has_capability(path))
+        if reads:
+            os.close(reader)
+        really = mounted.upper / how / name
+        if really.exists():
+            assert oct(really.stat().st_mode) == found[name][1], f"{how} {name}: upper has another mode"
+            assert has_capability(really) == found[name][2], f"{how} {name}: upper's capability"
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(oracle: Side) -> dict[str, dict[str, tuple[str, str, bool]]]:
+    return {how: change_all(oracle, how) for how in HOWS}
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_change_takes_set_ids_away_as_on_overlayfs(
+    union: Side, expected: dict[str, dict[str, tuple[str, str, bool]]], how: str
+) -> None:
+    found = change_all(union, how)
+    wrong = {name: (found[name], wanted) for name, wanted in expected[how].items() if found[name] != wanted}
+    assert not wrong
+
+
+# Given while somebody has the file open for writing already: (uid of the writer, uid of who gives them).
+LATE = [(USER, 0), (0, 0), (USER, USER)]
+
+
+def late(mounted: Side, name: str, writer: int, mode: int) -> tuple[str, str]:
+    """A writer opens the file and writes; the mode is given; he writes again through his descriptor."""
+    path = mounted.merged / "late" / name
+    to_writer, to_us = os.pipe(), os.pipe()
+
+    def work() -> None:
+        fd = os.open(path, os.O_RDWR)
+        os.pwrite(fd, b"before", 0)
+        os.write(to_us[1], b"x")
+        os.read(to_writer[0], 1)
+        os.pwrite(fd, b"after!", 0)
+
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if writer:
+                os.setgroups([])
+                os.setgid(writer)
+                os.setuid(writer)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    os.read(to_us[0], 1)
+    path.chmod(mode)
+    given = oct(path.stat().st_mode)
+    os.write(to_writer[1], b"x")
+    assert os.waitpid(pid, 0)[1] == 0
+    for fd in (*to_writer, *to_us):
+        os.close(fd)
+    assert path.read_bytes() == b"after!" + DATA[6:]
+    return given, oct(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("way", ["passthrough", "coherent", "cached"])
+@pytest.mark.parametrize("layer", ["lower", "upper"])
+def test_set_ids_given_while_the_file_is_open_for_writing(way: str, layer: str) -> None:
+    cases = list(itertools.product((0, USER), MODES))
+
+    def with_late(lower: Path, upper: Path) -> None:
+        where = lower if layer == "lower" else upper
+        (where / "late").mkdir()
+        for writer, mode in cases:
+            path = where / "late" / f"{writer}-{mode:o}"
+            path.write_bytes(DATA)
+            path.chmod(0o777)
+
+    outcomes = {}
+    for one in ("overlayfs", way):
+        with side(one, with_late) as mounted:
+            outcomes[one] = {case: late(mounted, f"{case[0]}-{case[1]:o}", *case) for case in cases}
+    assert outcomes[way] == outcomes["overlayfs"]
+
+
+def test_a_stranger_takes_nothing_away_without_writing() -> None:
+    """chown(-1, -1) by anybody looks to the daemon like what comes before a write."""
+
+    def with_file(lower: Path, upper: Path) -> None:
+        (upper / "file").write_bytes(DATA)
+        (upper / "file").chmod(0o4755)
+
+    with side("passthrough", with_file) as mounted:
+        path = mounted.merged / "file"
+        in_child(lambda: os.chown(path, -1, -1), USER)
+        assert path.stat().st_mode & 0o7777 == 0o4755
+        assert (mounted.upper / "file").stat().st_mode & 0o7777 == 0o4755
