@@ -21,6 +21,7 @@ import pytest
 
 from tests.overlay.rig import Stack, View
 from tests.support.mounts import loop_fs, umount
+from unionfs.linux import fs as linux
 from unionfs.linux.fs import FICLONE
 from unionfs.overlay import order
 
@@ -119,11 +120,14 @@ def test_no_name_without_copied_data(kind: str, request: pytest.FixtureRequest) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_crash_shows_what_was_not_written(kind: str, request: pytest.FixtureRequest) -> None:
+def test_the_crash_shows_what_was_not_written(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without `write_out` the very same crash leaves files without data: the tests above can fail."""
 
     def plant(view: View) -> None:
         request.getfixturevalue("unshared")
+        monkeypatch.setattr(linux, "start_writing", lambda fd: None)
         view.union.fs.write_out = lambda fd, shared: None
 
     _, torn = crash(kind, "chmod", plant)

@@ -66,6 +66,16 @@ def statx(dirfd: int, name: bytes = b"") -> Statx:
     return Statx(btime, attributes, attributes_mask)
 
 
+def statx_attributes(dirfd: int, name: bytes = b"") -> int:
+    """The `STATX_ATTR_*` attributes alone, for who asks often."""
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    if _statx(dirfd, name, AT_SYMLINK_NOFOLLOW if name else AT_EMPTY_PATH, 0, buffer) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    attributes: int = struct.unpack_from("=Q", buffer, 8)[0]
+    return attributes
+
+
 def protection_of(attributes: int) -> int:
     """FS_APPEND_FL and FS_IMMUTABLE_FL, as far as `STATX_ATTR_*` attributes tell."""
     append = FS_APPEND_FL if attributes & STATX_ATTR_APPEND else 0

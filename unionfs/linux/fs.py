@@ -65,6 +65,7 @@ _PR_GET_SECUREBITS = 27
 _PR_SET_SECUREBITS = 28
 _SECBIT_NO_SETUID_FIXUP = 4
 
+_SYNC_FILE_RANGE_WRITE = 2
 _SYNC_FILE_RANGE_WRITE_AND_WAIT = 7
 
 _MAX_HANDLE = 128
@@ -106,6 +107,11 @@ def write_data(fd: int) -> None:
     """
     if _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE_AND_WAIT) != 0:
         raise _fail()
+
+
+def start_writing(fd: int) -> None:
+    """sync_file_range(2): begin to write a file's data. A hint: whoever waits for it is told of failures."""
+    _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:

@@ -85,14 +85,17 @@ class Placing:
             self._access.__enter__()
 
     def __exit__(self, *exc: object) -> None:
-        st = self._st
+        directory, times = self._directory, (self._st.st_atime_ns, self._st.st_mtime_ns)
         # Best effort, as in overlayfs: the object is in place, and the directory may be another user's.
         if self._access is not None:
             with contextlib.suppress(OSError):
                 self._access.__exit__()
         with contextlib.suppress(OSError):
-            path = b"/proc/self/fd/%d" % self._directory.open()
-            os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
+            if self._access is not None or directory.parent is None or directory.pinned:
+                os.utime(b"/proc/self/fd/%d" % directory.open(), ns=times)
+            else:
+                # Cheaper; only a daemon that may search every directory reaches it so.
+                os.utime(directory.name, ns=times, dir_fd=directory.parent.open(), follow_symlinks=False)
 
 
 def reachable(

@@ -104,7 +104,7 @@ def change(
     _check(fs, inode, changes, handle)
     size_changes = size is not None and inode.lstat().st_size != size
     ensure_upper(fs, inode, data=size is not None, truncate=size == 0)
-    path, follow = inode.proc_path()
+    path, at, follow = inode.place()
     if size is not None:
         assert isinstance(inode, File)
         drop_set_ids(inode, caller, changes.kill)
@@ -116,18 +116,18 @@ def change(
         # allows to privileged callers: setgid without group execute.
         if isinstance(inode, File):
             drop_set_ids(inode, caller)
-        os.chown(path, uid, gid, follow_symlinks=follow)
+        os.chown(path, uid, gid, dir_fd=at, follow_symlinks=follow)
     if changes.mode is not None:
         if stat.S_ISLNK(inode.mode):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        os.chmod(path, stat.S_IMODE(changes.mode))
+        os.chmod(path, stat.S_IMODE(changes.mode), dir_fd=at)
     atime, mtime = changes.atime_ns, changes.mtime_ns
     if atime is not None or mtime is not None:
         if atime is None or mtime is None:
             now = inode.lstat()
             atime = now.st_atime_ns if atime is None else atime
             mtime = now.st_mtime_ns if mtime is None else mtime
-        os.utime(path, ns=(atime, mtime), follow_symlinks=follow)
+        os.utime(path, ns=(atime, mtime), dir_fd=at, follow_symlinks=follow)
     st = inode.lstat()
     inode.mode = st.st_mode
     if isinstance(inode, File):

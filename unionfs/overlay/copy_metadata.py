@@ -25,10 +25,13 @@ _NO_FLAGS = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """What filesystems answer that have no such flags."""
 
 
-def copy_metadata(fs: OverlayFs, source: bytes | int, st: os.stat_result, target: bytes | int) -> int:
+def copy_metadata(
+    fs: OverlayFs, source: bytes | int, st: os.stat_result, target: bytes | int, *, bare: bool = False
+) -> int:
     """Owner, mode, xattrs and times onto a private object; returns its inode number.
 
     *source* is a descriptor, or a path to follow; *target* a descriptor, or a path that is not followed.
+    *bare* says that there are no xattrs to be copied.
     """
     by_path = isinstance(target, bytes)
     made = os.stat(target, follow_symlinks=not by_path)
@@ -36,7 +39,7 @@ def copy_metadata(fs: OverlayFs, source: bytes | int, st: os.stat_result, target
         os.chown(target, st.st_uid, st.st_gid, follow_symlinks=not by_path)
     # After the owner, for chown drops capabilities; before the mode, which may keep an ordinary user out; the
     # ACLs last, for chmod would change them.
-    names = _xattrs_to_copy(fs, source)
+    names = [] if bare else _xattrs_to_copy(fs, source)
     if names:
         _copy_xattrs(source, target, [name for name in names if not name.startswith(_ACLS)])
     if not stat.S_ISLNK(st.st_mode):

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 
+from unionfs.linux import fs as linux
 from unionfs.overlay import index
 from unionfs.overlay.access import WRITE, OwnerAccess, Placing, set_mark
 from unionfs.overlay.complete import DataCopyUp
@@ -98,6 +99,7 @@ class FileCopyUp:
     """
 
     __slots__ = (
+        "_bare",
         "_data",
         "_fs",
         "_inode",
@@ -122,6 +124,7 @@ class FileCopyUp:
         self._temp = self._work.temp_name()
         self._replaces = inode.on_upper
         self._placed = False
+        self._bare = inode.bare
         self._real_ino = 0
         self._origin = b""
         self._layer = None if inode.lowdir is None else inode.lowdir.layer
@@ -177,12 +180,14 @@ class FileCopyUp:
             shared = False
             if self._copies_data:
                 shared = copy_data(self._source[-1], fd, self._size, clone=fs.may_clone)
+                if fs.write_out is not None and not shared:
+                    linux.start_writing(fd)  # while the rest is done
             elif self._size:
                 os.ftruncate(fd, self._size)
             if not self._data:
                 os.setxattr(fd, fs.format.metacopy, b"")
             self._mark_origin(fd)
-            self._real_ino = copy_metadata(fs, source, st, fd)
+            self._real_ino = copy_metadata(fs, source, st, fd, bare=self._bare)
             if self._copies_data and fs.write_out is not None:
                 fs.write_out(fd, shared)
         finally:

@@ -101,6 +101,11 @@ class Inode:
         """A path to the topmost real object, and whether its last component must be followed."""
         raise NotImplementedError
 
+    def place(self) -> tuple[bytes, int | None, bool]:
+        """The same for calls that take a directory descriptor: path, descriptor, whether to follow."""
+        path, follow = self.proc_path()
+        return path, None, follow
+
     def close(self) -> None:
         """Close what it holds open; what can be opened again by name will be."""
         raise NotImplementedError
@@ -240,6 +245,12 @@ class File(Inode):
             return b"/proc/self/fd/%d" % self.fd, True
         directory, name = self.real()
         return directory.proc_path(name), False
+
+    def place(self) -> tuple[bytes, int | None, bool]:
+        if self.fd >= 0:
+            return b"/proc/self/fd/%d" % self.fd, None, True
+        directory, name = self.real()
+        return name, directory.open(), False
 
     def close(self) -> None:
         if self.fd >= 0:

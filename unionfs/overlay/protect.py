@@ -34,10 +34,10 @@ def _look(fs: OverlayFs, inode: Inode) -> int:
         return fs.format.read_protattr(path, follow=follow)
     if isinstance(inode, File):
         directory, name = inode.real()
-        attributes = linux.statx(directory.open(), name).attributes
+        attributes = linux.statx_attributes(directory.open(), name)
     else:
         assert isinstance(inode, Directory)
-        attributes = linux.statx(inode.top.open()).attributes
+        attributes = linux.statx_attributes(inode.top.open())
     return linux.protection_of(attributes)
 
 
