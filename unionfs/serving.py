@@ -26,7 +26,7 @@ GRACE = 10.0
 """How long files that are open at SIGTERM may be used on, in seconds."""
 
 _LOOK_AGAIN = 0.05
-_QUIET_LOOKS = 5
+_QUIET = 0.25
 
 logger = logging.getLogger("unionfs.daemon")
 
@@ -64,6 +64,8 @@ class Serving:
     wake: Wake = field(default_factory=Wake)
     _ended: bool = False
     _received: list[int] = field(default_factory=list)
+    _stop_at: float | None = None
+    _quiet_since: float = 0.0
 
     def start(self) -> None:
         """Have requests answered from now on."""
@@ -87,47 +89,55 @@ class Serving:
             selector.register(self.wake.reader, selectors.EVENT_READ)
             if control is not None:
                 selector.register(control, selectors.EVENT_READ)
-            stop_at: float | None = None
-            quiet = 0
             if outcome is Outcome.ABANDONED:
-                stop_at = self._free_mountpoint()
+                self._free_mountpoint()
             while not self._ended:
-                timeout = None if stop_at is None else _LOOK_AGAIN
-                for key, _ in selector.select(timeout):
+                for key, _ in selector.select(None if self._stop_at is None else _LOOK_AGAIN):
                     if key.fileobj is control and control is not None:
                         _answer(control, status)
                     else:
                         self.wake.clear()
-                if self._received:
-                    number = self._received.pop(0)
-                    name = signal.Signals(number).name
-                    if number == signal.SIGHUP and not self.foreground:
-                        continue
-                    if stop_at is not None:
-                        logger.warning("%s again: ending at once", name)
-                        return
-                    logger.info("%s: unmounting %s", name, self.mountpoint)
-                    stop_at = self._free_mountpoint()
-                elif stop_at is not None:
-                    # When nobody is inside any more the kernel ends the session. Whoever only has its working
-                    # directory here keeps the session alive without an open file, and is not waited for.
-                    # An open that waits for its copy-up is no handle yet.
-                    busy = self.session.open_handles() or self.session.under_way()
-                    quiet = 0 if busy else quiet + 1
-                    if quiet == _QUIET_LOOKS:
-                        return
-                    if time.monotonic() > stop_at:
-                        logger.warning(
-                            "%d files are still open after %g seconds", self.session.open_handles(), GRACE
-                        )
-                        return
+                if self._heed_signals() or self._is_over():
+                    return
         self.session.check()
         logger.info("%s is unmounted", self.mountpoint)
 
-    def _free_mountpoint(self) -> float:
-        """Take the mount out of the tree now; files that are open may be used until the time returned."""
+    def _heed_signals(self) -> bool:
+        """Do what the signals say that have come since; whether one says to end at once."""
+        while self._received:
+            number = self._received.pop(0)
+            name = signal.Signals(number).name
+            if number == signal.SIGHUP and not self.foreground:
+                continue
+            if self._stop_at is not None:
+                logger.warning("%s again: ending at once", name)
+                return True
+            logger.info("%s: unmounting %s", name, self.mountpoint)
+            self._free_mountpoint()
+        return False
+
+    def _is_over(self) -> bool:
+        """Whether nobody uses any more what was taken out of the tree, or the time for that is over.
+
+        When nobody is inside any more the kernel ends the session. Whoever only has its working directory
+        here keeps the session alive without an open file, and is not waited for.
+        """
+        if self._stop_at is None:
+            return False
+        now = time.monotonic()
+        # An open that waits for its copy-up is no handle yet.
+        if self.session.open_handles() or self.session.under_way():
+            self._quiet_since = now
+        if now > self._stop_at:
+            logger.warning("%d files are still open after %g seconds", self.session.open_handles(), GRACE)
+            return True
+        return now - self._quiet_since >= _QUIET
+
+    def _free_mountpoint(self) -> None:
+        """Take the mount out of the tree now; files that are open may be used on for a while."""
         detach(self.device)
-        return time.monotonic() + GRACE
+        self._quiet_since = time.monotonic()
+        self._stop_at = self._quiet_since + GRACE
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

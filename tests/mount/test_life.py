@@ -80,6 +80,15 @@ def test_sighup_does_not_end_a_background_mount(base: Path) -> None:
     run("umount", base / "merged")
 
 
+def test_signals_that_come_together_are_all_heeded(base: Path) -> None:
+    pid = mount(base)
+    os.kill(pid, signal.SIGSTOP)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
+        os.kill(pid, number)
+    assert eventually(lambda: gone(pid))
+    assert mount_types(base / "merged") == []
+
+
 def test_a_signal_frees_the_mountpoint_and_finishes_open_files(base: Path) -> None:
     pid = mount(base)
     with (base / "merged" / "new").open("w") as file:
