@@ -98,6 +98,8 @@ def change(
     size = changes.size
     if isinstance(inode, Directory) and size is not None:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if size is not None and not stat.S_ISREG(inode.mode):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     fs.writable_work()
     if changes.is_empty:
         return _strip_set_ids(fs, inode, caller, writing=bool(changes.kill))

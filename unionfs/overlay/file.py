@@ -129,8 +129,7 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
     The access mode, O_TRUNC and O_APPEND matter here: the kernel has taken care of the rest. *kill* as for
     `drop_set_ids`.
     """
-    if not isinstance(inode, File):
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    inode = _regular(inode)
     access = flags & os.O_ACCMODE
     truncate = bool(flags & os.O_TRUNC)
     writable = access != os.O_RDONLY
@@ -147,13 +146,21 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
     return OpenFile(fs, inode, fd, caller, writable=writable)
 
 
+def _regular(inode: Inode) -> File:
+    """The inode, if its data is ours to open: what a device or a FIFO is, the kernel opens by itself."""
+    if not isinstance(inode, File):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(inode.mode):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return inode
+
+
 def open_granted(fs: OverlayFs, inode: Inode, caller: Caller, *, writes: bool) -> OpenFile:
     """Open a regular file to read, and to write if *writes*, whatever its mode is by now.
 
     For transports whose kernel opens files by itself. Copies up to write; may raise `Wait`.
     """
-    if not isinstance(inode, File):
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    inode = _regular(inode)
     if writes:
         fs.writable_work()
         check_open(fs, inode, os.O_WRONLY | os.O_APPEND)
