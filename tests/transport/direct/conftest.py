@@ -1,0 +1,69 @@
+"""A union of a few small layers with a kernel that a test plays, and the process as it was afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.overlay.conftest import _process_as_it_was
+from tests.transport.direct.kernel import Kernel
+from unionfs.overlay.config import UnionConfig
+
+__all__ = ["_process_as_it_was"]
+
+BIG = 1 << 20
+"""The size of the lower file whose copy-up takes a worker."""
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Path:
+    """A directory with lower, upper and work; neither needs root."""
+    lower = tmp_path / "lower"
+    for path in (lower, tmp_path / "upper", tmp_path / "work", lower / "dir", lower / "dir/sub"):
+        path.mkdir()
+    (lower / "file").write_bytes(b"lower data")
+    (lower / "dir/inner").write_bytes(b"inner data")
+    (lower / "big").write_bytes(b"b" * BIG)
+    (lower / "link").symlink_to("file")
+    os.mkfifo(lower / "fifo")
+    return tmp_path
+
+
+@pytest.fixture
+def config(layers: Path) -> UnionConfig:
+    """Nothing is synced: a test must not wait for a disk."""
+    return UnionConfig(
+        lowers=(str(layers / "lower"),),
+        upper=str(layers / "upper"),
+        work=str(layers / "work"),
+        userxattr=os.geteuid() != 0,
+        volatile=True,
+    )
+
+
+Start = Callable[..., Kernel]
+
+
+@pytest.fixture
+def start(config: UnionConfig) -> Iterator[Start]:
+    """Start a session with a kernel of one's own choice; `config=` replaces the usual one."""
+    kernels: list[Kernel] = []
+
+    def begin(**how: Any) -> Kernel:
+        kernel = Kernel(how.pop("config", config), **how)
+        kernels.append(kernel)
+        return kernel
+
+    yield begin
+    for kernel in kernels:
+        kernel.end()
+
+
+@pytest.fixture
+def kernel(start: Start) -> Kernel:
+    """A kernel that wants a handle for every open."""
+    return start()
