@@ -21,7 +21,7 @@ from unionfs.transport.direct.nodes import Nodes
 from unionfs.transport.direct.passthrough import Handle, Passthrough
 from unionfs.transport.direct.protocol import BODY, IN_HEADER, Opcode
 from unionfs.transport.direct.replies import Replies
-from unionfs.transport.direct.requests import Buffer, caller, creator, malformed, name_at
+from unionfs.transport.direct.requests import Buffer, caller, creator, malformed, name_at, string_at
 from unionfs.transport.direct.server import Answer, Handler, Server
 
 LOCAL_FILESYSTEMS = frozenset((0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x794C7630))
@@ -202,7 +202,9 @@ class Files:
 
     def tmpfile(self, buffer: Buffer, end: int, ino: int) -> Answer:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(buffer, BODY)
-        who, _ = creator(buffer, BODY + p.CREATE_IN.size, end, umask)
+        start = BODY + p.CREATE_IN.size
+        who, stop = creator(buffer, start, end, umask)
+        string_at(buffer, start, stop)  # "/", which means nothing
         return self._made(*self._union.tmpfile(ino, mode & 0o7777, self._access(flags), who))
 
     def _made(self, inode: Inode, st: os.stat_result, file: OpenFile) -> bytes:

@@ -106,7 +106,9 @@ class Names:
     def batch_forget(self, buffer: Buffer, end: int, ino: int) -> object:
         (count, _) = p.BATCH_FORGET_IN.unpack_from(buffer, BODY)
         start = BODY + p.BATCH_FORGET_IN.size
-        stop = start + min(count, (end - start) // p.FORGET_ONE.size) * p.FORGET_ONE.size
+        stop = start + count * p.FORGET_ONE.size
+        if stop > end:
+            raise malformed("fewer nodes to forget than it says")
         for node, lookups in p.FORGET_ONE.iter_unpack(memoryview(buffer)[start:stop]):
             self._forget(node, lookups)
         self._union.give_memory_back()

@@ -89,6 +89,8 @@ def _extensions(buffer: Buffer, at: int, end: int) -> tuple[int | None, tuple[tu
             contexts += _security_contexts(buffer, body, stop, kind)
         elif kind == EXT_GROUPS:
             (count,) = _unpack(SUPP_GROUPS, buffer, body, stop)
+            if stop - body < SUPP_GROUPS.size * (1 + count):
+                raise malformed("fewer groups than it says")
             if count:
                 (group,) = _unpack(SUPP_GROUPS, buffer, body + SUPP_GROUPS.size, stop)
         at += (size + 7) & ~7
