@@ -10,6 +10,7 @@ import itertools
 import os
 import socket
 import struct
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,8 +29,10 @@ NO_SUCH_OPCODE = 63
 
 EVERYTHING = InitFlag((1 << 43) - 1)
 """What a kernel offers that has it all."""
-HANDLES = EVERYTHING & ~(InitFlag.NO_OPEN_SUPPORT | InitFlag.NO_OPENDIR_SUPPORT)
-"""As above, but that it wants every OPEN and OPENDIR answered with a handle."""
+SILENT = EVERYTHING & ~InitFlag.WRITEBACK_CACHE
+"""As above, but it writes at once. Without passthrough it opens by itself: OPEN is answered ENOSYS."""
+HANDLES = SILENT & ~(InitFlag.NO_OPEN_SUPPORT | InitFlag.NO_OPENDIR_SUPPORT)
+"""It wants every OPEN and OPENDIR answered with a handle."""
 
 _ROOM = 4 << 20
 
@@ -117,8 +120,9 @@ class Kernel:
         self.notices: list[Answer] = []
         self._early: dict[int, Answer] = {}
         self.session = Session(self.union, theirs.detach(), options or SessionOptions(passthrough="off"))
-        self.session.start()
-        self._ended = False
+        self.over = threading.Event()
+        self.session.start(self.over.set)
+        self._closed = False
         if init:
             assert self.init(offered, minor).error == 0
 
@@ -276,19 +280,18 @@ class Kernel:
     def hang_up(self) -> None:
         """Unmount: the session's thread ends."""
         self._socket.shutdown(socket.SHUT_WR)
-        self.session._thread.join(PATIENCE)
-        assert not self.session._thread.is_alive(), "the session goes on without a kernel"
+        assert self.over.wait(PATIENCE), "the session goes on without a kernel"
 
     def end(self) -> None:
         """Unmount, and let go of everything."""
-        if self._ended:
+        if self._closed:
             return
-        self._ended = True
+        self._closed = True
         self.hang_up()
         self.session.close()
         self._socket.close()
         self.union.close()
-        assert self.session._failure is None
+        self.session.check()
 
 
 def init_body(offered: InitFlag, minor: int = p.KERNEL_MINOR_VERSION, major: int = 7) -> bytes:

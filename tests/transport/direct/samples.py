@@ -14,7 +14,7 @@ from unionfs.transport.direct.files import FS_IOC_GETFLAGS
 from unionfs.transport.direct.protocol import Opcode
 
 VARIES = -1
-SILENT = -2
+UNANSWERED = -2
 """No answer comes."""
 
 ENTRY = p.ENTRY_OUT.size
@@ -72,7 +72,7 @@ ROOT = p.ROOT_ID
 
 SAMPLES: dict[Opcode, Build] = {
     Opcode.LOOKUP: lambda s: Sample(ROOT, b"file\0", ENTRY),
-    Opcode.FORGET: lambda s: Sample(s.directory, p.FORGET_IN.pack(0), SILENT),
+    Opcode.FORGET: lambda s: Sample(s.directory, p.FORGET_IN.pack(0), UNANSWERED),
     Opcode.GETATTR: lambda s: Sample(ROOT, p.GETATTR_IN.pack(0, 0, 0), p.ATTR_OUT.size),
     Opcode.SETATTR: lambda s: Sample(s.mine, _setattr(p.FATTR_MODE, 0o600), p.ATTR_OUT.size),
     Opcode.READLINK: lambda s: Sample(s.link, b"", len(b"file")),
@@ -104,14 +104,16 @@ SAMPLES: dict[Opcode, Build] = {
     Opcode.RELEASEDIR: lambda s: Sample(ROOT, p.RELEASE_IN.pack(s.dirfh, 0, 0, 0), 0),
     Opcode.FSYNCDIR: lambda s: Sample(ROOT, p.FSYNC_IN.pack(s.dirfh, 0, 0), 0),
     Opcode.CREATE: lambda s: Sample(ROOT, _create(s) + b"new\0", OPENED),
-    Opcode.INTERRUPT: lambda s: Sample(0, p.INTERRUPT_IN.pack(1), SILENT),
+    Opcode.INTERRUPT: lambda s: Sample(0, p.INTERRUPT_IN.pack(1), UNANSWERED),
     Opcode.DESTROY: lambda s: Sample(0, b"", 0),
     Opcode.IOCTL: lambda s: Sample(
         s.mine, p.IOCTL_IN.pack(s.fh, 0, FS_IOC_GETFLAGS, 0, 0, 8), 20, may_fail=errno.ENOTTY
     ),
-    Opcode.NOTIFY_REPLY: lambda s: Sample(ROOT, bytes(40), SILENT),
+    Opcode.NOTIFY_REPLY: lambda s: Sample(ROOT, bytes(40), UNANSWERED),
     Opcode.BATCH_FORGET: lambda s: Sample(
-        0, p.BATCH_FORGET_IN.pack(2, 0) + p.FORGET_ONE.pack(s.mine, 0) + p.FORGET_ONE.pack(s.link, 0), SILENT
+        0,
+        p.BATCH_FORGET_IN.pack(2, 0) + p.FORGET_ONE.pack(s.mine, 0) + p.FORGET_ONE.pack(s.link, 0),
+        UNANSWERED,
     ),
     Opcode.FALLOCATE: lambda s: Sample(s.mine, p.FALLOCATE_IN.pack(s.fh, 0, 200, 0, 0), 0),
     Opcode.READDIRPLUS: _read_dir,

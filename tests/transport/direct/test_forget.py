@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.transport.direct.conftest import Start
-from tests.transport.direct.kernel import EVERYTHING, HANDLES, Kernel
+from tests.transport.direct.kernel import HANDLES, SILENT, Kernel
 from unionfs.overlay.config import UnionConfig
 from unionfs.transport.direct import protocol as p
 from unionfs.transport.direct.protocol import InitFlag, Opcode
@@ -109,7 +109,7 @@ NAMES = [
     "remove",
 ]
 
-MANNERS = [(HANDLES, None), (EVERYTHING, None), (HANDLES, 1.0)]
+MANNERS = [(HANDLES, None), (SILENT, None), (HANDLES, 1.0)]
 
 
 @pytest.mark.parametrize(("offered", "timeout"), MANNERS, ids=["handles", "silent opens", "timeout"])

@@ -41,21 +41,21 @@ def everything(layers: Path) -> dict[str, int]:
     return {str(path): path.lstat().st_mode for path in layers.rglob("*")}
 
 
-@pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("what", REQUESTS)
-def test_a_name_that_no_entry_can_have(kernel: Kernel, layers: Path, what: str, name: bytes) -> None:
+def test_a_name_that_no_entry_can_have(kernel: Kernel, layers: Path, what: str) -> None:
     opcode, head, tail = REQUESTS[what](kernel)
     before = everything(layers)
     for node in (p.ROOT_ID, kernel.node("dir")):
-        assert kernel.ask(opcode, node, head + name + b"\0" + tail).error == errno.EINVAL
+        for name in BAD:
+            assert kernel.ask(opcode, node, head + name + b"\0" + tail).error == errno.EINVAL, name
     assert everything(layers) == before
     kernel.forget_all()
     assert kernel.table() == {p.ROOT_ID}
 
 
-@pytest.mark.parametrize("name", [b"/", b"dir/inner", b"../upper", b"", b"a/"])
-def test_a_name_that_nothing_is_looked_up_by(kernel: Kernel, name: bytes) -> None:
-    assert kernel.ask(Opcode.LOOKUP, body=name + b"\0").error == errno.EINVAL
+def test_a_name_that_nothing_is_looked_up_by(kernel: Kernel) -> None:
+    for name in (b"/", b"dir/inner", b"../upper", b"", b"a/"):
+        assert kernel.ask(Opcode.LOOKUP, body=name + b"\0").error == errno.EINVAL, name
 
 
 def test_dots_are_looked_up_for_nfsd(kernel: Kernel) -> None:
@@ -72,19 +72,19 @@ def test_dots_are_looked_up_for_nfsd(kernel: Kernel) -> None:
 LONG = [256, 1024, 4095, 4096, 60000]
 
 
-@pytest.mark.parametrize("length", LONG)
 @pytest.mark.parametrize("what", REQUESTS)
-def test_a_name_that_is_too_long(kernel: Kernel, layers: Path, what: str, length: int) -> None:
+def test_a_name_that_is_too_long(kernel: Kernel, layers: Path, what: str) -> None:
     opcode, head, tail = REQUESTS[what](kernel)
     before = everything(layers)
-    answer = kernel.ask(opcode, body=head + b"n" * length + b"\0" + tail)
-    assert answer.error == errno.ENAMETOOLONG
+    for length in LONG:
+        answer = kernel.ask(opcode, body=head + b"n" * length + b"\0" + tail)
+        assert answer.error == errno.ENAMETOOLONG, length
     assert everything(layers) == before
 
 
-@pytest.mark.parametrize("length", LONG)
-def test_a_lookup_of_a_name_that_is_too_long(kernel: Kernel, length: int) -> None:
-    assert kernel.ask(Opcode.LOOKUP, body=b"n" * length + b"\0").error == errno.ENAMETOOLONG
+def test_a_lookup_of_a_name_that_is_too_long(kernel: Kernel) -> None:
+    for length in LONG:
+        assert kernel.ask(Opcode.LOOKUP, body=b"n" * length + b"\0").error == errno.ENAMETOOLONG, length
 
 
 def test_the_longest_name(kernel: Kernel) -> None:
