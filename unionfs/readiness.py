@@ -84,7 +84,6 @@ class Readiness:
             self.failure = MountError(f"cannot mount {options.mountpoint}: {reason}")
             return Outcome.REFUSED
         logger.info("%s is mounted: %s", options.mountpoint, self._layers())
-        logger.debug("agreed on with the kernel: %s", ", ".join(session.flags()) or "unknown")
         if self.ready is not None and not self._leave_terminal(self.ready):
             return Outcome.ABANDONED
         return Outcome.SERVES

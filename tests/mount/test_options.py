@@ -148,3 +148,35 @@ def test_status_prints_options_that_mount_the_same_again(base: Path) -> None:
     assert before is not None
     for what in ("options", "super_options", "source", "fstype"):
         assert getattr(after, what) == getattr(before, what)
+
+
+def test_passthrough_as_asked_for(base: Path, transport: str) -> None:
+    words = [base / each for each in ("lower", "upper", "work", "merged")]
+    if transport == "pyfuse3":
+        assert "contradict each other" in run("mount", "-o", "passthrough=on", *words, status=2).stderr
+        mount(base)
+        assert "pyfuse3 cannot ask" in statuses(base / "merged")[0]["passthrough_problem"]
+    elif tuple(map(int, os.uname().release.split(".")[:2])) < (6, 9):
+        assert (
+            "this kernel does not offer it" in run("mount", "-o", "passthrough=on", *words, status=1).stderr
+        )
+        assert mount_types(base / "merged") == []
+        mount(base)
+    else:
+        mount(base, "-o", "passthrough=on")
+        status = statuses(base / "merged")[0]
+        assert (status["passthrough_problem"], "PASSTHROUGH" in status["flags"]) == (None, True)
+        assert "\n  transport direct, passthrough\n" in run("status", base / "merged").stdout
+        run("umount", base / "merged")
+        mount(base, "-o", "passthrough=off")
+        assert "PASSTHROUGH" not in statuses(base / "merged")[0]["flags"]
+        assert "no passthrough: switched off" in run("status", base / "merged").stdout
+    run("umount", base / "merged")
+
+
+def test_with_debug_the_flags_are_logged(base: Path, transport: str) -> None:
+    mount(base, "--debug", "--log-file", str(base / "log"))
+    flags = statuses(base / "merged")[0]["flags"]
+    run("umount", base / "merged")
+    assert (flags == []) == (transport == "pyfuse3"), "libfuse keeps them to itself"
+    assert " ".join(flags) in (base / "log").read_text()

@@ -78,9 +78,9 @@ def test_ordinary_user_with_fusermount3(user: pwd.struct_passwd, home: Path) -> 
 
 
 @pytest.mark.skipif(not shutil.which("fusermount3"), reason="needs fusermount3")
-def test_auto_unmount_with_fusermount3(user: pwd.struct_passwd, home: Path) -> None:
+def test_options_with_fusermount3(user: pwd.struct_passwd, home: Path) -> None:
     os.chown(home, user.pw_uid, user.pw_gid)
-    life(as_user(user, "tests.programs.user_auto_unmount", home))
+    life(as_user(user, "tests.programs.user_options", home))
 
 
 @pytest.mark.skipif(not user_namespaces(), reason="the kernel gives no user namespaces")

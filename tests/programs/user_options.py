@@ -1,0 +1,81 @@
+"""Mount options of an ordinary user, whose mounts fusermount3 makes: `python -m ... DIRECTORY`.
+
+Run as that user (see as_user.py) with an empty directory of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tests.mount.rig import eventually, gone, mount, run
+from tests.support import transports
+from tests.support.mounts import mount_types
+from unionfs.linux.mount import mount_at
+
+STACK = ("lower", "upper", "work", "merged")
+
+
+def auto_unmount(base: Path) -> None:
+    """A killed daemon's mount goes; one that has ended well takes nothing with it."""
+    merged = base / "merged"
+    daemon = mount(base, "-o", "auto_unmount")
+    (merged / "new").write_text("new\n")
+    os.kill(daemon, signal.SIGKILL)
+    assert eventually(lambda: mount_types(merged) == []), "the mount stayed"
+    assert eventually(lambda: gone(daemon))
+    daemon = mount(base, "-o", "auto_unmount")
+    assert (merged / "new").read_text() == "new\n"
+    run("umount", merged)
+    assert gone(daemon)
+    mount(base)
+    time.sleep(0.5)
+    assert (merged / "file").read_text() == "lower\n", "the next mount was taken away"
+    run("umount", merged)
+
+
+def shown(base: Path) -> None:
+    """What fusermount3 takes is passed on to it."""
+    mount(base, "-o", r"noexec,noatime,sync,dirsync,max_read=65536,fsname=my\, union,subtype=other")
+    entry = mount_at(str(base / "merged"))
+    run("umount", base / "merged")
+    assert entry is not None
+    assert set(entry.options) == {"rw", "nosuid", "nodev", "noexec", "noatime"}
+    assert {"sync", "dirsync", "max_read=65536", "default_permissions"} <= set(entry.super_options)
+    assert (entry.source, entry.fstype) == ("my, union", "fuse.other")
+
+
+def refused(base: Path) -> None:
+    """What it does not take, or what needs root, is refused with the reason, and nothing is left."""
+    complaints = {
+        "context=a:b:c:d": "context can be given by root only",
+        "passthrough=on": "passthrough=on: it needs CAP_SYS_ADMIN of the machine's root",
+        "nodiratime": "unknown option 'nodiratime'; this fusermount3 does not take it",
+    }
+    if transports.chosen() == "pyfuse3":
+        complaints["passthrough=on"] = "passthrough=on and transport=pyfuse3 contradict each other"
+    for option, complaint in complaints.items():
+        done = run("mount", "-o", option, *(base / name for name in STACK), status=None)
+        if option == "nodiratime" and done.returncode == 0:
+            run("umount", base / "merged")  # a newer one does take it
+            continue
+        assert done.returncode in (1, 2), option
+        assert complaint in done.stderr, done.stderr
+        assert mount_types(base / "merged") == []
+
+
+def main(base: Path) -> None:
+    for name in STACK:
+        (base / name).mkdir()
+    (base / "lower" / "file").write_text("lower\n")
+    auto_unmount(base)
+    shown(base)
+    refused(base)
+    print("all done")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
