@@ -1,0 +1,44 @@
+"""What a mount's start-up depends on: what is loaded until it serves. Nothing here is timed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.mount.rig import run
+from tests.support import transports
+from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root
+
+pytestmark = [needs_root, needs_fuse]
+
+SLOW_TO_LOAD = {"asyncio", "difflib", "email", "http", "multiprocessing", "pyfuse3", "ssl", "subprocess"}
+
+PROGRAM = """
+import sys
+import unionfs.readiness
+def announce(self, *arguments, real=unionfs.readiness.Readiness.announce):
+    with open(sys.argv[1], "w") as file:
+        file.write("\\n".join(sys.modules))
+    return real(self, *arguments)
+unionfs.readiness.Readiness.announce = announce
+from unionfs.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_nothing_is_loaded_in_vain(base: Path, transport: str) -> None:
+    layers = [str(base / name) for name in ("lower", "upper", "work", "merged")]
+    words = ["mount", *transports.mount_words(), *layers]
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(base / "modules"), *words],
+        cwd=REPOSITORY,
+        env=environment(),
+        check=True,
+        timeout=30,
+    )
+    run("umount", base / "merged")
+    loaded = set((base / "modules").read_text().split())
+    assert ("trio" in loaded) == (transport == "pyfuse3")
+    if transport == "direct":
+        assert loaded & SLOW_TO_LOAD == set()
