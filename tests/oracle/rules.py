@@ -9,8 +9,9 @@ overlayfs.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.oracle.case import Case, Op
 from tests.oracle.operations import SEEN_FIELDS, Outcome
@@ -20,6 +21,7 @@ LINKS = "same object as"
 OPAQUE = "trusted.overlay.opaque"
 REDIRECT = "trusted.overlay.redirect"
 ORIGIN = "trusted.overlay.origin"
+METACOPY = "trusted.overlay.metacopy"
 _CHANGES_BY_DESCRIPTOR = {"fchmod", "fchown", "futime", "fsetxattr", "fremovexattr", "ftruncate"}
 _CANNOT_COPY_UP = {"EEXIST", "ENOENT", "ENOTDIR", "ENOTEMPTY", "ESTALE"}
 
@@ -49,6 +51,29 @@ class UnlinkedLower:
         elif reference != subject and op.name in _CHANGES_BY_DESCRIPTOR and reference[1] in _CANNOT_COPY_UP:
             self._apart.add(slot)
         return slot in self._apart
+
+
+class OldReaders:
+    """Who reads a lower file by passthrough keeps that file when it is copied up.
+
+    The kernel's overlayfs gives old readers the upper file. Forgiven is a read through a descriptor that was
+    opened for reading only, of a path that was written to since; with `coherent` there is nothing to forgive.
+    """
+
+    _WRITES: ClassVar = {"put", "open", "truncate", "mmap_write", "write"}
+
+    def __init__(self) -> None:
+        self._open: dict[int, bytes] = {}
+        self._written: set[int] = set()
+
+    def forgives(self, op: Op, reference: Outcome, subject: Outcome) -> bool:
+        """Whether this difference is of that kind. To be asked for every operation, equal or not."""
+        if op.name == "open" and op.args[1] & os.O_ACCMODE == os.O_RDONLY and not op.args[1] & os.O_TRUNC:
+            self._open[op.args[-1]] = _plain(op.args[0])
+            self._written.discard(op.args[-1])
+        elif op.name in self._WRITES:
+            self._written |= {slot for slot, path in self._open.items() if path == _plain(op.args[0])}
+        return op.name == "fread" and op.args[0] in self._written and reference[0] == subject[0] == "ok"
 
 
 def _slot(op: Op) -> int | None:
@@ -295,6 +320,29 @@ def without_index_names(reference: Snapshot, subject: Snapshot) -> None:
                 if REDIRECT in node["xattrs"]:
                     # To any of the lower file's names: the swapped mounts prove that it leads to the data.
                     node["xattrs"][REDIRECT] = b"present"
+
+
+def without_unwritten_copies(reference: Snapshot, subject: Snapshot) -> None:
+    """Where the kernel opens files without asking, an open for writing that writes nothing copies nothing up.
+
+    Taken out of the reference: copied-up files that the subject does not have in upper, and the directories
+    that hold nothing else; and the data of files that are metacopies there.
+    """
+    for path in sorted(reference.nodes.keys() - subject.nodes.keys(), reverse=True):  # what is below, first
+        node = reference.nodes[path]
+        if "xattrs" not in node or not _is_copied_up(node) or node.get("names"):
+            continue
+        parent, _, name = path.rpartition(b"/")
+        del reference.nodes[path]
+        if parent in reference.nodes:
+            reference.nodes[parent]["names"].remove(name)
+    for path, ours in subject.nodes.items():
+        theirs = reference.nodes.get(path)
+        if theirs is not None and METACOPY in ours.get("xattrs", ()) and METACOPY not in theirs["xattrs"]:
+            theirs["xattrs"][METACOPY] = ours["xattrs"][METACOPY]
+            if REDIRECT in ours["xattrs"]:
+                theirs["xattrs"][REDIRECT] = ours["xattrs"][REDIRECT]
+            theirs["data"] = ours["data"]
 
 
 def _plain(path: bytes) -> bytes:

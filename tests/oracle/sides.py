@@ -47,6 +47,10 @@ class Side(ABC):
     """One way of mounting a union."""
 
     name: str
+    uses_passthrough = False
+    """Whether the kernel reads lower files by itself, and old readers keep them."""
+    opens_silently = False
+    """Whether the kernel opens files without asking."""
 
     @abstractmethod
     def mount(self, union: Union, options: Sequence[str]) -> AbstractContextManager[object]:
@@ -79,6 +83,9 @@ class PyUnionFS(Side):
 
     def __init__(self, extra: Sequence[str] = ()) -> None:
         self.extra = list(extra)
+        direct = transports.chosen() != "pyfuse3" and "timeout" not in "".join(extra)
+        self.opens_silently = direct and "passthrough=off" in extra
+        self.uses_passthrough = direct and not {"passthrough=off", "coherent"} & set(extra)
         self._pid: int | None = None
         self._log = Path()
 
