@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.overlay.conftest import _process_as_it_was
-from tests.transport.direct.kernel import Kernel
+from tests.transport.direct.kernel import PATIENCE, Kernel
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.copy_data import copy_data
 
 __all__ = ["_process_as_it_was"]
 
@@ -67,3 +69,31 @@ def start(config: UnionConfig) -> Iterator[Start]:
 def kernel(start: Start) -> Kernel:
     """A kernel that wants a handle for every open."""
     return start()
+
+
+class Gate:
+    """The data of every copy-up waits here until it is opened."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.reached = threading.Event()
+        self.passed = 0
+        self.failure: BaseException | None = None
+        """What the copying fails with."""
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate()
+
+    def waits(*arguments: Any, **options: Any) -> Any:
+        gate.reached.set()
+        assert gate.open.wait(PATIENCE)
+        gate.passed += 1
+        if gate.failure is not None:
+            raise gate.failure
+        return copy_data(*arguments, **options)
+
+    monkeypatch.setattr("unionfs.overlay.copy_up.copy_data", waits)
+    yield gate
+    gate.open.set()
