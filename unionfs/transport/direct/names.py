@@ -252,8 +252,8 @@ class Names:
         start = BODY + self._setxattr_in.size
         name = string_at(buffer, start, end)
         start += len(name) + 1
-        if start + size != end:
-            raise malformed("a value of another length than it says")
+        if start + size != end or flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE):
+            raise malformed("a value of another length than it says, or a flag that there is not")
         self._union.setxattr(ino, name, bytes(buffer[start:end]), flags, caller(buffer))
         return None
 
