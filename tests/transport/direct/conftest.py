@@ -94,6 +94,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
             raise gate.failure
         return copy_data(*arguments, **options)
 
-    monkeypatch.setattr("unionfs.overlay.copy_up.copy_data", waits)
+    for place in ("copy_up", "complete"):
+        monkeypatch.setattr(f"unionfs.overlay.{place}.copy_data", waits)
     yield gate
     gate.open.set()

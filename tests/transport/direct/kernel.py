@@ -179,6 +179,10 @@ class Kernel:
         early, self._early = self._early, {}
         return early
 
+    def interrupt(self, unique: int) -> int:
+        """Say that a signal has come for whoever waits for this request; no answer is due."""
+        return self.send(Opcode.INTERRUPT, 0, p.INTERRUPT_IN.pack(unique))
+
     # --- INIT ------------------------------------------------------------------------------------
 
     def init(self, offered: InitFlag, minor: int = p.KERNEL_MINOR_VERSION, major: int = 7) -> Answer:

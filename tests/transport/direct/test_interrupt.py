@@ -30,15 +30,11 @@ def write_open(kernel: Kernel, pid: int | None = None) -> int:
     return kernel.send(Opcode.OPEN, kernel.node("big"), p.OPEN_IN.pack(os.O_RDWR, 0), pid=pid)
 
 
-def interrupt(kernel: Kernel, unique: int) -> int:
-    return kernel.send(Opcode.INTERRUPT, 0, p.INTERRUPT_IN.pack(unique))
-
-
 def test_a_killed_caller_gets_eintr_and_the_copy_up_goes_on(kernel: Kernel, gate: Gate, layers: Path) -> None:
     waiting = write_open(kernel, DEAD)
     assert gate.reached.wait(PATIENCE)
     assert kernel.session.under_way() == 1
-    interrupt(kernel, waiting)
+    kernel.interrupt(waiting)
     assert kernel.wait_for(waiting).error == errno.EINTR
     assert kernel.session.under_way() == 0
     assert not (layers / "upper/big").exists()
@@ -53,7 +49,7 @@ def test_a_killed_caller_gets_eintr_and_the_copy_up_goes_on(kernel: Kernel, gate
 
 def test_any_other_signal_waits_on(kernel: Kernel, gate: Gate) -> None:
     waiting = write_open(kernel)
-    interrupted = interrupt(kernel, waiting)
+    interrupted = kernel.interrupt(waiting)
     assert kernel.drain() == {}
     gate.open.set()
     assert kernel.wait_for(waiting).error == 0
@@ -72,7 +68,7 @@ def test_the_others_wait_on(kernel: Kernel, gate: Gate, killed: int) -> None:
     ]
     uniques = [kernel.send(*ask, pid=DEAD if place == killed else None) for place, ask in enumerate(asks)]
     assert gate.reached.wait(PATIENCE)
-    interrupt(kernel, uniques[killed])
+    kernel.interrupt(uniques[killed])
     assert kernel.wait_for(uniques.pop(killed)).error == errno.EINTR
     assert kernel.session.under_way() == 2
     gate.open.set()
@@ -84,7 +80,7 @@ def test_a_killed_rename_has_not_happened(kernel: Kernel, gate: Gate) -> None:
     node = kernel.node("big")
     waiting = kernel.send(Opcode.RENAME, body=p.RENAME_IN.pack(p.ROOT_ID) + b"big\0new\0", pid=DEAD)
     assert gate.reached.wait(PATIENCE)
-    interrupt(kernel, waiting)
+    kernel.interrupt(waiting)
     assert kernel.wait_for(waiting).error == errno.EINTR
     gate.open.set()
     kernel.wait_for(write_open(kernel))
@@ -100,7 +96,7 @@ def test_without_handles(start: Start, gate: Gate) -> None:
     waiting = kernel.send(Opcode.WRITE, node, body, pid=DEAD)
     other = kernel.send(Opcode.WRITE, node, body)
     assert gate.reached.wait(PATIENCE)
-    interrupt(kernel, waiting)
+    kernel.interrupt(waiting)
     assert kernel.wait_for(waiting).error == errno.EINTR
     gate.open.set()
     assert kernel.wait_for(other).error == 0
@@ -113,7 +109,7 @@ def test_a_failure_goes_to_the_first_that_still_waits(kernel: Kernel, gate: Gate
     gate.failure = OSError(errno.ENOSPC, "full")
     killed, first, second = write_open(kernel, DEAD), write_open(kernel), write_open(kernel)
     assert gate.reached.wait(PATIENCE)
-    interrupt(kernel, killed)
+    kernel.interrupt(killed)
     assert kernel.wait_for(killed).error == errno.EINTR
     gate.open.set()
     assert kernel.wait_for(first).error == errno.ENOSPC
@@ -129,7 +125,7 @@ def test_a_failure_that_nobody_waits_for_is_logged(
     gate.failure = OSError(errno.ENOSPC, "full")
     waiting = write_open(kernel, DEAD)
     assert gate.reached.wait(PATIENCE)
-    interrupt(kernel, waiting)
+    kernel.interrupt(waiting)
     kernel.wait_for(waiting)
     gate.open.set()
     said = "slow work that nobody waits for any more has failed: OSError(28, 'full')"
@@ -150,7 +146,7 @@ UNKNOWN: list[Callable[[int], int]] = [
 def test_an_interrupt_for_an_unknown_request(kernel: Kernel, gate: Gate, wrong: Callable[[int], int]) -> None:
     waiting = write_open(kernel, DEAD)
     assert gate.reached.wait(PATIENCE)
-    interrupt(kernel, wrong(waiting))
+    kernel.interrupt(wrong(waiting))
     assert kernel.drain() == {}
     gate.open.set()
     assert kernel.wait_for(waiting).error == 0
@@ -159,7 +155,7 @@ def test_an_interrupt_for_an_unknown_request(kernel: Kernel, gate: Gate, wrong: 
 def test_an_interrupt_for_one_that_was_answered(kernel: Kernel, gate: Gate) -> None:
     unique = kernel.send(Opcode.GETATTR, body=p.GETATTR_IN.pack(0, 0, 0), pid=DEAD)
     kernel.wait_for(unique)
-    interrupt(kernel, unique)
+    kernel.interrupt(unique)
     assert kernel.drain() == {}
 
 
@@ -167,7 +163,7 @@ def test_twice(kernel: Kernel, gate: Gate) -> None:
     waiting = write_open(kernel, DEAD)
     assert gate.reached.wait(PATIENCE)
     for _ in range(3):
-        interrupt(kernel, waiting)
+        kernel.interrupt(waiting)
     assert kernel.wait_for(waiting).error == errno.EINTR
     assert kernel.drain() == {}, "answered twice"
 
@@ -181,7 +177,7 @@ def test_before_the_work_is_begun(kernel: Kernel, gate: Gate, layers: Path) -> N
         for number in range(6)
     ]
     assert gate.reached.wait(PATIENCE)
-    interrupt(kernel, uniques[-1])
+    kernel.interrupt(uniques[-1])
     assert kernel.wait_for(uniques.pop()).error == errno.EINTR
     gate.open.set()
     assert [kernel.wait_for(unique).error for unique in uniques] == [0] * 5
