@@ -17,8 +17,9 @@ import pytest
 
 from tests.mount.data_rig import Side, fallocate, in_child, side
 from tests.support.mounts import needs_fuse, needs_overlayfs, needs_root
+from tests.support.transports import one_transport
 
-pytestmark = [needs_root, needs_fuse, needs_overlayfs]
+pytestmark = [needs_root, needs_fuse, needs_overlayfs, one_transport]
 
 USER, FRIEND, GROUP = 2001, 2002, 2100
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")

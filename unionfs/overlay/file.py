@@ -24,9 +24,12 @@ _BLOCKS = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class OpenFile:
-    """One open of a regular file. `fd` is what reads and writes use now."""
+    """One open of a regular file. `fd` is what reads and writes use now.
 
-    __slots__ = ("_fs", "_retired", "_upper", "caller", "fd", "inode", "writable")
+    `stays` keeps it at the lower file, come what may: its reader reads past the union.
+    """
+
+    __slots__ = ("_fs", "_retired", "_upper", "caller", "fd", "inode", "stays", "writable")
 
     def __init__(self, fs: OverlayFs, inode: File, fd: int, caller: Caller, *, writable: bool) -> None:
         self._fs = fs
@@ -34,6 +37,7 @@ class OpenFile:
         self.fd = fd
         self.writable = writable
         self.caller = caller
+        self.stays = False
         self._upper = inode.on_upper and not inode.metacopy
         # Descriptors that a read in another thread may still be using; closed with the handle.
         self._retired: list[int] = []
@@ -46,7 +50,7 @@ class OpenFile:
 
     def follow_copy_up(self) -> None:
         """Change over to the upper file when there is one by now."""
-        if not self._upper and not self.is_current:
+        if not self._upper and not self.stays and not self.is_current:
             fd = open_for_daemon(self._fs, self.inode, os.O_RDONLY)
             self._retired.append(self.fd)
             self.fd = fd
@@ -107,7 +111,7 @@ class OpenFile:
         inode = self.inode
         if not inode.on_upper:
             return None
-        if inode.metacopy:
+        if inode.metacopy or self.stays:
             return open_for_daemon(self._fs, inode, os.O_RDONLY)
         self.follow_copy_up()
         return os.dup(self.fd)
@@ -172,3 +176,17 @@ def open_granted(fs: OverlayFs, inode: Inode, caller: Caller, *, writes: bool) -
         fd = inode.open_data(os.O_RDONLY)
     inode.nopen += 1
     return OpenFile(fs, inode, fd, caller, writable=writes)
+
+
+def open_lower(fs: OverlayFs, inode: Inode, caller: Caller) -> OpenFile:
+    """Open the lower file that holds the data, or has held it before the copy-up, to read and to stay at."""
+    if not isinstance(inode, File):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    inode.nopen += 1
+    try:
+        file = OpenFile(fs, inode, inode.open_lower(os.O_RDONLY), caller, writable=False)
+    except BaseException:
+        inode.nopen -= 1
+        raise
+    file.stays = True
+    return file

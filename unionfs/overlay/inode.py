@@ -6,6 +6,7 @@ lookups of it, a handle is open, or a child is known. Nothing here looks a name 
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 from collections.abc import Iterator
@@ -280,6 +281,15 @@ class File(Inode):
             assert self.datadir is not None
             return os.open(self.dataname, flags | os.O_NOFOLLOW | _OPEN, dir_fd=self.datadir.open())
         return self.open_real(flags)
+
+    def open_lower(self, flags: int) -> int:
+        """Open the lower file that it came from, or whose data it shows; ESTALE where none is known."""
+        directory, name = self.datadir, self.dataname
+        if directory is None:
+            directory, name = self.lowdir, self.lowname
+        if directory is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return os.open(name, flags | os.O_NOFOLLOW | _OPEN, dir_fd=directory.open())
 
     def data_stat(self) -> os.stat_result:
         """The stat of the object that holds the data."""

@@ -21,7 +21,7 @@ from unionfs.overlay.attr import Changes, StatX
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
-from unionfs.overlay.file import OpenFile, open_file, open_granted
+from unionfs.overlay.file import OpenFile, open_file, open_granted, open_lower
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
@@ -305,6 +305,12 @@ class Union:
     def allocate(self, handle: OpenFile, mode: int, offset: int, length: int, caller: Caller) -> None:
         """fallocate(2), here and now. See `allocate_job`."""
         self.allocate_job(handle, mode, offset, length, caller)()
+
+    def open_lower(self, ino: int, caller: Caller) -> OpenFile:
+        """Open the lower file of a regular file, whether or not it was copied up since, to read only that."""
+        handle = open_lower(self.fs, self.inode(ino), caller)
+        self._open_files += 1
+        return handle
 
     def allocate_job(
         self, handle: OpenFile, mode: int, offset: int, length: int, caller: Caller

@@ -122,7 +122,10 @@ class Files:
         if self._server.numbered.get(handle.node, handle.node) != ino:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if handle.file is None:
-            handle.file = self._union.open_granted(ino, self._me, writes=False)
+            if handle.backing is not None and not handle.backing.upper:
+                handle.file = self._union.open_lower(ino, self._me)
+            else:
+                handle.file = self._union.open_granted(ino, self._me, writes=False)
         return handle.file
 
     def forget(self, node: int, ino: int) -> None:
@@ -175,14 +178,14 @@ class Files:
             # The kernel opens by itself from now on.
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         flags, open_flags = p.OPEN_IN.unpack_from(buffer, BODY)
-        node = IN_HEADER.unpack_from(buffer)[3]
+        _, _, _, node, _, _, thread, _, _ = IN_HEADER.unpack_from(buffer)
         passthrough = self.passthrough
         if passthrough is not None:
             writes = bool(flags & (os.O_ACCMODE | os.O_TRUNC))
-            handle = None if writes else passthrough.reopen(node, ino)
+            handle = None if writes else passthrough.reopen(node, ino, thread)
             if handle is not None and handle.backing is not None:
                 return p.OPEN_OUT.pack(self._add(handle), self._by_passthrough, handle.backing.id)
-            passthrough.before_open(node, ino, writes=writes)
+            passthrough.before_open(node, ino, thread, writes=writes)
         kill = bool(open_flags & p.OPEN_KILL_SUIDGID) if self._killpriv else None
         access = self._access(flags)
         try:

@@ -60,6 +60,8 @@ class Names:
         self._replies = replies
         self._files = files
         self._standing = standing
+        # A thread that looks a name up has one: see `Passthrough.reopen`.
+        self._refused = {} if files.passthrough is None else files.passthrough.refused
         self._killpriv = killpriv
         self._setxattr_in = p.SETXATTR_IN if setxattr_ext else p.SETXATTR_IN_COMPAT
 
@@ -92,6 +94,8 @@ class Names:
         name = string_at(buffer, BODY, end)
         if b"/" in name:  # "." and ".." are asked for by nfsd
             raise malformed("a name that no entry can have")
+        if self._refused:
+            self._refused.pop(p.IN_HEADER.unpack_from(buffer)[6], None)
         entry = self._union.lookup(ino, name)
         if entry is None:
             return self._replies.miss()

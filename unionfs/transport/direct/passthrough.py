@@ -2,8 +2,9 @@
 
 Linux (6.9 and later) allows a node one backing file at a time, and no cached open beside it. A file that is
 copied up while its lower file is a node's backing file therefore gets a new node, and opens of the old one
-answer ESTALE: the kernel looks the name up again and comes back with the new node. A lower backing file must
-never serve an open that can write.
+answer ESTALE: the kernel looks the name up again and comes back with the new node. If it comes back with the
+old one, it has no name to look up (/proc/PID/exe, /proc/PID/fd): who wants to read is given the file that the
+old node's readers have. A lower backing file must never serve an open that can write.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from unionfs.transport.direct.server import Server
 
 log = logging.getLogger(__name__)
 
+_THREADS = 1024
+
 _IDLE = 4096
 """Lower backing files that are kept for the next open. Each holds a file open in the kernel."""
 
@@ -49,7 +52,7 @@ class Handle:
 class Passthrough:
     """Binds opens to backing files. `problem` says why there is none, once that is known."""
 
-    __slots__ = ("_coherent", "_fd", "_idle", "_nodes", "_server", "_union", "problem")
+    __slots__ = ("_coherent", "_fd", "_idle", "_nodes", "_server", "_union", "problem", "refused")
 
     def __init__(self, server: Server, nodes: Nodes, *, coherent: bool) -> None:
         self._server = server
@@ -59,12 +62,15 @@ class Passthrough:
         self._coherent = coherent
         # By node, oldest first. Only of lowers: they do not change, and deleting one frees nothing.
         self._idle: OrderedDict[int, Backing] = OrderedDict()
+        # By thread, the node whose open was answered ESTALE last, unless it has looked something up since.
+        self.refused: dict[int, int] = {}
         self.problem: str | None = None
 
-    def before_open(self, node: int, ino: int, *, writes: bool) -> None:
+    def before_open(self, node: int, ino: int, thread: int = 0, *, writes: bool) -> None:
         """Answer ESTALE to an open that the node's backing file must not serve. May raise `Wait`.
 
         The upper file is made first, so that the new node cannot be bound to the lower file in between.
+        *thread* is who opens; 0 where that is not known.
         """
         self.forget(node)
         backing = self._nodes.backings.get(node)
@@ -74,6 +80,10 @@ class Passthrough:
             self._union.copy_up(ino)
         inode = self._union.inode(ino)
         if isinstance(inode, File) and backing.upper != _holds_data(inode):
+            if thread and not writes:
+                if len(self.refused) == _THREADS:
+                    self.refused.clear()
+                self.refused[thread] = node
             self._leave(node, ino)
 
     def _leave(self, node: int, ino: int) -> None:
@@ -84,15 +94,22 @@ class Passthrough:
             self._server.invalidate_attributes(node)
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    def reopen(self, node: int, ino: int) -> Handle | None:
-        """A further open for reading, where the node's backing file is at hand and still the right one."""
+    def reopen(self, node: int, ino: int, thread: int) -> Handle | None:
+        """A further open for reading, where the node's backing file is at hand and still the right one.
+
+        Or where there is no other way to the new node.
+        """
         backing = self._nodes.backings.get(node)
         if backing is None:
             backing = self._idle.get(node)
             if backing is None:
                 return None
         inode = self._union.inode(ino)
-        if not isinstance(inode, File) or backing.upper != _holds_data(inode) or not self._union.fs.trust:
+        if not isinstance(inode, File) or not self._union.fs.trust:
+            return None
+        if backing.upper != _holds_data(inode) and not (
+            self.refused and self.refused.pop(thread, None) == node and backing.opens
+        ):
             return None
         if not backing.opens:
             self._nodes.backings[node] = self._idle.pop(node)
@@ -127,6 +144,8 @@ class Passthrough:
             backing = nodes.backings[node] = Backing(number, upper, key)
         backing.opens += 1
         handle.backing = backing
+        # What it reads by way of the daemon (holes, copy_file_range) must be what the kernel reads.
+        file.stays = not backing.upper
         return backing.id
 
     def _wanted(self, file: OpenFile) -> bool:
