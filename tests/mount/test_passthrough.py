@@ -6,6 +6,8 @@ What old readers see of a change is in test_passthrough_trap.py.
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import os
 import shutil
 import signal
@@ -13,10 +15,11 @@ import subprocess
 import time
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from tests.mount.data_rig import contents, errno_of, fallocate, forget_unused, side
+from tests.mount.data_rig import contents, errno_of, fallocate, forget_unused, in_child, side
 from tests.support.mounts import (
     needs_fuse,
     needs_overlayfs,
@@ -277,6 +280,64 @@ def test_holes_and_data_of_an_old_reader_are_of_one_file(way: str) -> None:
                 os.fsync(fd)
         assert (mounted.upper / "file").read_bytes() == new
         assert (mounted.lower / "file").read_bytes() == old
+
+
+@needs_overlayfs
+@pytest.mark.parametrize("way", ["overlayfs", "passthrough", "coherent", "cached"])
+@pytest.mark.parametrize("layer", ["lower", "upper", "new"])
+def test_times_change_by_a_mapping_that_outlives_its_descriptor(way: str, layer: str) -> None:
+    def with_file(lower: Path, upper: Path) -> None:
+        if layer != "new":
+            path = (lower if layer == "lower" else upper) / "file"
+            path.write_bytes(DATA)
+
+    with side(way, with_file) as mounted:
+        path = mounted.merged / "file"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.ftruncate(fd, len(DATA))
+        with mmap.mmap(fd, 0) as view:
+            os.close(fd)
+            for turn in range(3):
+                os.utime(path, (10**9, 10**9))
+                assert path.stat().st_mtime == 10**9
+                view[:4] = b"%4d" % turn
+                view.flush()
+                assert path.stat().st_mtime > 10**9 + 1
+                # ls(1) asks for no access time.
+                shown = subprocess.run(["stat", "-c", "%Y", path], capture_output=True, check=True).stdout
+                assert int(shown) > 10**9 + 1
+        assert (mounted.upper / "file").read_bytes()[:4] == b"   2"
+
+
+def take_lock(path: Path, kind: str, how: int, mode: str) -> IO[bytes]:
+    file = path.open(mode)
+    try:
+        if kind == "flock":
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+        else:
+            fcntl.lockf(file, how | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+@needs_overlayfs
+@pytest.mark.parametrize("kind", ["flock", "fcntl"])
+def test_locks_of_an_old_reader(kind: str) -> None:
+    """With passthrough an old reader has a node of its own, and locks belong to nodes (docs/semantics.md)."""
+    outcomes = {}
+    for way in ("overlayfs", "passthrough", "coherent", "cached"):
+        with side(way, one_file) as mounted:
+            path = mounted.merged / "file"
+            lock_to_write = partial(take_lock, path, kind, fcntl.LOCK_EX, "r+b")
+            with take_lock(path, kind, fcntl.LOCK_SH, "rb"):
+                outcomes[way] = in_child(lock_to_write)
+                # Readers of the new file and writers meet each other in every way.
+                with take_lock(path, kind, fcntl.LOCK_SH, "rb"):
+                    assert in_child(lock_to_write) == "EAGAIN"
+            assert in_child(lock_to_write) == "ok"
+    assert outcomes == dict.fromkeys(outcomes, "EAGAIN") | {"passthrough": "ok"}
 
 
 def test_a_reader_that_is_killed() -> None:

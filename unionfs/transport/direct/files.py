@@ -155,7 +155,7 @@ class Files:
             return flags & ~os.O_ACCMODE | os.O_RDWR
         return flags
 
-    def _opened(self, file: OpenFile, node: int, ino: int) -> bytes:
+    def _opened(self, file: OpenFile, node: int, ino: int, access: int) -> bytes:
         handle = Handle(file, node)
         flags, backing = self._flags, 0
         if self.passthrough is not None:
@@ -166,6 +166,8 @@ class Files:
                 raise
             if backing:
                 flags = self._by_passthrough
+                if access & os.O_ACCMODE == os.O_RDWR:
+                    self.nodes.mapped.add(ino)
         return p.OPEN_OUT.pack(self._add(handle), flags, backing)
 
     def _add(self, handle: Handle) -> int:
@@ -194,25 +196,32 @@ class Files:
             if access == flags:
                 raise
             file = self._union.open_file(ino, flags, caller(buffer), kill)
-        return self._opened(file, node, ino)
+        mapped = self.nodes.mapped
+        before = len(mapped)
+        answer = self._opened(file, node, ino, flags)
+        if len(mapped) > before:
+            # What the kernel knows already it may have been told to keep.
+            self._server.invalidate_attributes(node)
+        return answer
 
     def create(self, buffer: Buffer, end: int, ino: int) -> Answer:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(buffer, BODY)
         start = BODY + p.CREATE_IN.size
         who, stop = creator(buffer, start, end, umask)
         name = name_at(buffer, start, stop)
-        return self._made(*self._union.create(ino, name, mode & 0o7777, self._access(flags), who))
+        return self._made(*self._union.create(ino, name, mode & 0o7777, self._access(flags), who), flags)
 
     def tmpfile(self, buffer: Buffer, end: int, ino: int) -> Answer:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(buffer, BODY)
         start = BODY + p.CREATE_IN.size
         who, stop = creator(buffer, start, end, umask)
         string_at(buffer, start, stop)  # "/", which means nothing
-        return self._made(*self._union.tmpfile(ino, mode & 0o7777, self._access(flags), who))
+        return self._made(*self._union.tmpfile(ino, mode & 0o7777, self._access(flags), who), flags)
 
-    def _made(self, inode: Inode, st: os.stat_result, file: OpenFile) -> bytes:
+    def _made(self, inode: Inode, st: os.stat_result, file: OpenFile, access: int) -> bytes:
         entry = self._replies.entry(inode, st)
-        return entry + self._opened(file, self.nodes.current.get(inode.ino, inode.ino), inode.ino)
+        node = self.nodes.current.get(inode.ino, inode.ino)
+        return entry + self._opened(file, node, inode.ino, access)
 
     def release(self, buffer: Buffer, end: int, ino: int) -> Answer:
         fh = p.RELEASE_IN.unpack_from(buffer, BODY)[0]

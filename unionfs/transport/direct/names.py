@@ -122,7 +122,7 @@ class Names:
         nodes = self._files.nodes
         ino = nodes.forget(node, count) if node in nodes.inos else node
         self._union.forget(ino, count)
-        if ino in nodes.current and not self._union.knows(ino):
+        if (ino in nodes.current or ino in nodes.mapped) and not self._union.knows(ino):
             nodes.drop(ino)
         self._standing.forget(ino)
         self._files.forget(node, ino)

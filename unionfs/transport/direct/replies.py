@@ -35,11 +35,12 @@ def real_device(number: int) -> int:
 class Replies:
     """Packs entries and attributes with the mount's timeouts and node numbers."""
 
-    __slots__ = ("_current", "_nodes", "_nsec", "_sec")
+    __slots__ = ("_current", "_mapped", "_nodes", "_nsec", "_sec")
 
     def __init__(self, nodes: Nodes, timeout: float | None) -> None:
         self._nodes = nodes
         self._current = nodes.current
+        self._mapped = nodes.mapped
         self._sec, self._nsec = (FOREVER, 0) if timeout is None else split_time(int(timeout * SECOND))
 
     def entry(self, inode: Inode, st: os.stat_result) -> bytes:
@@ -50,6 +51,8 @@ class Replies:
             node = self._current[ino]
             self._nodes.counted(node)
             valid = (0, 0)
+        elif ino in self._mapped:
+            valid = (0, 0)
         return self._pack(ENTRY_OUT.pack, (node, 0, sec, valid[0], nsec, valid[1]), inode, st)
 
     def attributes(self, inode: Inode, st: os.stat_result) -> bytes:
@@ -58,7 +61,8 @@ class Replies:
     def validity(self, inode: Inode) -> tuple[int, int]:
         """For how long the kernel may keep attributes: seconds and nanoseconds."""
         # Of an inode with several nodes each would have to be told what changes by way of another.
-        return (0, 0) if inode.ino in self._current else (self._sec, self._nsec)
+        unsure = inode.ino in self._current or inode.ino in self._mapped
+        return (0, 0) if unsure else (self._sec, self._nsec)
 
     def miss(self) -> bytes:
         """That there is no such name, for the kernel to remember."""
