@@ -434,6 +434,19 @@ def _(rig: Rig) -> list[Call]:
     return [(_list, (rig, rig.ino("merged"), True))]
 
 
+def _list_plain(rig: Rig, ino: int) -> None:
+    handle = rig.union.open_dir(ino)
+    for _ in complete(rig.union.read_dir_plain, handle, 0):
+        pass
+    rig.union.release_dir(handle)
+
+
+@scenario(f"list {FILES} lower files without entries")
+def _(rig: Rig) -> list[Call]:
+    rig.union.lookup(rig.ino("merged"), b"above")
+    return [(_list_plain, (rig, rig.ino("merged")))]
+
+
 @scenario("list a small directory with entries, again")
 def _(rig: Rig) -> list[Call]:
     rig.new_dir()

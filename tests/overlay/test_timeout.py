@@ -110,3 +110,13 @@ def test_whole_layer_is_filled_later(stack: Stack) -> None:
         build(stack.lowers[0], {"a": {"x": "x"}})
         assert view.ls("a") == ["b", "x"]
         assert view.read("a/x") == b"x"
+
+
+def test_a_file_with_several_names_is_still_one_after_its_copy_up(stack: Stack) -> None:
+    """It has no origin without an index, so only its name says that it is the file that has come up."""
+    stack.layers({"d": {"one": "1"}, "copied": "data", "file": "f"})
+    os.link(stack.lowers[0] / "file", stack.lowers[0] / "d/second")
+    with stack.open() as view:
+        view.rename("file", "copied")
+        assert view.ino("copied") == view.ino("d/second")
+        assert view.read("d/second") == b"f"

@@ -107,8 +107,8 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
     own = table.numbers.of(st.st_dev, st.st_ino)
     has_origin, origin = (False, None) if found.upper_origin is False else _origin(fs, top)
     number = own if origin is None else table.numbers.of(origin.st_dev, origin.st_ino)
-    for candidate in (number, own):
-        known = table.get(candidate)
+    # Without an origin the number does not lead to a file with several names that has come up, its name may.
+    for known in (table.get(number), table.get(own), parent.children.get(name)):
         if isinstance(known, File) and known.on_upper and known.real_ino == st.st_ino:
             if known.updir is None:
                 # It was served by descriptor, and has a known name again.

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from unionfs.overlay.access import listing_fd
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.layer import is_whiteout_device
-from unionfs.overlay.wait import Wait, perform
+from unionfs.overlay.wait import Task, Wait, perform
 
 if TYPE_CHECKING:
     from unionfs.overlay.format import Format
     from unionfs.overlay.fs import OverlayFs
     from unionfs.overlay.inode import Directory
     from unionfs.overlay.layer import RealDir
+    from unionfs.overlay.plain import Numbers
 
 HIDDEN = 0
 PRESENT = 1
@@ -32,7 +33,7 @@ what the lowers have of that name."""
 _AUFS_PREFIX = WHITEOUT_PREFIX * 2
 """`.wh..wh..opq` and the directories that AUFS keeps for itself."""
 
-_SLOW_SIZE = 256 * 1024
+SLOW_SIZE = 256 * 1024
 """A directory of at least this size (bytes, `st_size`) is listed by a worker; it has some thousand names."""
 
 _MOST_NEW = 20_000
@@ -152,7 +153,7 @@ class IndexTask:
 
     @property
     def is_slow(self) -> bool:
-        return any(os.fstat(fd).st_size >= _SLOW_SIZE for fd, _, _ in self._fds)
+        return any(os.fstat(fd).st_size >= SLOW_SIZE for fd, _, _ in self._fds)
 
     def run(self) -> None:
         fmt = self._fs.format
@@ -235,7 +236,7 @@ class SnapshotTask:
 
     @property
     def is_slow(self) -> bool:
-        return os.fstat(self._fd).st_size >= _SLOW_SIZE
+        return os.fstat(self._fd).st_size >= SLOW_SIZE
 
     def run(self) -> None:
         found = scan(self._fd, self._fs.format, self._whiteout_files)
@@ -258,17 +259,20 @@ class DirHandle:
     handle, which several readers share, a name keeps its place in it, and a name that has gone leaves a gap.
     """
 
-    __slots__ = ("_standing", "directory", "fresh", "names", "pending")
+    __slots__ = ("_standing", "directory", "fresh", "names", "numbers", "pending")
 
     def __init__(self, directory: Directory, *, standing: bool = False) -> None:
         self.directory = directory
         self.names: Names | None = None
         self.fresh = False
-        self.pending: SnapshotTask | None = None
+        self.pending: Task | None = None
+        # What `plain.py` knows of these names, once somebody has wanted it.
+        self.numbers: Numbers | None = None
         self._standing = standing
 
     def take(self, names: list[bytes]) -> Names:
         """Serve these names from now on."""
+        self.numbers = None
         old = self.names
         if self._standing and old is not None:
             if old == names:
@@ -291,7 +295,7 @@ class DirHandle:
         if self.pending is not None:
             raise Wait(self.pending)
         directory = self.directory
-        if directory.merged and fs.trust:
+        if fs.trust and (directory.merged or directory.index is not None):
             return self.take(index_of(fs, directory).names())
         if directory.merged:
             # Layers may change underneath: list them afresh.

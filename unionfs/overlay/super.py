@@ -14,7 +14,7 @@ import resource
 from collections.abc import Callable, Iterator
 
 from unionfs.linux import fs as linux
-from unionfs.overlay import allocate, attr, copy_range, create, fileattr, xattr
+from unionfs.overlay import allocate, attr, copy_range, create, fileattr, plain, xattr
 from unionfs.overlay import dir as ovl_dir
 from unionfs.overlay.access import listing_fd
 from unionfs.overlay.attr import Changes, StatX
@@ -375,6 +375,19 @@ class Union:
             # It may have become so since the snapshot; the lookups below must not have to wait.
             index_of(fs, handle.directory)
         return self._entries(handle.directory, names, offset)
+
+    def read_dir_plain(self, handle: DirHandle, offset: int) -> Iterator[plain.Plain]:
+        """The entries from a cookie on without their attributes: (name, number, DT_* type, next cookie).
+
+        Numbers are those that stat(2) will give; nothing is left in the inode table. The type is DT_UNKNOWN,
+        and the number nobody's, for a name whose lookup fails. May raise `Wait`, here, not later.
+        """
+        fs = self.fs
+        fs.dirfds.trim()
+        names = handle.snapshot(fs, rewind=offset == 0)
+        if handle.directory.merged and fs.trust:
+            index_of(fs, handle.directory)  # as for `read_dir`
+        return plain.entries(fs, handle.directory, names, plain.numbers_of(fs, handle, names), offset)
 
     def _entries(self, directory: Directory, names: Names, offset: int) -> Iterator[Listed]:
         fs = self.fs

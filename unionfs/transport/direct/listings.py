@@ -91,21 +91,14 @@ class Listings:
         union = self._union
         pack = p.DIRENT.pack
         out = bytearray()
-        for name, entry, cookie in union.read_dir(self._handle(fh, ino), offset):
+        for name, number, kind, cookie in union.read_dir_plain(self._handle(fh, ino), offset):
             length = len(name)
             padding = -length & 7
             if len(out) + _DIRENT + length + padding > size:
-                if entry is not None:
-                    union.drop_if_unused(entry[0])
                 if not out:
                     raise malformed("no room for one entry")
                 break
-            if entry is None:
-                out += pack(union.unused_number(), cookie, length, 0)
-            else:
-                inode, st = entry
-                out += pack(inode.ino, cookie, length, st.st_mode >> 12)
-                union.drop_if_unused(inode)
+            out += pack(number, cookie, length, kind)
             out += name
             out += bytes(padding)
         return out
