@@ -176,7 +176,7 @@ def test_listing_does_not_keep_entries_that_the_kernel_did_not_take(stack: Stack
 
 @pytest.fixture
 def _everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readdir, "_SLOW_SIZE", 1)
+    monkeypatch.setattr(readdir, "SLOW_SIZE", 1)
 
 
 @pytest.mark.usefixtures("_everything_is_large")

@@ -39,7 +39,7 @@ PLACES: list[tuple[str, Opcode]] = [
     ("listxattr", Opcode.LISTXATTR),
     ("removexattr", Opcode.REMOVEXATTR),
     ("open_dir", Opcode.OPENDIR),
-    ("read_dir", Opcode.READDIR),
+    ("read_dir_plain", Opcode.READDIR),
     ("read_dir", Opcode.READDIRPLUS),
     ("sync_dir", Opcode.FSYNCDIR),
     ("create", Opcode.CREATE),
