@@ -245,6 +245,9 @@ class _Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
+        if changes.is_empty:
+            # All that is left of file_remove_privs() before a write, or of a chown to nobody new.
+            changes.kill = any(file.writable and file.inode.ino == inode for file in self.files.values())
         handle = self.files.get(fh) if fh is not None else None
         return self._attributes(*self.union.setattr(inode, changes, _caller(ctx), handle))
 
