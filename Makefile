@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fuzz crash memory bench install uninstall clean
+.PHONY: help setup demo test lint fuzz malformed crash memory bench install uninstall clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -33,6 +33,9 @@ lint: $(READY) ## ruff (rules and layout) and mypy --strict
 
 fuzz: $(READY) ## long differential run against kernel overlayfs (ARGS="--seeds 1000")
 	$(BIN)/python scripts/fuzz.py $(ARGS)
+
+malformed: $(READY) ## a million requests at random, many spoiled, to the direct transport (ARGS="-k handles")
+	PYUNIONFS_MALFORMED=250000 $(BIN)/python -m pytest tests/transport/direct/test_fuzz.py $(ARGS)
 
 crash: $(READY) ## SIGKILL the daemon at random moments and look for loss (ARGS="--kills 500")
 	$(BIN)/python scripts/crash.py $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,12 @@ from tests.overlay.conftest import _process_as_it_was
 from tests.transport.direct.kernel import PATIENCE, Kernel
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_data import copy_data
+from unionfs.transport.direct.protocol import (
+    BACKING_ID,
+    BACKING_MAP,
+    DEV_IOC_BACKING_CLOSE,
+    DEV_IOC_BACKING_OPEN,
+)
 
 __all__ = ["_process_as_it_was"]
 
@@ -63,6 +70,26 @@ def start(config: UnionConfig) -> Iterator[Start]:
     yield begin
     for kernel in kernels:
         kernel.end()
+
+
+@pytest.fixture
+def backing(monkeypatch: pytest.MonkeyPatch) -> dict[int, os.stat_result]:
+    """Backing files as the device keeps them: id to what was opened. A socket knows no such ioctl."""
+    held: dict[int, os.stat_result] = {}
+    numbers = itertools.count(1)
+
+    def ioctl(fd: int, request: int, argument: bytes) -> int:
+        if request == DEV_IOC_BACKING_CLOSE:
+            del held[BACKING_ID.unpack(argument)[0]]
+            return 0
+        assert request == DEV_IOC_BACKING_OPEN
+        number = next(numbers)
+        held[number] = os.fstat(BACKING_MAP.unpack(argument)[0])
+        return number
+
+    monkeypatch.setattr("unionfs.transport.direct.passthrough._ioctl", ioctl)
+    monkeypatch.setattr("unionfs.transport.direct.session.may_use_backing_files", lambda: True)
+    return held
 
 
 @pytest.fixture

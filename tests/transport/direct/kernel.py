@@ -286,13 +286,14 @@ class Kernel:
         self._socket.shutdown(socket.SHUT_WR)
         assert self.over.wait(PATIENCE), "the session goes on without a kernel"
 
-    def end(self) -> None:
-        """Unmount, and let go of everything."""
+    def end(self, *, closed: bool = False) -> None:
+        """Unmount, and let go of everything; *closed*: the session's part is done."""
         if self._closed:
             return
         self._closed = True
-        self.hang_up()
-        self.session.close()
+        if not closed:
+            self.hang_up()
+            self.session.close()
         self._socket.close()
         self.union.close()
         self.session.check()

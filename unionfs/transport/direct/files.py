@@ -233,6 +233,10 @@ class Files:
         finally:
             if handle.file is not None:
                 self._union.release(handle.file)
+        if self.passthrough is not None and not self._union.knows(ino):
+            # The last FORGET has overtaken this request: fuse.ko keeps them apart.
+            self.nodes.drop(ino)
+            self.passthrough.forget(handle.node)
         return None
 
     # --- data ------------------------------------------------------------------------------------
@@ -329,7 +333,7 @@ class Files:
         file = self.file(fh, ino, writes=True)
         job = self._union.allocate_job(file, mode, offset, length, caller(buffer))
         server, work = self._server, self._using(job, (fh, file))
-        return server.later(server.copiers, Opcode.FALLOCATE, IN_HEADER.unpack_from(buffer)[2], work)
+        return server.later(server.syncers, Opcode.FALLOCATE, IN_HEADER.unpack_from(buffer)[2], work)
 
     def lseek(self, buffer: Buffer, end: int, ino: int) -> Answer:
         if self._writeback:

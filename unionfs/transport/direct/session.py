@@ -44,13 +44,13 @@ class Session:
         self._files: Files | None = None
         self._listings: Listings | None = None
         self._failure: BaseException | None = None
-        self._thread: threading.Thread | None = None
+        self._reads = False
         self._problem: str | None = None
 
     def start(self, ended: Callable[[], None]) -> None:
         """Answer requests from now on, in a thread of this session's own; *ended* is called at its end."""
-        self._thread = threading.Thread(target=self._run, args=(ended,), name="requests", daemon=True)
-        self._thread.start()
+        self._reads = True
+        threading.Thread(target=self._run, args=(ended,), name="requests", daemon=True).start()
 
     def _run(self, ended: Callable[[], None]) -> None:
         try:
@@ -58,6 +58,7 @@ class Session:
         except BaseException as error:
             self._failure = error
         finally:
+            self._reads = False
             ended()
 
     def check(self) -> None:
@@ -78,7 +79,7 @@ class Session:
         """Close the device. While the requests' thread may read it, its number must not become another
         file's: a pipe takes it, at whose end the thread ends."""
         fd = self._server.fd
-        if self._thread is None or not self._thread.is_alive():
+        if not self._reads:
             os.close(fd)
             return
         end, start = os.pipe2(os.O_CLOEXEC)
