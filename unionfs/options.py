@@ -218,6 +218,9 @@ def parse(
     fuse = FuseMountOptions(allow_other=os.geteuid() == 0)
     fuse_fields = (each.name for each in fields(fuse))
     fuse = replace(fuse, **{name: values[name] for name in fuse_fields if name in values})  # type: ignore[arg-type]
+    if not writable:
+        # As overlayfs. A kernel that opens files without asking would else take writes that can go nowhere.
+        fuse = replace(fuse, read_only=True)
     _refuse_contradictions(config, values)
     return MountOptions(
         config=config,

@@ -150,8 +150,9 @@ class Files:
     # --- opening ---------------------------------------------------------------------------------
 
     def _access(self, flags: int) -> int:
-        # With a writeback cache the kernel fills pages by reading from handles that can only write.
-        if self._writeback and flags & os.O_ACCMODE == os.O_WRONLY:
+        # With a writeback cache the kernel fills pages by reading from handles that can only write; and a
+        # node's own file is everybody's.
+        if (self._writeback or self._node_files is not None) and flags & os.O_ACCMODE == os.O_WRONLY:
             return flags & ~os.O_ACCMODE | os.O_RDWR
         return flags
 
@@ -220,11 +221,17 @@ class Files:
 
     def _made(self, inode: Inode, st: os.stat_result, file: OpenFile, access: int) -> bytes:
         entry = self._replies.entry(inode, st)
+        if self._node_files is not None:
+            # Once an OPEN was answered ENOSYS, the kernel releases no handle any more, however it was made.
+            self._node_files.add(file)
+            return entry + p.OPEN_OUT.pack(0, self._flags, 0)
         node = self.nodes.current.get(inode.ino, inode.ino)
         return entry + self._opened(file, node, inode.ino, access)
 
     def release(self, buffer: Buffer, end: int, ino: int) -> Answer:
         fh = p.RELEASE_IN.unpack_from(buffer, BODY)[0]
+        if not fh and self._node_files is not None:
+            return None
         handle = self._handle(fh)
         del self._files[fh]
         try:

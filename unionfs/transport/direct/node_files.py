@@ -44,10 +44,14 @@ class NodeFiles:
             self._union.copy_up(ino)
             self._drop(ino)
         file = self._union.open_granted(ino, self._me, writes=writes)
-        files[ino] = file
-        if len(files) > _KEPT:
-            self._drop(next(iter(files)))
+        self.add(file)
         return file
+
+    def add(self, file: OpenFile) -> None:
+        """Keep a file that was made just now, with its node."""
+        self._files[file.inode.ino] = file
+        if len(self._files) > _KEPT:
+            self._drop(next(iter(self._files)))
 
     def hold(self, file: OpenFile) -> None:
         """A worker is about to use the descriptor."""
