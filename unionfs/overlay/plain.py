@@ -34,7 +34,7 @@ btrfs subvolume is the exception."""
 
 
 class Numbers:
-    """By place in the listing: the inode number in the real filesystem, which one that is, and the type.
+    """By index in the listing: the inode number in the real filesystem, which one that is, and the type.
 
     The type is _DT_UNKNOWN where only a lookup can tell.
     """
@@ -72,7 +72,7 @@ class NumbersTask:
 
     def run(self) -> None:
         names = self._names
-        places = {name: place for place, name in enumerate(names) if name is not None}
+        places = {name: place for place, name in enumerate(names)}
         numbers = self._numbers = Numbers(len(names), [device for _, device, _, _ in self._dirs])
         inos, sources, kinds = numbers.inos, numbers.sources, numbers.kinds
         for source, (fd, _, files, directories) in enumerate(self._dirs):
@@ -146,38 +146,34 @@ def numbers_of(fs: OverlayFs, handle: DirHandle, names: Names) -> Numbers:
     return handle.numbers
 
 
-def entries(
-    fs: OverlayFs, directory: Directory, names: Names, numbers: Numbers, offset: int
-) -> Iterator[Plain]:
+def entries(fs: OverlayFs, handle: DirHandle, numbers: Numbers, offset: int) -> Iterator[Plain]:
     """What a listing shows from a cookie on."""
+    directory = handle.directory
     if offset == 0:
         yield b".", directory.ino, _DT_DIR, 1
     if offset <= 1:
         yield b"..", (directory.parent or directory).ino, _DT_DIR, 2
     table, children, kinds = fs.table, directory.children, numbers.kinds
     number_of = table.numbers.of
-    for place in range(max(offset - 2, 0), len(names)):
-        name = names[place]
-        if name is None:
-            continue
-        kind = kinds[place]
+    for index, name, cookie in handle.shown(offset):
+        kind = kinds[index]
         if fs.trust:
             child = children.get(name)
             if child is not None:
-                yield name, child.ino, stat.S_IFMT(child.mode) >> 12, place + 3
+                yield name, child.ino, stat.S_IFMT(child.mode) >> 12, cookie
                 continue
             if kind:
-                number = number_of(numbers.devices[numbers.sources[place]], numbers.inos[place])
+                number = number_of(numbers.devices[numbers.sources[index]], numbers.inos[index])
                 if table.get(number) is None:
-                    yield name, number, kind, place + 3
+                    yield name, number, kind, cookie
                     continue
         try:
             entry = lookup(fs, directory, name)
         except OSError:
-            yield name, table.numbers.allocate(), _DT_UNKNOWN, place + 3
+            yield name, table.numbers.allocate(), _DT_UNKNOWN, cookie
         else:
             if entry is not None:
                 inode = entry[0]
-                shown = name, inode.ino, stat.S_IFMT(inode.mode) >> 12, place + 3
+                shown = name, inode.ino, stat.S_IFMT(inode.mode) >> 12, cookie
                 table.drop_if_unused(inode)
                 yield shown

@@ -9,7 +9,9 @@ same with 2 layers as with 100, and tells what upper has without asking it. Noth
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from unionfs.overlay.access import listing_fd
@@ -39,8 +41,8 @@ SLOW_SIZE = 256 * 1024
 _MOST_NEW = 20_000
 """So many names a directory that is in upper only may have before it loses its index, which costs memory."""
 
-Names = list[bytes | None]
-"""What a listing shows, by place; None where a name has gone."""
+Names = list[bytes]
+"""What a listing shows."""
 
 _Scan = list[tuple[bytes, int]]
 """Names in one real directory, each PRESENT or HIDDEN; one with a `.wh.` mark beside it stands twice."""
@@ -254,12 +256,12 @@ class SnapshotTask:
 class DirHandle:
     """An open directory: the names it had when the listing began, so that cookies stay valid.
 
-    A cookie is a place in that list, after "." and "..". Names that have gone meanwhile are left out, names
-    that have come are not shown: POSIX leaves both open. A rewind takes a new snapshot; in a *standing*
-    handle, which several readers share, a name keeps its place in it, and a name that has gone leaves a gap.
+    A cookie is a name's place, after "." and "..". Names that have gone meanwhile are left out, names that
+    have come are not shown: POSIX leaves both open. A rewind takes a new snapshot; in a *standing* handle,
+    which several readers share, a name keeps its place in it, and a place is nobody else's ever after.
     """
 
-    __slots__ = ("_standing", "directory", "fresh", "names", "numbers", "pending")
+    __slots__ = ("_next", "_places", "_standing", "directory", "fresh", "names", "numbers", "pending")
 
     def __init__(self, directory: Directory, *, standing: bool = False) -> None:
         self.directory = directory
@@ -269,25 +271,44 @@ class DirHandle:
         # What `plain.py` knows of these names, once somebody has wanted it.
         self.numbers: Numbers | None = None
         self._standing = standing
+        # By index in `names`, rising; None while each name's place is its index.
+        self._places: array[int] | None = None
+        self._next = 0
 
-    def take(self, names: list[bytes]) -> Names:
+    def take(self, names: Names) -> Names:
         """Serve these names from now on."""
         self.numbers = None
         old = self.names
-        if self._standing and old is not None:
-            if old == names:
-                return old
-            there = set(names)
-            kept: Names = [name if name in there else None for name in old]
-            there.difference_update(old)
-            kept += [name for name in names if name in there]
-            self.names = kept
-            return kept
-        self.names = taken = list[bytes | None](names)
+        if not self._standing or old is None:
+            self.names = names
+            self._next = len(names)
+            return names
+        if old == names:
+            return old
+        there = set(names)
+        places = self._places or array("Q", range(len(old)))
+        kept = [index for index, name in enumerate(old) if name in there]
+        there.difference_update(old)
+        new = [name for name in names if name in there]
+        if self._places is not None or len(kept) < len(old):
+            self._places = array("Q", [places[index] for index in kept])
+            self._places.extend(range(self._next, self._next + len(new)))
+        self._next += len(new)
+        self.names = taken = [*(old[index] for index in kept), *new]
         return taken
 
+    def shown(self, offset: int) -> Iterator[tuple[int, bytes, int]]:
+        """What a reader at a cookie is still to see, after the dots: (index, name, cookie of the next)."""
+        names, places, start = self.names or [], self._places, max(offset - 2, 0)
+        if places is None:
+            for index in range(start, len(names)):
+                yield index, names[index], index + 3
+        else:
+            for index in range(bisect_left(places, start), len(names)):
+                yield index, names[index], places[index] + 3
+
     def snapshot(self, fs: OverlayFs, *, rewind: bool) -> Names:
-        """The names from the beginning, None for one that has gone; may raise `Wait`."""
+        """The names from the beginning; may raise `Wait`."""
         names = self.names
         if names is not None and (self.fresh or not rewind):
             self.fresh = False

@@ -27,7 +27,7 @@ from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
 from unionfs.overlay.namei import lookup
 from unionfs.overlay.protect import check_writable
-from unionfs.overlay.readdir import DirHandle, Names, index_of
+from unionfs.overlay.readdir import DirHandle, index_of
 from unionfs.overlay.rename import rename
 from unionfs.overlay.work import Work
 
@@ -370,11 +370,11 @@ class Union:
         """
         fs = self.fs
         fs.dirfds.trim()
-        names = handle.snapshot(fs, rewind=offset == 0)
+        handle.snapshot(fs, rewind=offset == 0)
         if handle.directory.merged and fs.trust:
             # It may have become so since the snapshot; the lookups below must not have to wait.
             index_of(fs, handle.directory)
-        return self._entries(handle.directory, names, offset)
+        return self._entries(handle, offset)
 
     def read_dir_plain(self, handle: DirHandle, offset: int) -> Iterator[plain.Plain]:
         """The entries from a cookie on without their attributes: (name, number, DT_* type, next cookie).
@@ -387,26 +387,23 @@ class Union:
         names = handle.snapshot(fs, rewind=offset == 0)
         if handle.directory.merged and fs.trust:
             index_of(fs, handle.directory)  # as for `read_dir`
-        return plain.entries(fs, handle.directory, names, plain.numbers_of(fs, handle, names), offset)
+        return plain.entries(fs, handle, plain.numbers_of(fs, handle, names), offset)
 
-    def _entries(self, directory: Directory, names: Names, offset: int) -> Iterator[Listed]:
-        fs = self.fs
+    def _entries(self, handle: DirHandle, offset: int) -> Iterator[Listed]:
+        fs, directory = self.fs, handle.directory
         if offset == 0:
             yield b".", (directory, directory.lstat()), 1
         if offset <= 1:
             up = directory.parent or directory
             yield b"..", (up, up.lstat()), 2
-        for place in range(max(offset - 2, 0), len(names)):
-            name = names[place]
-            if name is None:
-                continue
+        for _, name, cookie in handle.shown(offset):
             try:
                 entry = lookup(fs, directory, name)
             except OSError:
-                yield name, None, place + 3
+                yield name, None, cookie
             else:
                 if entry is not None:
-                    yield name, entry, place + 3
+                    yield name, entry, cookie
 
     def sync_dir(self, ino: int) -> int | None:
         """A descriptor of the upper directory to fsync and close, in any thread; None: nothing to sync."""

@@ -212,6 +212,22 @@ def test_a_name_keeps_its_place_as_long_as_it_is_there(start: Start, config: Uni
     assert min(new) > max(before.values())
 
 
+def test_a_listing_does_not_grow_with_names_that_have_gone(start: Start, config: UnionConfig) -> None:
+    """A spool: few files at a time, many in the course of time, and one who looks again and again."""
+    kernel = begin(start, config, SILENT)
+    node = kernel.mkdir(b"spool").node
+    reader = Reader(kernel, node=node)
+    for number in range(600):
+        kernel.made(b"job%d" % number, node)
+        assert [entry.name for entry in reader.read(cookie=0)] == [b".", b"..", b"job%d" % number]
+        kernel.body(Opcode.UNLINK, node, b"job%d\0" % number)
+    listings = kernel.session._listings
+    assert listings is not None
+    kept = listings._standing.of(node).names
+    assert kept is not None
+    assert len(kept) <= 1
+
+
 @pytest.mark.parametrize("offered", [HANDLES, SILENT], ids=["handles", "stateless"])
 def test_a_directory_that_is_removed_while_it_is_read(
     start: Start, config: UnionConfig, offered: InitFlag

@@ -1,7 +1,7 @@
 """One listing a directory for everybody who reads it, where no request says when a reading begins or ends.
 
-A place in it stays a name's place for as long as the listing is kept: names that go leave a gap, names that
-come stand at the end. Nothing here reads a directory.
+A place in it stays a name's place for as long as the listing is kept, and names that come stand at the end.
+Nothing here reads a directory.
 """
 
 from __future__ import annotations
