@@ -29,6 +29,8 @@ def picture(kernel: Kernel, layers: Path) -> Picture:
     found: dict[str, tuple[object, ...]] = {}
     for top in ("upper", "work"):
         for path in (layers / top).rglob("*"):
+            if "incompat" in path.parts:  # the mark of a volatile mount, which not even its owner may read
+                continue
             st = path.lstat()
             data, xattrs = b"", {}
             if stat.S_ISREG(st.st_mode):

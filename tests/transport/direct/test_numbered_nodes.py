@@ -14,6 +14,8 @@ from unionfs.transport.direct.nodes import NUMBERED
 from unionfs.transport.direct.protocol import Opcode
 from unionfs.transport.session import SessionOptions
 
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as passthrough does")
+
 ROOT = p.ROOT_ID
 
 
