@@ -3,7 +3,7 @@
     make bench                                         everything; writes docs/benchmark.{json,md,svg}
     make bench ARGS="--quick"                          a look, in some minutes
     make bench ARGS="--only opens,git --systems overlayfs,direct --rounds 1"
-    make bench ARGS="--system cached=transport=direct,passthrough=off"
+    make bench ARGS="--system coherent=transport=direct,coherent"
     make bench ARGS="--draw"                           the page and the chart again, from the JSON
 
 All layers are on one new ext4 filesystem, in an image in --directory. Must run as root; drops the whole
@@ -13,6 +13,7 @@ machine's caches between measurements. What is mounted is not seen by other proc
 from __future__ import annotations
 
 import argparse
+import compileall
 import datetime
 import os
 import signal
@@ -53,6 +54,9 @@ def main() -> int:
         print(f"bench: {name} is left out: {why}", file=sys.stderr)
     # What ends the run must unwind it: mounts and directories go with their contexts.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # A mount starts from compiled modules, as an installed one does.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    compileall.compile_dir(REPOSITORY / "unionfs", quiet=1)
     private_mounts()
     try:
         report = _measured(arguments, workloads, systems, left_out)

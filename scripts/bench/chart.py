@@ -13,7 +13,13 @@ from scripts.bench.results import Report, Row
 from scripts.bench.systems import FUSE_OVERLAYFS, NATIVE, OVERLAYFS
 from scripts.bench.text import GROUPS
 
-_COLOURS = {NATIVE: "#9aa5b1", FUSE_OVERLAYFS: "#d9822b", "direct": "#1668b5", "pyfuse3": "#7fb2e0"}
+_COLOURS = {
+    NATIVE: "#9aa5b1",
+    FUSE_OVERLAYFS: "#d9822b",
+    "direct": "#1668b5",
+    "cached": "#45a29e",
+    "pyfuse3": "#7fb2e0",
+}
 _FASTEST = 0.05
 """The axis ends there: native does some work so quickly that the rest would be squeezed to a corner."""
 _OTHERS = ("#3a9c6d", "#8f5bb5", "#c2455b", "#6b7a3a")

@@ -211,18 +211,21 @@ class PyUnionFS(System):
 
 
 def all_systems(extra: list[str]) -> list[System]:
-    """The systems of the issue, and every NAME=OPTIONS as one more pyunionfs."""
+    """Those that are always compared, and every NAME=OPTIONS as one more pyunionfs."""
     systems: list[System] = [
         Native(NATIVE),
         Overlayfs(OVERLAYFS, "redirect_dir=on,index=off,metacopy=off"),
         FuseOverlayfs(FUSE_OVERLAYFS),
         PyUnionFS("direct", "transport=direct"),
+        PyUnionFS("cached", "transport=direct,passthrough=off"),
         PyUnionFS("pyfuse3", "transport=pyfuse3"),
     ]
     for text in extra:
         name, equals, options = text.partition("=")
         if not name or not equals or name in {system.name for system in systems}:
-            raise BenchError(f"--system {text}: give a new name and options, as in cached=passthrough=off")
+            raise BenchError(
+                f"--system {text}: give a new name and options, as in coherent=transport=direct,coherent"
+            )
         systems.append(PyUnionFS(name, options))
     return systems
 
