@@ -89,3 +89,15 @@ def test_other_signals_do_not_disturb(base: Path, merged: Path) -> None:
     assert err == ""
     assert int(out) >= 1, "no signal came at all"
     assert os.stat(merged / "big").st_size == 5
+
+
+def test_who_is_killed_after_another_signal(base: Path, merged: Path) -> None:
+    """The kernel tells of the first signal only."""
+    if chosen() == "pyfuse3":
+        pytest.skip("libfuse tells pyfuse3 of no INTERRUPT")
+    waiting = in_background(sys.executable, "-c", ALARMED, merged / "big")
+    assert eventually((base / "reached").exists)
+    time.sleep(0.2)
+    waiting.kill()
+    assert eventually(lambda: gone(waiting.pid)), "killed, but it waits on"
+    waiting.communicate()

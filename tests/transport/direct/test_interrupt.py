@@ -12,8 +12,8 @@ import pytest
 from tests.mount.rig import eventually
 from tests.transport.direct.conftest import BIG, Gate, Start
 from tests.transport.direct.kernel import PATIENCE, SILENT, Kernel
+from unionfs.transport.direct import interrupts
 from unionfs.transport.direct import protocol as p
-from unionfs.transport.direct import server
 from unionfs.transport.direct.protocol import Opcode
 
 DEAD = 4194303
@@ -22,7 +22,7 @@ DEAD = 4194303
 
 @pytest.fixture(autouse=True)
 def _who_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_is_killed", lambda pid: pid == DEAD)
+    monkeypatch.setattr(interrupts, "is_killed", lambda pid: pid == DEAD)
 
 
 def write_open(kernel: Kernel, pid: int | None = None) -> int:
@@ -74,6 +74,24 @@ def test_the_others_wait_on(kernel: Kernel, gate: Gate, killed: int) -> None:
     gate.open.set()
     assert [kernel.wait_for(unique).error for unique in uniques] == [0, 0]
     assert gate.passed == 1
+
+
+def test_who_is_killed_after_another_signal(
+    kernel: Kernel, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of the first signal only."""
+    dying: list[int] = []
+    monkeypatch.setattr(interrupts, "is_killed", lambda pid: pid in dying)
+    waiting, other = write_open(kernel, 77), write_open(kernel, 78)
+    assert gate.reached.wait(PATIENCE)
+    kernel.interrupt(waiting)
+    kernel.interrupt(other)
+    assert kernel.drain() == {}
+    dying += [77, 79]
+    assert kernel.wait_for(waiting).error == errno.EINTR
+    gate.open.set()
+    assert kernel.wait_for(other).error == 0
+    assert eventually(lambda: not kernel.session._server._interrupts._watches), "it looks for ever"
 
 
 def test_a_killed_rename_has_not_happened(kernel: Kernel, gate: Gate) -> None:
@@ -187,5 +205,5 @@ def test_before_the_work_is_begun(kernel: Kernel, gate: Gate, layers: Path) -> N
 def test_who_is_not_known_to_die_is_waited_for(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """0 is somebody of a PID namespace that we do not see."""
     monkeypatch.undo()
-    assert not server._is_killed(pid)
-    assert not server._is_killed(os.getpid())
+    assert not interrupts.is_killed(pid)
+    assert not interrupts.is_killed(os.getpid())

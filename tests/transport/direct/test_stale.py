@@ -12,8 +12,8 @@ from tests.mount.rig import eventually
 from tests.transport.direct.conftest import Gate, Start
 from tests.transport.direct.kernel import PATIENCE, Answer, Kernel
 from unionfs.overlay.config import UnionConfig
+from unionfs.transport.direct import interrupts
 from unionfs.transport.direct import protocol as p
-from unionfs.transport.direct import server
 from unionfs.transport.direct.files import FS_IOC_SETFLAGS
 from unionfs.transport.direct.protocol import Opcode
 
@@ -95,7 +95,7 @@ def test_when_nobody_waits_for_it_any_more(
     kernel.body(Opcode.SETATTR, node, MODE)
     kernel.link(node, b"other")
     kernel.notices.clear()
-    monkeypatch.setattr(server, "_is_killed", lambda pid: True)
+    monkeypatch.setattr(interrupts, "is_killed", lambda pid: True)
     waiting = kernel.send(Opcode.OPEN, node, p.OPEN_IN.pack(os.O_RDWR, 0))
     assert gate.reached.wait(PATIENCE)
     kernel.interrupt(waiting)

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from unionfs.overlay.super import Union
 from unionfs.overlay.wait import Task, Wait
+from unionfs.transport.direct.interrupts import Interrupts
 from unionfs.transport.direct.negotiate import MAX_WRITE
 from unionfs.transport.direct.protocol import (
     ARGUMENTS,
@@ -54,7 +55,6 @@ _COPIERS = 4
 _SYNCERS = 8
 _READERS = 8
 
-_SIGKILL_PENDING = 1 << 8
 _OVER = (errno.ENODEV, errno.ECONNABORTED)
 
 _UNANSWERED = frozenset((Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT, Opcode.NOTIFY_REPLY))
@@ -65,6 +65,7 @@ class Server:
     """The device's reading end and writing end, with a table from opcode to handler."""
 
     __slots__ = (
+        "_interrupts",
         "_least",
         "_stopped",
         "_table",
@@ -95,7 +96,8 @@ class Server:
         self._least = [BODY] * OPCODES
         for named, arguments in ARGUMENTS.items():
             self._least[named] += arguments.size
-        self._waiting: dict[Task, list[Buffer]] = {}
+        self._waiting: dict[Task, list[bytes]] = {}
+        self._interrupts = Interrupts(self.lock, self._waiting, self.refuse)
         self._working = 0
         self._stopped = False
         # Apart from each other: long copies must not keep reads of the disk waiting.
@@ -139,7 +141,7 @@ class Server:
     def stop(self) -> None:
         """Answer no further request, and wait for the workers; the caller must not hold `lock`."""
         with self.lock:
-            self._stopped = True
+            self._stopped = self._interrupts.stopped = True
         for pool in (self.readers, self.syncers):
             pool.shutdown()
         self.copiers.shutdown(cancel_futures=True)
@@ -330,29 +332,8 @@ class Server:
         return failure
 
     def _interrupt(self, buffer: Buffer, size: int, node: int) -> object:
-        """A signal has come for somebody who waits. Only one that kills him ends the waiting: overlayfs's
-        copy-up is not interrupted by others, and few programs expect EINTR of a rename."""
-        (unique,) = INTERRUPT_IN.unpack_from(buffer, BODY)
-        for requests in self._waiting.values():
-            for request in requests:
-                header = IN_HEADER.unpack_from(request)
-                if header[2] == unique and _is_killed(header[6]):
-                    requests.remove(request)
-                    self.refuse(unique, errno.EINTR)
-                    return SILENT
+        self._interrupts.came(INTERRUPT_IN.unpack_from(buffer, BODY)[0])
         return SILENT
-
-
-def _is_killed(pid: int) -> bool:
-    """Whether a process is about to die of a signal: the kernel then gives each of its threads a SIGKILL."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as status:
-            for line in status:
-                if line.startswith((b"SigPnd:", b"ShdPnd:")) and int(line[7:], 16) & _SIGKILL_PENDING:
-                    return True
-    except OSError:
-        pass  # one that we do not see, of another PID namespace (0) say: that it dies is not known
-    return False
 
 
 def opcode_name(number: int) -> str:
