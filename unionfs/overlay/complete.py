@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from unionfs.overlay.copy_data import INLINE, copy_data
+from unionfs.overlay.copy_data import copy_data
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import File
 from unionfs.overlay.priv import CAPABILITY, capability_of
@@ -35,7 +35,7 @@ class DataCopyUp:
         except BaseException:
             os.close(self._target)
             raise
-        self.is_slow = self._size > 0 and (fs.write_out is not None or self._size > INLINE)
+        self.is_slow = fs.is_slow_to_copy(self._size)
 
     def run(self) -> None:
         # The target keeps its size all the while: with the mark still on, its size is the file's. What an

@@ -12,7 +12,7 @@ import os
 from unionfs.linux.fs import FICLONE
 
 INLINE = 128 * 1024
-"""Up to this many bytes are copied at once when nothing must be written out: a worker would cost more."""
+"""Up to this many bytes may be copied at once: a worker would cost more."""
 
 _CHUNK = 64 * 1024 * 1024
 _BUFFER = 1024 * 1024

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import index
@@ -109,6 +110,7 @@ class FileCopyUp:
         "_readable",
         "_real_ino",
         "_replaces",
+        "_seconds",
         "_size",
         "_source",
         "_st",
@@ -144,7 +146,8 @@ class FileCopyUp:
             self._close()
             raise
         self._size = self._st.st_size if regular and not truncate else 0
-        self.is_slow = self._copies_data and (fs.write_out is not None or self._size > INLINE)
+        self.is_slow = self._data and fs.is_slow_to_copy(self._size)
+        self._seconds = 0.0
 
     def _open_to_read(self) -> None:
         inode = self._inode
@@ -168,6 +171,7 @@ class FileCopyUp:
         if not stat.S_ISREG(st.st_mode):
             self._make_special()
             return
+        begun = time.monotonic()
         source = self._source[0] if self._readable else b"/proc/self/fd/%d" % self._source[0]
         fd = os.open(
             self._temp, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._work.fd
@@ -192,6 +196,7 @@ class FileCopyUp:
                 fs.write_out(fd, shared)
         finally:
             os.close(fd)
+        self._seconds = time.monotonic() - begun
 
     def _make_special(self) -> None:
         st, temp, work, source = self._st, self._temp, self._work.fd, self._source[0]
@@ -216,6 +221,8 @@ class FileCopyUp:
     def finish(self, error: BaseException | None) -> None:
         """Rename into place, or clear away."""
         self._inode.copying = None
+        if self._seconds and self._copies_data and self._size <= INLINE:
+            self._fs.pace.note(self._seconds)
         try:
             if error is None and self._replaces:
                 self._commit_data()

@@ -13,6 +13,7 @@ import os
 from unionfs.linux import fs as linux
 from unionfs.overlay import order
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.cred import Identity
 from unionfs.overlay.format import Format, Origin
 from unionfs.overlay.inode import ROOT_INO, Directory, InodeTable
@@ -34,6 +35,7 @@ class OverlayFs:
         "litter",
         "lowers",
         "may_clone",
+        "pace",
         "root",
         "stale",
         "table",
@@ -75,6 +77,7 @@ class OverlayFs:
         # How data is got to the disk before a rename: None where nothing must be (`volatile`).
         self.write_out: order.WriteOut | None = None
         self.may_clone = False
+        self.pace = order.Pace()
         if upper is not None:
             self.may_clone = order.may_clone(upper.root_fd)
             if not config.volatile:
@@ -117,6 +120,10 @@ class OverlayFs:
         if self.work is None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return self.work
+
+    def is_slow_to_copy(self, size: int) -> bool:
+        """Whether so much data had better be copied by a worker."""
+        return size > 0 and (size > INLINE or (self.write_out is not None and not self.pace.is_quick))
 
     def stat_origin(self, origin: Origin) -> os.stat_result | None:
         """The lower object that an origin names, where it still exists and its handle can be opened."""
