@@ -226,7 +226,7 @@ def test_status_tells_what_the_mount_is(base: Path, transport: str) -> None:
     words = ["ro", "noatime", "allow_other", "redirect_dir=off", "timeout=2", f"transport={transport}"]
     assert status["options"] == words
     assert status["transport"] == transport
-    assert ("READDIRPLUS_AUTO" in status["flags"]) == (transport == "direct")
+    assert ("DO_READDIRPLUS" in status["flags"]) == (transport == "direct")
     assert 0 <= status["uptime"] < 60
     assert 1 << 20 < status["memory"] < 1 << 28
     assert status["requests"]["LOOKUP"] >= 1

@@ -23,7 +23,7 @@ from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import ROOT_INO, File, Inode
-from unionfs.overlay.readdir import DirHandle
+from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.super import Union
 from unionfs.overlay.wait import complete
 

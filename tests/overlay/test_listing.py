@@ -13,7 +13,7 @@ from tests.overlay.rig import Stack, View
 from tests.overlay.trees import WHITEOUT, Tree, file, node, symlink
 from tests.support.mounts import loop_fs
 from unionfs.overlay import readdir
-from unionfs.overlay.readdir import DirHandle
+from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.wait import Wait, complete
 
 
@@ -176,7 +176,7 @@ def test_listing_does_not_keep_entries_that_the_kernel_did_not_take(stack: Stack
 
 @pytest.fixture
 def _everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readdir, "SLOW_SIZE", 1)
+    monkeypatch.setattr(readdir, "_SLOW_SIZE", 1)
 
 
 @pytest.mark.usefixtures("_everything_is_large")

@@ -17,7 +17,7 @@ from unionfs.overlay import copy_data as module
 from unionfs.overlay.copy_data import copy_data
 from unionfs.overlay.format import Format
 from unionfs.overlay.layer import DirFds, Layer, RealDir
-from unionfs.overlay.readdir import HIDDEN, PRESENT, build_index
+from unionfs.overlay.readdir import HIDDEN, PRESENT, Scan, build_index
 
 # --- format ----------------------------------------------------------------------------------------
 
@@ -104,6 +104,13 @@ def test_origin_that_is_none(value: bytes) -> None:
     assert Format(userxattr=False).decode_origin(value) is None
 
 
+def _scan(entries: list[tuple[bytes, int]]) -> Scan:
+    found = Scan()
+    for name, there in entries:
+        (found.names if there else found.marks).append(name)
+    return found
+
+
 # --- readdir ---------------------------------------------------------------------------------------
 
 
@@ -125,7 +132,12 @@ def test_origin_that_is_none(value: bytes) -> None:
 def test_index_names(
     upper: list[tuple[bytes, int]] | None, lowers: list[list[tuple[bytes, int]]], names: list[bytes]
 ) -> None:
-    assert sorted(build_index(upper, lowers).names()) == names
+    assert (
+        sorted(
+            build_index(None if upper is None else _scan(upper), [_scan(lower) for lower in lowers]).names()
+        )
+        == names
+    )
 
 
 # --- copying data ----------------------------------------------------------------------------------

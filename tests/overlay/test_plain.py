@@ -15,7 +15,7 @@ from tests.overlay.rig import Stack, View, steps
 from tests.overlay.test_order import memory
 from tests.overlay.trees import WHITEOUT, Tree, directory, file, node, symlink
 from tests.support.mounts import loop_fs
-from unionfs.overlay import plain, readdir
+from unionfs.overlay import iterate, readdir
 from unionfs.overlay.wait import complete
 
 BELOW: Tree = {
@@ -140,7 +140,7 @@ def test_what_lies_in_lowers_is_not_looked_up(stack: Stack, monkeypatch: pytest.
         view.ino("d")
         view.ino("new")
         looked: list[bytes] = []
-        monkeypatch.setattr(plain, "lookup", lambda fs, parent, name: looked.append(name))
+        monkeypatch.setattr(iterate, "lookup", lambda fs, parent, name: looked.append(name))
         inodes = view.union.stats()["inodes"]
         assert len(listing(view, "d")) == 50 + 3 + 2
         assert len(listing(view, "new")) == 50 + 2
@@ -190,6 +190,7 @@ def test_a_rewind_looks_again(stack: Stack) -> None:
 
 def test_a_name_whose_lookup_fails(stack: Stack) -> None:
     stack.layers({}, upper={"broken": file("", size=10, metacopy=""), "f": ""})
+    os.setxattr(stack.upper, "trusted.overlay.impure", b"y")
     with stack.open() as view:
         told = listing(view, "")
         assert told["broken"][1] == 0
@@ -197,8 +198,7 @@ def test_a_name_whose_lookup_fails(stack: Stack) -> None:
 
 
 def test_a_large_directory_waits(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readdir, "SLOW_SIZE", 1)
-    monkeypatch.setattr(plain, "SLOW_SIZE", 1)
+    monkeypatch.setattr(readdir, "_SLOW_SIZE", 1)
     stack.layers(ABOVE, BELOW)
     with stack.open() as view:
         check(view, chunk=2)

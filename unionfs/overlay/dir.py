@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import index
-from unionfs.overlay.access import listing_fd
 from unionfs.overlay.copy_metadata import set_impure
 from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, settle_at, upper_dir
 from unionfs.overlay.format import WHITEOUT_PREFIX
@@ -22,7 +21,7 @@ from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir, is_whiteout_device
 from unionfs.overlay.namei import find, lower_has
 from unionfs.overlay.protect import check_changeable, check_create, check_delete
-from unionfs.overlay.readdir import HIDDEN, PRESENT, DirHandle, note_upper, scan, upper_has
+from unionfs.overlay.readdir import HIDDEN, PRESENT, is_empty, note_upper, upper_has
 from unionfs.overlay.redirect import set_redirect
 
 
@@ -230,18 +229,7 @@ def _rmdir_at_once(parent: Directory, directory: Directory, name: bytes) -> bool
 
 def check_empty(fs: OverlayFs, directory: Directory) -> None:
     """Raise ENOTEMPTY when a caller would see anything in it."""
-    if directory.index is not None:
-        names = not directory.index.is_empty()
-    elif directory.merged:
-        names = bool(DirHandle(directory).snapshot(fs, rewind=False))
-    else:
-        top = directory.top
-        fd = listing_fd(fs, top)
-        try:
-            names = any(there for _, there in scan(fd, fs.format, top.whiteout_files))
-        finally:
-            os.close(fd)
-    if names:
+    if not is_empty(fs, directory):
         raise failure(errno.ENOTEMPTY)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from typing import TYPE_CHECKING, ClassVar
 
 from unionfs.overlay.layer import RealDir
 
 if TYPE_CHECKING:
+    from unionfs.overlay.listing import NameChanges
     from unionfs.overlay.readdir import DirIndex
     from unionfs.overlay.wait import Task
 
@@ -58,6 +59,13 @@ class Numbers:
         if number is None:
             number = self._allocated[key] = self.allocate()
         return number
+
+    def high_bits(self, dev: int) -> int | None:
+        """What `of` adds to a number of this filesystem that fits; None if it adds nothing so simple."""
+        high = self._filesystems.get(dev)
+        if high is None:
+            high = self._filesystems[dev] = len(self._filesystems)
+        return high << _FS_SHIFT if high <= _FS_MAX else None
 
     def allocate(self) -> int:
         """A number that no other object has."""
@@ -115,7 +123,7 @@ class Inode:
 class Directory(Inode):
     """A directory of the union: at most one in upper, and those of the lowers that it merges, top first."""
 
-    __slots__ = ("children", "impure", "index", "lowers", "opaque", "redirect", "upper")
+    __slots__ = ("children", "impure", "index", "listed", "lowers", "opaque", "redirect", "upper")
 
     is_dir = True
 
@@ -128,6 +136,8 @@ class Directory(Inode):
         self.redirect: bytes | None = None
         self.opaque = False
         self.impure = False
+        # Where changes of names are noted, by those who have listed it.
+        self.listed: tuple[NameChanges, ...] = ()
 
     @property
     def on_upper(self) -> bool:
@@ -312,6 +322,10 @@ class InodeTable:
 
     def __len__(self) -> int:
         return len(self._by_ino)
+
+    def in_use(self) -> KeysView[int]:
+        """The numbers of all inodes; good until the next round of forgetting."""
+        return self._by_ino.keys()
 
     def get(self, ino: int) -> Inode | None:
         return self._by_ino.get(ino)

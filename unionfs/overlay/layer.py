@@ -20,6 +20,20 @@ _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 NAME_MAX = 255
 
+_BTRFS = 0x9123683E
+_TELL_NUMBERS = frozenset(
+    (
+        0xEF53,  # ext2 to ext4
+        0x58465342,  # XFS
+        0x01021994,  # tmpfs
+        0x73717368,  # SquashFS
+        0xE0F5E1E2,  # EROFS
+        0xF2F52010,  # F2FS
+        _BTRFS,  # but for a subvolume, which is a directory with the number and the device of its own root
+    )
+)
+"""Filesystems whose d_ino is st_ino. Of others it is not known, or it is of another device now and then."""
+
 
 class DirFds:
     """The open directory descriptors, bounded in number.
@@ -70,9 +84,21 @@ class Layer:
 
     `has_answered` holds the kinds of attributes ("user" and so on; of "system" the whole names) whose absence
     its filesystem has been seen to report as such, and not as something that it does not support.
+    `numbers_listed` says that its listings tell the numbers that stat(2) does, `dir_numbers_listed` that they
+    do so of directories, too.
     """
 
-    __slots__ = ("dirfds", "has_answered", "index", "path", "root", "root_fd", "uuid")
+    __slots__ = (
+        "dir_numbers_listed",
+        "dirfds",
+        "has_answered",
+        "index",
+        "numbers_listed",
+        "path",
+        "root",
+        "root_fd",
+        "uuid",
+    )
 
     def __init__(self, index: int, path: str, root_fd: int, dirfds: DirFds) -> None:
         self.index = index
@@ -81,6 +107,9 @@ class Layer:
         self.dirfds = dirfds
         self.uuid = linux.fs_uuid(root_fd)
         self.has_answered: set[bytes] = set()
+        kind = linux.filesystem_type(root_fd)
+        self.numbers_listed = kind in _TELL_NUMBERS
+        self.dir_numbers_listed = self.numbers_listed and kind != _BTRFS
         self.root = RealDir(self, None, b"")
         self.root.fd = root_fd
 

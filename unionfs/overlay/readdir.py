@@ -1,4 +1,4 @@
-"""Listings: the index of a merged directory, and the snapshot that an open directory serves.
+"""What real directories hold: their listings, and the index of a merged directory.
 
 A merged directory keeps, once it has been needed, which layers have which name; a new one does from its
 beginning, as long as it is not huge. Lowers do not change while mounted and every change of upper comes
@@ -9,22 +9,19 @@ same with 2 layers as with 100, and tells what upper has without asking it. Noth
 from __future__ import annotations
 
 import os
-from array import array
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from unionfs.overlay.access import listing_fd
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.layer import is_whiteout_device
-from unionfs.overlay.wait import Task, Wait, perform
+from unionfs.overlay.wait import Wait, perform
 
 if TYPE_CHECKING:
     from unionfs.overlay.format import Format
     from unionfs.overlay.fs import OverlayFs
     from unionfs.overlay.inode import Directory
     from unionfs.overlay.layer import RealDir
-    from unionfs.overlay.plain import Numbers
 
 HIDDEN = 0
 PRESENT = 1
@@ -32,20 +29,35 @@ ALONE = 2
 """What upper holds at a name: a whiteout, an object, or an object beside its own `.wh.` mark, which hides
 what the lowers have of that name."""
 
+DT_UNKNOWN = 0
+DT_DIR = 4
+DT_REG = 8
+DT_LNK = 10
+"""Types of listed names, as readdir(3) says them: the kind in `st_mode`, 12 bits further down."""
+
 _AUFS_PREFIX = WHITEOUT_PREFIX * 2
 """`.wh..wh..opq` and the directories that AUFS keeps for itself."""
 
-SLOW_SIZE = 256 * 1024
+_SLOW_SIZE = 256 * 1024
 """A directory of at least this size (bytes, `st_size`) is listed by a worker; it has some thousand names."""
 
 _MOST_NEW = 20_000
 """So many names a directory that is in upper only may have before it loses its index, which costs memory."""
 
-Names = list[bytes]
-"""What a listing shows."""
 
-_Scan = list[tuple[bytes, int]]
-"""Names in one real directory, each PRESENT or HIDDEN; one with a `.wh.` mark beside it stands twice."""
+class Scan:
+    """What one real directory holds: names with their d_ino and type, and `marks`, the names hidden below.
+
+    A name that has its own `.wh.` mark beside it is in both.
+    """
+
+    __slots__ = ("kinds", "marks", "names", "numbers")
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+        self.numbers: list[int] = []
+        self.kinds = bytearray()
+        self.marks: list[bytes] = []
 
 
 class DirIndex:
@@ -76,30 +88,44 @@ class DirIndex:
         )
 
 
-def scan(fd: int, fmt: Format, whiteout_files: bool) -> _Scan:
-    """List one real directory (a readable descriptor). A name may be both whited out for below and present.
+def scan(fd: int, fmt: Format, whiteout_files: bool) -> Scan:
+    """List one real directory (a readable descriptor).
 
     `.wh.` files are turned into what they mean, the opaque mark left out: it belongs to the directory.
     """
-    found: _Scan = []
-    append = found.append
-    path = b"/proc/self/fd/%d" % fd
-    with os.scandir(path) as entries:
+    found = Scan()
+    add_name, add_number, add_kind = found.names.append, found.numbers.append, found.kinds.append
+    with os.scandir(b"/proc/self/fd/%d" % fd) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith(_AUFS_PREFIX) or (
-                name.startswith(WHITEOUT_PREFIX) and entry.is_file(follow_symlinks=False)
+            if name[:4] == WHITEOUT_PREFIX and (
+                name.startswith(_AUFS_PREFIX) or entry.is_file(follow_symlinks=False)
             ):
                 if not name.startswith(_AUFS_PREFIX):
-                    append((name[len(WHITEOUT_PREFIX) :], HIDDEN))
-            elif entry.is_file(follow_symlinks=False):
-                hidden = whiteout_files and _is_whiteout_file(entry, fmt)
-                append((name, HIDDEN if hidden else PRESENT))
-            elif entry.is_dir(follow_symlinks=False) or entry.is_symlink():
-                append((name, PRESENT))
+                    found.marks.append(name[len(WHITEOUT_PREFIX) :])
+                continue
+            # In this order none of these three follows a symlink, and none is a system call.
+            if entry.is_symlink():
+                kind = DT_LNK
+            elif entry.is_file():
+                kind = DT_REG
+                if whiteout_files and _is_whiteout_file(entry, fmt):
+                    found.marks.append(name)
+                    continue
+            elif entry.is_dir():
+                kind = DT_DIR
             else:
-                hidden = is_whiteout_device(entry.stat(follow_symlinks=False))
-                append((name, HIDDEN if hidden else PRESENT))
+                try:
+                    st = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # removed meanwhile: upper may change while a worker lists it
+                if is_whiteout_device(st):
+                    found.marks.append(name)
+                    continue
+                kind = st.st_mode >> 12
+            add_name(name)
+            add_number(entry.inode())
+            add_kind(kind)
     return found
 
 
@@ -107,77 +133,102 @@ def _is_whiteout_file(entry: os.DirEntry[bytes], fmt: Format) -> bool:
     return entry.stat(follow_symlinks=False).st_size == 0 and fmt.read(entry.path, fmt.whiteout) is not None
 
 
-def build_index(upper: _Scan | None, lowers: Iterable[_Scan]) -> DirIndex:
+def build_index(upper: Scan | None, lowers: Iterable[Scan]) -> DirIndex:
     """Merge what the layers' directories hold, top first."""
     index = DirIndex()
     if upper is not None:
-        table = index.upper
-        for name, there in upper:
-            table[name] = ALONE if table.get(name, there) != there else there
+        table = index.upper = dict.fromkeys(upper.names, PRESENT)
+        for name in upper.marks:
+            table[name] = ALONE if table.get(name) else HIDDEN
     lower = index.lower
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for place, names in enumerate(lowers):
-        marks: list[bytes] = []
+    for place, found in enumerate(lowers):
         mine = (place,)
-        for name, there in names:
-            if there:
-                before = lower.get(name)
-                places = mine if before is None else (*before, place)
-                lower[name] = shared.setdefault(places, places)
-            else:
-                marks.append(name)
-        for name in marks:
+        for name in found.names:
+            before = lower.get(name)
+            places = mine if before is None else (*before, place)
+            lower[name] = shared.setdefault(places, places)
+        for name in found.marks:
             places = (*lower.get(name, ()), ~place)
             lower[name] = shared.setdefault(places, places)
     return index
 
 
+class Source:
+    """A real directory, open for listing."""
+
+    __slots__ = ("fd", "real")
+
+    def __init__(self, fs: OverlayFs, real: RealDir) -> None:
+        self.real = real
+        self.fd = listing_fd(fs, real)
+
+
+class Sources:
+    """The real directories of a directory, top first, open for listing. `scan` may be called anywhere."""
+
+    __slots__ = ("_format", "opened")
+
+    def __init__(self, fs: OverlayFs, directory: Directory) -> None:
+        self._format = fs.format
+        self.opened: list[Source] = []
+        try:
+            for real in directory.real_dirs():
+                self.opened.append(Source(fs, real))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_slow(self) -> bool:
+        return any(os.fstat(source.fd).st_size >= _SLOW_SIZE for source in self.opened)
+
+    def scan(self) -> list[Scan]:
+        """List them all."""
+        return [scan(source.fd, self._format, source.real.whiteout_files) for source in self.opened]
+
+    def index(self, scans: list[Scan]) -> DirIndex:
+        has_upper = self.opened[0].real.layer.is_upper
+        return build_index(scans[0] if has_upper else None, scans[1:] if has_upper else scans)
+
+    def close(self) -> None:
+        for source in self.opened:
+            os.close(source.fd)
+        self.opened = []
+
+
 class IndexTask:
-    """Listing the layers of a directory; the listing itself runs anywhere.
+    """Making the index of a directory; the listing itself runs anywhere.
 
     What changes in upper meanwhile (only a copy-up that ends can) is noted in `changes`.
     """
 
-    __slots__ = ("_directory", "_fds", "_fs", "_index", "changes")
+    __slots__ = ("_directory", "_fs", "_index", "_sources", "changes")
 
     def __init__(self, fs: OverlayFs, directory: Directory) -> None:
         self._fs = fs
         self._directory = directory
         self._index: DirIndex | None = None
+        self._sources = Sources(fs, directory)
         self.changes: list[tuple[bytes, int | None]] = []
-        self._fds: list[tuple[int, bool, bool]] = []
-        try:
-            for real in directory.real_dirs():
-                self._fds.append((listing_fd(fs, real), real.layer.is_upper, real.whiteout_files))
-        except BaseException:
-            self._close()
-            raise
 
     @property
     def is_slow(self) -> bool:
-        return any(os.fstat(fd).st_size >= SLOW_SIZE for fd, _, _ in self._fds)
+        return self._sources.is_slow
 
     def run(self) -> None:
-        fmt = self._fs.format
-        scans = [(is_upper, scan(fd, fmt, files)) for fd, is_upper, files in self._fds]
-        upper = next((found for is_upper, found in scans if is_upper), None)
-        self._index = build_index(upper, [found for is_upper, found in scans if not is_upper])
+        self._index = self._sources.index(self._sources.scan())
 
     def finish(self, error: BaseException | None) -> None:
-        self._close()
+        self._sources.close()
         directory = self._directory
         directory.copying = None
         if error is None and self._index is not None:
             directory.index = self._index
             for name, there in self.changes:
-                note_upper(directory, name, there)
+                _note_index(directory, name, there)
         else:
             self._fs.table.drop_if_unused(directory)
-
-    def _close(self) -> None:
-        for fd, _, _ in self._fds:
-            os.close(fd)
-        self._fds = []
 
 
 def index_of(fs: OverlayFs, directory: Directory) -> DirIndex:
@@ -200,7 +251,18 @@ def index_of(fs: OverlayFs, directory: Directory) -> DirIndex:
 
 
 def note_upper(directory: Directory, name: bytes, there: int | None) -> None:
-    """Tell the index what upper now holds at a name: PRESENT, HIDDEN (a whiteout) or None (nothing)."""
+    """Take note of what upper now holds at a name: PRESENT, HIDDEN (a whiteout) or None (nothing)."""
+    note_listed(directory, name)
+    _note_index(directory, name, there)
+
+
+def note_listed(directory: Directory, name: bytes) -> None:
+    """Tell those who have listed the directory that this name is there no more, or is another object."""
+    for changes in directory.listed:
+        changes.add(name)
+
+
+def _note_index(directory: Directory, name: bytes, there: int | None) -> None:
     index = directory.index
     if index is None:
         if isinstance(directory.copying, IndexTask):
@@ -223,113 +285,14 @@ def upper_has(directory: Directory, place: RealDir, name: bytes) -> bool:
     return place.has(name)
 
 
-class SnapshotTask:
-    """Listing a large directory that lies in one layer only."""
-
-    __slots__ = ("_fd", "_fs", "_handle", "_whiteout_files", "names")
-
-    def __init__(self, fs: OverlayFs, handle: DirHandle) -> None:
-        self._fs = fs
-        self._handle = handle
-        real = handle.directory.top
-        self._fd = listing_fd(fs, real)
-        self._whiteout_files = real.whiteout_files
-        self.names: list[bytes] = []
-
-    @property
-    def is_slow(self) -> bool:
-        return os.fstat(self._fd).st_size >= SLOW_SIZE
-
-    def run(self) -> None:
-        found = scan(self._fd, self._fs.format, self._whiteout_files)
-        self.names = [name for name, there in found if there]
-
-    def finish(self, error: BaseException | None) -> None:
-        os.close(self._fd)
-        handle = self._handle
-        handle.pending = None
-        if error is None:
-            handle.take(self.names)
-            handle.fresh = True
-
-
-class DirHandle:
-    """An open directory: the names it had when the listing began, so that cookies stay valid.
-
-    A cookie is a name's place, after "." and "..". Names that have gone meanwhile are left out, names that
-    have come are not shown: POSIX leaves both open. A rewind takes a new snapshot; in a *standing* handle,
-    which several readers share, a name keeps its place in it, and a place is nobody else's ever after.
-    """
-
-    __slots__ = ("_next", "_places", "_standing", "directory", "fresh", "names", "numbers", "pending")
-
-    def __init__(self, directory: Directory, *, standing: bool = False) -> None:
-        self.directory = directory
-        self.names: Names | None = None
-        self.fresh = False
-        self.pending: Task | None = None
-        # What `plain.py` knows of these names, once somebody has wanted it.
-        self.numbers: Numbers | None = None
-        self._standing = standing
-        # By index in `names`, rising; None while each name's place is its index.
-        self._places: array[int] | None = None
-        self._next = 0
-
-    def take(self, names: Names) -> Names:
-        """Serve these names from now on."""
-        self.numbers = None
-        old = self.names
-        if not self._standing or old is None:
-            self.names = names
-            self._next = len(names)
-            return names
-        if old == names:
-            return old
-        there = set(names)
-        places = self._places or array("Q", range(len(old)))
-        kept = [index for index, name in enumerate(old) if name in there]
-        there.difference_update(old)
-        new = [name for name in names if name in there]
-        if self._places is not None or len(kept) < len(old):
-            self._places = array("Q", [places[index] for index in kept])
-            self._places.extend(range(self._next, self._next + len(new)))
-        self._next += len(new)
-        self.names = taken = [*(old[index] for index in kept), *new]
-        return taken
-
-    def shown(self, offset: int) -> Iterator[tuple[int, bytes, int]]:
-        """What a reader at a cookie is still to see, after the dots: (index, name, cookie of the next)."""
-        names, places, start = self.names or [], self._places, max(offset - 2, 0)
-        if places is None:
-            for index in range(start, len(names)):
-                yield index, names[index], index + 3
-        else:
-            for index in range(bisect_left(places, start), len(names)):
-                yield index, names[index], places[index] + 3
-
-    def snapshot(self, fs: OverlayFs, *, rewind: bool) -> Names:
-        """The names from the beginning; may raise `Wait`."""
-        names = self.names
-        if names is not None and (self.fresh or not rewind):
-            self.fresh = False
-            return names
-        if self.pending is not None:
-            raise Wait(self.pending)
-        directory = self.directory
-        if fs.trust and (directory.merged or directory.index is not None):
-            return self.take(index_of(fs, directory).names())
-        if directory.merged:
-            # Layers may change underneath: list them afresh.
-            perform(IndexTask(fs, directory))
-            assert directory.index is not None
-            names = self.take(directory.index.names())
-            directory.index = None
-            return names
-        listing = SnapshotTask(fs, self)
-        if listing.is_slow:
-            self.pending = listing
-            raise Wait(listing)
-        perform(listing)
-        self.fresh = False
-        assert self.names is not None
-        return self.names
+def is_empty(fs: OverlayFs, directory: Directory) -> bool:
+    """Whether a caller would see no name in it. May raise `Wait`."""
+    if directory.index is not None:
+        return directory.index.is_empty()
+    if directory.merged and fs.trust:
+        return index_of(fs, directory).is_empty()
+    sources = Sources(fs, directory)
+    try:
+        return sources.index(sources.scan()).is_empty()
+    finally:
+        sources.close()

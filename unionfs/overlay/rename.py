@@ -21,7 +21,7 @@ from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.namei import find
 from unionfs.overlay.protect import check_create, check_delete
-from unionfs.overlay.readdir import HIDDEN, PRESENT, note_upper
+from unionfs.overlay.readdir import HIDDEN, PRESENT, note_listed, note_upper
 from unionfs.overlay.redirect import set_redirect
 
 _KNOWN_FLAGS = linux.RENAME_NOREPLACE | linux.RENAME_EXCHANGE
@@ -105,6 +105,8 @@ def rename(
     if exchange:
         assert new is not None
         fs.table.exchange(old, olddir, oldname, new, newdir, newname)
+        note_listed(olddir, oldname)
+        note_listed(newdir, newname)
         _move_real(old, source.place, oldname, slot.place, newname)
         _move_real(new, slot.place, newname, source.place, oldname)
     else:

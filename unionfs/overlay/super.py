@@ -14,7 +14,7 @@ import resource
 from collections.abc import Callable, Iterator
 
 from unionfs.linux import fs as linux
-from unionfs.overlay import allocate, attr, copy_range, create, fileattr, plain, xattr
+from unionfs.overlay import allocate, attr, copy_range, create, fileattr, iterate, xattr
 from unionfs.overlay import dir as ovl_dir
 from unionfs.overlay.access import listing_fd
 from unionfs.overlay.attr import Changes, StatX
@@ -24,15 +24,13 @@ from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
 from unionfs.overlay.file import OpenFile, open_file, open_granted, open_lower
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
+from unionfs.overlay.iterate import Entry, Listed, New, Plain
 from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
+from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.namei import lookup
 from unionfs.overlay.protect import check_writable
-from unionfs.overlay.readdir import DirHandle, index_of
 from unionfs.overlay.rename import rename
 from unionfs.overlay.work import Work
-
-Entry = tuple[Inode, os.stat_result]
-Listed = tuple[bytes, Entry | None, int]
 
 _DIR_FDS_MOST = 16384
 
@@ -357,53 +355,50 @@ class Union:
     def release_dir(self, handle: DirHandle) -> None:
         directory = handle.directory
         directory.nopen -= 1
+        handle.close()
         self.fs.table.drop_if_unused(directory)
 
-    def read_dir(self, handle: DirHandle, offset: int) -> Iterator[Listed]:
-        """The entries from a cookie on: (name, entry, cookie of the next).
+    def list_dir(self, handle: DirHandle, offset: int) -> int:
+        """How many names there are to be read, of which a reader at this cookie is to see the rest.
 
-        The entry is None for a name whose lookup fails (a metacopy without data, say): the name is there
-        all the same, and whoever looks it up is told the error.
+        To be followed by one of the three below, which may raise `Wait` as this may, here and not later.
+        """
+        count = iterate.prepare(self.fs, handle, offset)
+        handle.fresh = True
+        return count
+
+    def read_dir(self, handle: DirHandle, offset: int) -> Iterator[Listed]:
+        """The entries from a cookie on, looked up; the entry is None where that fails.
 
         The kernel counts a lookup of each entry that it takes (`remember`), except "." and ".."; give the
-        others to `drop_if_unused`. May raise `Wait`, here, not later.
+        others to `drop_if_unused`.
         """
-        fs = self.fs
-        fs.dirfds.trim()
-        handle.snapshot(fs, rewind=offset == 0)
-        if handle.directory.merged and fs.trust:
-            # It may have become so since the snapshot; the lookups below must not have to wait.
-            index_of(fs, handle.directory)
-        return self._entries(handle, offset)
+        iterate.prepare(self.fs, handle, offset)
+        return iterate.entries(self.fs, handle, offset)
 
-    def read_dir_plain(self, handle: DirHandle, offset: int) -> Iterator[plain.Plain]:
-        """The entries from a cookie on without their attributes: (name, number, DT_* type, next cookie).
+    def read_dir_new(self, handle: DirHandle, offset: int) -> Iterator[New]:
+        """The names from a cookie on, each with its inode where the kernel holds that.
 
-        Numbers are those that stat(2) will give; nothing is left in the inode table. The type is DT_UNKNOWN,
-        and the number nobody's, for a name whose lookup fails. May raise `Wait`, here, not later.
+        Give the others to `list_entry`, if there is room for them.
         """
-        fs = self.fs
-        fs.dirfds.trim()
-        names = handle.snapshot(fs, rewind=offset == 0)
-        if handle.directory.merged and fs.trust:
-            index_of(fs, handle.directory)  # as for `read_dir`
-        return plain.entries(fs, handle, plain.numbers_of(fs, handle, names), offset)
+        iterate.prepare(self.fs, handle, offset)
+        return iterate.new(self.fs, handle, offset)
 
-    def _entries(self, handle: DirHandle, offset: int) -> Iterator[Listed]:
-        fs, directory = self.fs, handle.directory
-        if offset == 0:
-            yield b".", (directory, directory.lstat()), 1
-        if offset <= 1:
-            up = directory.parent or directory
-            yield b"..", (up, up.lstat()), 2
-        for _, name, cookie in handle.shown(offset):
-            try:
-                entry = lookup(fs, directory, name)
-            except OSError:
-                yield name, None, cookie
-            else:
-                if entry is not None:
-                    yield name, entry, cookie
+    def list_entry(self, handle: DirHandle, name: bytes) -> Entry | None:
+        """The entry of a listed name, which counts as a lookup; None where it is gone. Never waits."""
+        entry = lookup(self.fs, handle.directory, name)
+        if entry is not None:
+            entry[0].nlookup += 1
+        return entry
+
+    def read_dir_plain(self, handle: DirHandle, offset: int) -> Iterator[Plain]:
+        """The entries from a cookie on, with no more than number and type.
+
+        The number is the one that stat(2) will give, and nothing is left in the inode table. The type is
+        DT_UNKNOWN, and the number nobody's, for a name whose lookup fails.
+        """
+        iterate.prepare(self.fs, handle, offset, numbers=True)
+        return iterate.plain(self.fs, handle, offset)
 
     def sync_dir(self, ino: int) -> int | None:
         """A descriptor of the upper directory to fsync and close, in any thread; None: nothing to sync."""

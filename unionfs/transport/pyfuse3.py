@@ -25,7 +25,7 @@ from unionfs.overlay.attr import Changes, blocks, link_count
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import Inode
-from unionfs.overlay.readdir import DirHandle
+from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.super import Union
 from unionfs.overlay.wait import Task
 from unionfs.transport.handlers import answer, op, slow_op

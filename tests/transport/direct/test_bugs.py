@@ -40,7 +40,7 @@ PLACES: list[tuple[str, Opcode]] = [
     ("removexattr", Opcode.REMOVEXATTR),
     ("open_dir", Opcode.OPENDIR),
     ("read_dir_plain", Opcode.READDIR),
-    ("read_dir", Opcode.READDIRPLUS),
+    ("list_dir", Opcode.READDIRPLUS),
     ("sync_dir", Opcode.FSYNCDIR),
     ("create", Opcode.CREATE),
     ("tmpfile", Opcode.TMPFILE),

@@ -223,9 +223,9 @@ def test_a_listing_does_not_grow_with_names_that_have_gone(start: Start, config:
         kernel.body(Opcode.UNLINK, node, b"job%d\0" % number)
     listings = kernel.session._listings
     assert listings is not None
-    kept = listings._standing.of(node).names
+    kept = listings._standing.of(node).listing
     assert kept is not None
-    assert len(kept) <= 1
+    assert len(kept.names) <= 1
 
 
 @pytest.mark.parametrize("offered", [HANDLES, SILENT], ids=["handles", "stateless"])

@@ -26,6 +26,7 @@ from unionfs.transport.direct.requests import (
 )
 from unionfs.transport.direct.server import SILENT, Answer, Handler, Server
 from unionfs.transport.direct.standing import StandingListings
+from unionfs.transport.direct.worth import Worth
 
 _STATX_BTIME = 0x800
 _STATX_BASIC = 0x7FF
@@ -51,6 +52,7 @@ class Names:
         replies: Replies,
         files: Files,
         standing: StandingListings,
+        worth: Worth,
         *,
         setxattr_ext: bool,
         killpriv: bool,
@@ -62,6 +64,7 @@ class Names:
         self._standing = standing
         # A thread that looks a name up has one: see `Passthrough.reopen`.
         self._refused = {} if files.passthrough is None else files.passthrough.refused
+        self._readings = worth.readings
         self._killpriv = killpriv
         self._setxattr_in = p.SETXATTR_IN if setxattr_ext else p.SETXATTR_IN_COMPAT
 
@@ -96,6 +99,8 @@ class Names:
             raise malformed("a name that no entry can have")
         if self._refused:
             self._refused.pop(p.IN_HEADER.unpack_from(buffer)[6], None)
+        if ino in self._readings:
+            self._readings[ino].asked += 1
         entry = self._union.lookup(ino, name)
         if entry is None:
             return self._replies.miss()

@@ -34,7 +34,6 @@ _ALWAYS = (
     | InitFlag.DONT_MASK
     | InitFlag.HAS_IOCTL_DIR
     | InitFlag.DO_READDIRPLUS
-    | InitFlag.READDIRPLUS_AUTO
     | InitFlag.ASYNC_DIO
     | InitFlag.PARALLEL_DIROPS
     | InitFlag.POSIX_ACL

@@ -251,7 +251,8 @@ STATX_OUT = Struct("=QII16xIIQIIIHHQQQQqIiqIiqIiqIiIIII112x")
 """attr_valid, its nanoseconds, flags; then struct fuse_statx: mask, blksize, attributes, nlink, uid, gid,
 mode, padding, ino, size, blocks, attributes_mask, atime, btime, ctime, mtime (each seconds, nanoseconds,
 padding), rdev_major, rdev_minor, dev_major, dev_minor"""
-DIRENT = Struct("=QQII")
+DIRENT_FIELDS = "QQII"
+DIRENT = Struct("=" + DIRENT_FIELDS)
 """ino, off, namelen, type; then the name, padded to 8 bytes"""
 EXT_HEADER = Struct("=II")
 """size, type"""

@@ -242,7 +242,16 @@ class Server:
 
     def invalidate_attributes(self, node: int) -> None:
         """Make the kernel ask for the attributes again. Takes no lock there, so it is safe anywhere."""
-        body = INVAL_INODE_OUT.pack(node, -1, 0)
+        self._invalidate(node, -1)
+
+    def forget_listing(self, node: int) -> None:
+        """Have the kernel forget a directory's listing, soon."""
+        # Not here and now: it waits for pages that a reader of the listing may hold while it waits for us.
+        self._submit(self.readers, self._invalidate, node, 0)
+
+    def _invalidate(self, node: int, start: int) -> None:
+        """Attributes, and the pages from *start* on, if that is no less than 0."""
+        body = INVAL_INODE_OUT.pack(node, start, 0)
         try:
             os.write(self.fd, OUT_HEADER.pack(16 + len(body), NOTIFY_INVAL_INODE, 0) + body)
         except OSError as error:

@@ -25,6 +25,7 @@ from unionfs.transport.direct.protocol import INIT_OUT, KERNEL_MINOR_VERSION, KE
 from unionfs.transport.direct.replies import Replies
 from unionfs.transport.direct.server import Answer, Buffer, Server, opcode_name
 from unionfs.transport.direct.standing import StandingListings
+from unionfs.transport.direct.worth import Worth
 from unionfs.transport.session import SessionOptions
 
 log = logging.getLogger(__name__)
@@ -171,12 +172,14 @@ class Session:
         )
         standing = StandingListings(union)
         stateless = union.fs.trust and InitFlag.NO_OPENDIR_SUPPORT in flags
-        listings = Listings(server, replies, files, standing, stateless=stateless)
+        worth = Worth()
+        listings = Listings(server, replies, files, standing, worth, stateless=stateless)
         names = Names(
             server,
             replies,
             files,
             standing,
+            worth,
             setxattr_ext=InitFlag.SETXATTR_EXT in flags,
             killpriv=killpriv,
         )

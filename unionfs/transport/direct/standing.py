@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 
-from unionfs.overlay.readdir import DirHandle
+from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.super import Union
 
 _KEPT = 256
@@ -36,15 +36,17 @@ class StandingListings:
         if known is not None and known[0].directory is directory:
             handle = known[0]
         else:
-            handle = DirHandle(directory, standing=True)
+            if known is not None:
+                known[0].close()
+            handle = DirHandle(directory)
         listings[ino] = (handle, now)
         if len(listings) > _KEPT:
             oldest = next(iter(listings))
             if now - listings[oldest][1] > _AGE:
-                del listings[oldest]
+                listings.pop(oldest)[0].close()
         return handle
 
     def forget(self, ino: int) -> None:
         """The kernel has dropped lookups of an inode: if it was the last, its listing goes too."""
         if ino in self._listings and not self._union.knows(ino):
-            del self._listings[ino]
+            self._listings.pop(ino)[0].close()
