@@ -230,6 +230,16 @@ def test_other_names_of_an_old_node_lead_to_the_new_data() -> None:
             assert [path.read_bytes() for path in (one, two, three)] == [wanted] * 3
 
 
+def test_a_name_that_was_looked_up_anew_is_not_taken_for_no_name() -> None:
+    """This thread opens one name of an old node, which the kernel looks up, and then another."""
+    with side("passthrough", with_links) as mounted:
+        one, two, three = (mounted.merged / name for name in ("one", "two", "three"))
+        with one.open("rb"), two.open("rb"), three.open("rb"):
+            assert in_child(partial(append, three)) == "ok"
+            assert one.read_bytes() == DATA + b"appended"
+            assert two.read_bytes() == DATA + b"appended"
+
+
 def copy_by_holes(fd: int, target: Path) -> bytes:
     """What cp(1) makes of a file: its data by copy_file_range, and holes where it has some."""
     size = os.fstat(fd).st_size
@@ -264,7 +274,7 @@ def test_holes_and_data_of_an_old_reader_are_of_one_file(way: str) -> None:
 
     with side(way, with_hole) as mounted:
         path = mounted.merged / "file"
-        old = path.read_bytes()
+        old = (mounted.lower / "file").read_bytes()
         with path.open("rb") as first, path.open("rb") as second:
             descriptors = (first.fileno(), second.fileno())
             for fd in descriptors[:1]:
@@ -307,6 +317,25 @@ def test_times_change_by_a_mapping_that_outlives_its_descriptor(way: str, layer:
                 shown = subprocess.run(["stat", "-c", "%Y", path], capture_output=True, check=True).stdout
                 assert int(shown) > 10**9 + 1
         assert (mounted.upper / "file").read_bytes()[:4] == b"   2"
+
+
+@needs_overlayfs
+@pytest.mark.parametrize("way", ["overlayfs", "passthrough"])
+@pytest.mark.parametrize("layer", ["lower", "upper"])
+def test_times_that_the_kernel_knew_before_the_mapping(way: str, layer: str) -> None:
+    def with_file(lower: Path, upper: Path) -> None:
+        path = (lower if layer == "lower" else upper) / "file"
+        path.write_bytes(DATA)
+        os.utime(path, (10**9, 10**9))
+
+    with side(way, with_file) as mounted:
+        path = mounted.merged / "file"
+        shown = partial(subprocess.run, ["stat", "-c", "%Y", path], capture_output=True, check=True)
+        assert int(shown().stdout) == 10**9
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+            view[:3] = b"now"
+            view.flush()
+            assert int(shown().stdout) > 10**9
 
 
 def take_lock(path: Path, kind: str, how: int, mode: str) -> IO[bytes]:
