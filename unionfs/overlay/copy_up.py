@@ -46,6 +46,8 @@ def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bo
         return
     if inode.parent is not None:
         upper_dir(fs, inode.parent)
+    if _is_ready(fs, inode, needs_data=not truncate and (data or not fs.config.metacopy)):
+        return
     task: DataCopyUp | FileCopyUp
     if inode.on_upper and (inode.updir is None or inode.indexed or inode.lstat().st_nlink > 1):
         task = DataCopyUp(fs, inode, truncate)
@@ -59,6 +61,25 @@ def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bo
         perform(task)
     finally:
         inode.nopen -= 1
+
+
+def _is_ready(fs: OverlayFs, inode: File, *, needs_data: bool) -> bool:
+    """Put a copy in its place that was prepared ahead, if there is one; `Wait` for an unfinished one."""
+    copy = fs.ahead.take(inode)
+    if copy is None:
+        return False
+    if not needs_data or inode.on_upper:
+        fs.ahead.discard(copy)
+        return False
+    if not copy.done:
+        inode.copying = copy
+        raise Wait(copy)
+    inode.nopen += 1
+    try:
+        copy.finish(None)
+    finally:
+        inode.nopen -= 1
+    return True
 
 
 def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
@@ -102,6 +123,7 @@ class FileCopyUp:
     __slots__ = (
         "_bare",
         "_data",
+        "_fd",
         "_fs",
         "_inode",
         "_layer",
@@ -111,12 +133,13 @@ class FileCopyUp:
         "_real_ino",
         "_replaces",
         "_seconds",
-        "_size",
+        "_shared",
         "_source",
         "_st",
         "_temp",
         "_work",
         "is_slow",
+        "size",
     )
 
     def __init__(self, fs: OverlayFs, inode: File, data: bool, truncate: bool) -> None:
@@ -126,6 +149,8 @@ class FileCopyUp:
         self._temp = self._work.temp_name()
         self._replaces = inode.on_upper
         self._placed = False
+        self._fd = -1
+        self._shared = False
         self._bare = inode.bare
         self._real_ino = 0
         self._origin = b""
@@ -145,8 +170,8 @@ class FileCopyUp:
         except BaseException:
             self._close()
             raise
-        self._size = self._st.st_size if regular and not truncate else 0
-        self.is_slow = self._data and fs.is_slow_to_copy(self._size)
+        self.size = self._st.st_size if regular and not truncate else 0
+        self.is_slow = self._data and fs.is_slow_to_copy(self.size)
         self._seconds = 0.0
 
     def _open_to_read(self) -> None:
@@ -164,39 +189,42 @@ class FileCopyUp:
 
     @property
     def _copies_data(self) -> bool:
-        return self._data and self._size > 0
+        return self._data and self.size > 0
 
     def run(self) -> None:
+        begun = time.monotonic()
+        self.prepare()
+        self.settle()
+        self._seconds = time.monotonic() - begun
+
+    def prepare(self) -> None:
+        """The first part of `run`: make the complete object."""
         fs, st = self._fs, self._st
         if not stat.S_ISREG(st.st_mode):
             self._make_special()
             return
-        begun = time.monotonic()
         source = self._source[0] if self._readable else b"/proc/self/fd/%d" % self._source[0]
-        fd = os.open(
-            self._temp, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._work.fd
-        )
-        try:
-            if self._replaces:
-                keep_flags(source, fd)
-            else:
-                copy_flags(fs, source, fd)
-            shared = False
-            if self._copies_data:
-                shared = copy_data(self._source[-1], fd, self._size, clone=fs.may_clone)
-                if fs.write_out is not None and not shared:
-                    linux.start_writing(fd)  # while the rest is done
-            elif self._size:
-                os.ftruncate(fd, self._size)
-            if not self._data:
-                os.setxattr(fd, fs.format.metacopy, b"")
-            self._mark_origin(fd)
-            self._real_ino = copy_metadata(fs, source, st, fd, bare=self._bare)
-            if self._copies_data and fs.write_out is not None:
-                fs.write_out(fd, shared)
-        finally:
-            os.close(fd)
-        self._seconds = time.monotonic() - begun
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+        self._fd = fd = os.open(self._temp, flags, 0o600, dir_fd=self._work.fd)
+        if self._replaces:
+            keep_flags(source, fd)
+        else:
+            copy_flags(fs, source, fd)
+        if self._copies_data:
+            self._shared = copy_data(self._source[-1], fd, self.size, clone=fs.may_clone)
+            if fs.write_out is not None and not self._shared:
+                linux.start_writing(fd)  # while the rest is done
+        elif self.size:
+            os.ftruncate(fd, self.size)
+        if not self._data:
+            os.setxattr(fd, fs.format.metacopy, b"")
+        self._mark_origin(fd)
+        self._real_ino = copy_metadata(fs, source, st, fd, bare=self._bare)
+
+    def settle(self) -> None:
+        """The second part: see to it that its data is on disk before its name."""
+        if self._copies_data and self._fs.write_out is not None:
+            self._fs.write_out(self._fd, self._shared)
 
     def _make_special(self) -> None:
         st, temp, work, source = self._st, self._temp, self._work.fd, self._source[0]
@@ -221,7 +249,7 @@ class FileCopyUp:
     def finish(self, error: BaseException | None) -> None:
         """Rename into place, or clear away."""
         self._inode.copying = None
-        if self._seconds and self._copies_data and self._size <= INLINE:
+        if self._seconds and self._copies_data and self.size <= INLINE:
             self._fs.pace.note(self._seconds)
         try:
             if error is None and self._replaces:
@@ -229,15 +257,22 @@ class FileCopyUp:
             elif error is None:
                 self._commit()
         finally:
-            self._close()
-            if not self._placed:
-                self._work.remove(self._temp)
+            self.abandon()
             self._fs.table.drop_if_unused(self._inode)
+
+    def abandon(self) -> None:
+        """Clear away what is not in its place."""
+        self._close()
+        if not self._placed:
+            self._work.remove(self._temp)
 
     def _close(self) -> None:
         for fd in self._source:
             os.close(fd)
         self._source = []
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _commit(self) -> None:
         fs, inode, temp, work = self._fs, self._inode, self._temp, self._work
@@ -281,7 +316,10 @@ class FileCopyUp:
         if inode.metacopy and inode.datadir is None:
             inode.datadir, inode.dataname = inode.lowdir, inode.lowname
         fs.copy_ups += 1
-        if inode.indexed:
+        if parent is not None and links == 1 and self._copies_data and self.size <= INLINE:
+            if fs.trust and fs.write_out is not None:
+                fs.ahead.note(fs, parent, name, lambda child: FileCopyUp(fs, child, True, False))
+        elif inode.indexed:
             if parent is not None:
                 link_up(fs, inode, parent, name)
         elif links > 1:

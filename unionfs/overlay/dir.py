@@ -23,6 +23,7 @@ from unionfs.overlay.namei import find, lower_has
 from unionfs.overlay.protect import check_changeable, check_create, check_delete
 from unionfs.overlay.readdir import HIDDEN, PRESENT, is_empty, note_upper, upper_has
 from unionfs.overlay.redirect import set_redirect
+from unionfs.overlay.work import Litter
 
 
 def failure(code: int) -> OSError:
@@ -252,4 +253,4 @@ def discard_dir(fs: OverlayFs, temp: bytes) -> None:
     try:
         os.rmdir(temp, dir_fd=fs.writable_work().fd)
     except OSError:
-        fs.litter.append(temp)
+        fs.chores.append(Litter(fs.writable_work(), temp))

@@ -12,12 +12,14 @@ import os
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import order
+from unionfs.overlay.ahead import Ahead
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.cred import Identity
 from unionfs.overlay.format import Format, Origin
 from unionfs.overlay.inode import ROOT_INO, Directory, InodeTable
 from unionfs.overlay.layer import DirFds, Layer, RealDir
+from unionfs.overlay.wait import Chore
 from unionfs.overlay.work import Work
 
 
@@ -25,6 +27,8 @@ class OverlayFs:
     """One mounted stack (the kernel's `struct ovl_fs`)."""
 
     __slots__ = (
+        "ahead",
+        "chores",
         "config",
         "copy_ups",
         "dirfds",
@@ -32,7 +36,6 @@ class OverlayFs:
         "handle_can_open",
         "identity",
         "index_dir",
-        "litter",
         "lowers",
         "may_clone",
         "pace",
@@ -85,8 +88,9 @@ class OverlayFs:
         self.copy_ups = 0
         # Inodes whose attributes an operation on another one has changed; the transport tells the kernel.
         self.stale: list[int] = []
-        # Temporary objects in work that take long to remove; the transport has it done in a worker.
-        self.litter: list[bytes] = []
+        # What operations have left to be done; the transport has it done in a worker.
+        self.chores: list[Chore] = []
+        self.ahead = Ahead()
         # Whether open_by_handle_at is ours to use; the first refusal settles it.
         self.handle_can_open = True
         numbers = self.table.numbers

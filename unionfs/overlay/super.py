@@ -30,6 +30,7 @@ from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.namei import lookup
 from unionfs.overlay.protect import check_writable
 from unionfs.overlay.rename import rename
+from unionfs.overlay.wait import Chore
 from unionfs.overlay.work import Work
 
 _DIR_FDS_MOST = 16384
@@ -75,6 +76,7 @@ class Union:
         for inode in fs.table.values():
             inode.close()
         fs.dirfds.close_all()
+        fs.ahead.close()
         if fs.work is not None:
             fs.work.close()
         for layer in [*fs.lowers, fs.upper] if fs.upper is not None else fs.lowers:
@@ -156,14 +158,10 @@ class Union:
             fs.stale = []
         return stale
 
-    def take_litter(self) -> list[bytes]:
-        """What waits in work to be removed by `remove_litter`, since the last call."""
-        litter, self.fs.litter = self.fs.litter, []
-        return litter
-
-    def remove_litter(self, name: bytes) -> None:
-        """Remove a temporary object with all that is in it. Any thread."""
-        self.fs.writable_work().remove(name)
+    def take_chores(self) -> list[Chore]:
+        """What operations have left to be done by workers, since the last call."""
+        chores, self.fs.chores = self.fs.chores, []
+        return chores
 
     # --- names -----------------------------------------------------------------------------------
 

@@ -27,6 +27,13 @@ class Task(Protocol):
         """Commit, or with *error* clear away; state thread only. May raise OSError."""
 
 
+class Chore(Protocol):
+    """Work that an operation leaves to be done by a worker some time. Nobody waits for it."""
+
+    def run(self) -> None:
+        """Do it; any thread. An OSError that leaves it says in words what was not done."""
+
+
 class Wait(Exception):
     """Not an error: the operation has changed nothing and wants `task` done before it is called again."""
 

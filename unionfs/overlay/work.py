@@ -54,6 +54,24 @@ def remove_tree(dirfd: int, name: bytes) -> None:
     os.rmdir(name, dir_fd=dirfd)
 
 
+class Litter:
+    """A temporary object that was moved out of the way, to be removed with all that is in it."""
+
+    __slots__ = ("_name", "_work")
+
+    def __init__(self, work: Work, name: bytes) -> None:
+        self._work = work
+        self._name = name
+
+    def run(self) -> None:
+        """See `wait.Chore`."""
+        try:
+            self._work.remove(self._name)
+        except OSError as error:
+            text = f"cannot clear {os.fsdecode(self._name)} in work (the next mount will): {error.strerror}"
+            raise OSError(error.errno, text) from error
+
+
 class Work:
     """The temporary part of a work directory, open for the life of a mount."""
 

@@ -66,7 +66,7 @@ class _Operations(pyfuse3.Operations):
         self.dirs: dict[int, DirHandle] = {}
         self._next_handle = 0
         self.waiters: dict[Task, trio.Event] = {}
-        self.litter = trio.Event()
+        self.chores = trio.Event()
         # Apart from each other and from reads of the disk: long copies must not keep those waiting.
         self._copiers = trio.CapacityLimiter(_COPIERS)
         self._syncers = trio.CapacityLimiter(_SYNCERS)
@@ -102,15 +102,15 @@ class _Operations(pyfuse3.Operations):
             raise answer(failure, opcode) from None
 
     def answered(self) -> None:
-        """Pass on what an operation has left: attributes that the kernel must forget, litter in work."""
+        """Pass on what an operation has left: attributes that the kernel must forget, and chores."""
         fs = self.fs
         if fs.stale:
             for ino in self.union.take_stale():
                 # Unlike that of data, this takes no lock and cannot deadlock.
                 with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten the inode already
                     pyfuse3.invalidate_inode(ino, attr_only=True)
-        if fs.litter:
-            self.litter.set()
+        if fs.chores:
+            self.chores.set()
 
     def _attributes(self, inode: Inode, st: os.stat_result) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
@@ -361,16 +361,16 @@ class _Operations(pyfuse3.Operations):
             finally:
                 os.close(fd)
 
-    async def sweep(self) -> None:
-        """Remove in the background what operations have moved out of the way into work."""
+    async def do_chores(self) -> None:
+        """Have done in the background what operations have left to be done."""
         while True:
-            await self.litter.wait()
-            self.litter = trio.Event()
-            for name in self.union.take_litter():
+            await self.chores.wait()
+            self.chores = trio.Event()
+            for chore in self.union.take_chores():
                 try:
-                    await trio.to_thread.run_sync(self.union.remove_litter, name, limiter=self._copiers)
+                    await trio.to_thread.run_sync(chore.run, limiter=self._copiers)
                 except OSError as error:
-                    log.warning("cannot clear %s in work (the next mount will): %s", name.decode(), error)
+                    log.warning("%s", error.strerror)
 
 
 def _is_end(error: BaseException) -> bool:
@@ -426,7 +426,7 @@ class Session:
 
     async def _answer_all(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._operations.sweep)
+            nursery.start_soon(self._operations.do_chores)
             try:
                 await pyfuse3.main(max_tasks=_MOST_TASKS)
             except* OSError as failures:

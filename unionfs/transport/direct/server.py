@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from unionfs.overlay.super import Union
-from unionfs.overlay.wait import Task, Wait
+from unionfs.overlay.wait import Chore, Task, Wait
 from unionfs.transport.direct.interrupts import Interrupts
 from unionfs.transport.direct.negotiate import MAX_WRITE
 from unionfs.transport.direct.protocol import (
@@ -176,8 +176,8 @@ class Server:
                 fs = self.union.fs
                 if fs.stale:
                     self._forget_attributes()
-                if fs.litter:
-                    self._sweep()
+                if fs.chores:
+                    self._do_chores()
             if answer is None:
                 self._send(OUT_HEADER.pack(16, 0, unique))
             elif answer is LATER or answer is SILENT:
@@ -262,16 +262,17 @@ class Server:
             for node in self.nodes_of(ino):
                 self.invalidate_attributes(node)
 
-    def _sweep(self) -> None:
-        """Remove in the background what operations have moved out of the way into work."""
-        for name in self.union.take_litter():
-            self._submit(self.copiers, self._remove_litter, name)
+    def _do_chores(self) -> None:
+        """Have done in the background what operations have left to be done."""
+        for chore in self.union.take_chores():
+            self._submit(self.copiers, self._do, chore)
 
-    def _remove_litter(self, name: bytes) -> None:
+    @staticmethod
+    def _do(chore: Chore) -> None:
         try:
-            self.union.remove_litter(name)
+            chore.run()
         except OSError as error:
-            log.warning("cannot clear %s in work (the next mount will): %s", name.decode(), error)
+            log.warning("%s", error.strerror)
 
     # --- what must wait --------------------------------------------------------------------------
 
