@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _STREAK = 4
 """So many copy-ups in one directory, one after the other, are taken for the beginning of many."""
 _STREAK_MOST = 64
-_BATCH = 8
+_BATCH = 4
 _WINDOW = 16
 """Copies that wait at most, and so what is done in vain at most."""
 _LOOKED_AT = 64
@@ -141,11 +141,12 @@ class Ahead:
                 if other == name:
                     break
             self._upcoming = names
-        if len(self._ready) <= _WINDOW - _BATCH:
+        while len(self._ready) <= _WINDOW - _BATCH:
             copies = self._next(directory, make)
-            if copies:
-                self._ready.update((copy.inode, copy) for copy in copies)
-                fs.chores.append(Batch(copies))
+            if not copies:
+                break
+            self._ready.update((copy.inode, copy) for copy in copies)
+            fs.chores.append(Batch(copies))
 
     def _begin(self, directory: Directory | None) -> None:
         unused = list(self._ready.values())
