@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fuzz malformed crash memory bench install uninstall clean
+.PHONY: help setup demo test lint fuzz malformed crash memory profile bench install uninstall clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -42,6 +42,9 @@ crash: $(READY) ## SIGKILL the daemon at random moments and look for loss (ARGS=
 
 memory: $(READY) ## the daemon's memory for each inode that the kernel knows
 	$(BIN)/python scripts/memory.py $(ARGS)
+
+profile: $(READY) ## microseconds and system calls of each operation of the union, without a mount (root)
+	$(BIN)/python -m scripts.core_profile $(ARGS)
 
 bench: $(VENV)/.bench ## time the same work on all union filesystems (ARGS="--quick"; root, 20 minutes)
 	$(BIN)/python -m scripts.bench $(ARGS)

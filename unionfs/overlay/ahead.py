@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -185,6 +186,11 @@ class Ahead:
             else:
                 task.abandon()
         return copies
+
+    def give_up(self) -> None:
+        """Prepare nothing from now on."""
+        self._begin(None)
+        self._needed = sys.maxsize
 
     def close(self) -> None:
         """Throw everything away; no worker may be at work any more."""

@@ -1,7 +1,7 @@
 """What each operation of the union costs by itself: microseconds and system calls, without a mount.
 
-    .venv/bin/python scripts/profile_core.py                 every operation, as root
-    .venv/bin/python scripts/profile_core.py unlink create   those whose names contain a word
+    make profile                           every operation, as root
+    make profile ARGS="unlink create"      those whose names contain a word
 
 Drives `Union` in this process over two lowers made of Python's own library and an upper on the same
 filesystem: an ext4 in memory, for a disk in use makes the same operation cost anything, unless `--directory`
@@ -27,10 +27,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from scripts.core_profile import files, names
+from scripts.core_profile.rig import SCENARIOS, Rig, make_layers
+from tests.support.mounts import REPOSITORY, loop_fs, private_mounts
 
-from scripts.profile_scenarios import SCENARIOS, Rig, make_layers
-from tests.support.mounts import loop_fs, private_mounts
+__all__ = ["files", "names"]  # they register the operations
 
 ROUNDS = 5
 IMAGE = 512 << 20
@@ -57,9 +58,9 @@ def one_round(base: Path, name: str, options: dict[str, Any]) -> tuple[float, fl
 def system_calls(base: Path, name: str, options: dict[str, Any]) -> Counter[str]:
     """System calls of one round, per call of the operation."""
     trace = base / "trace"
-    command = ["strace", "-f", "-qq", "-o", str(trace), sys.executable, __file__]
+    command = ["strace", "-f", "-qq", "-o", str(trace), sys.executable, "-m", __package__ or ""]
     command += ["--base", str(base), "--options", json.dumps(options), "--trace", name]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, cwd=REPOSITORY)
     counts: Counter[str] = Counter()
     counting = False
     for line in trace.read_text(errors="replace").splitlines():
@@ -106,7 +107,7 @@ def main() -> int:
         one_round(arguments.base, arguments.trace, arguments.options)
         return 0
     if os.geteuid() != 0:
-        print("profile_core: needs root, for trusted xattrs and whiteouts", file=sys.stderr)
+        print("core_profile: needs root, for trusted xattrs and whiteouts", file=sys.stderr)
         return 2
     strace = shutil.which("strace") is not None
     figures = {}
