@@ -42,9 +42,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append(attribute.decode())
         return true_get(dirfd, name, attribute)
 
-    def list_at(dirfd: int, name: bytes) -> list[str]:
+    def list_at(dirfd: int, name: bytes, *, likely: bool = False) -> list[str]:
         done.append("list")
-        return true_list(dirfd, name)
+        return true_list(dirfd, name, likely=likely)
 
     def getxattr(path: bytes, attribute: bytes, **keywords: bool) -> bytes:
         done.append(os.fsdecode(attribute))
@@ -199,15 +199,22 @@ def test_calls(base: Path) -> None:
     os.symlink("some", base / "link")
     fd = os.open(base, os.O_PATH)
     try:
-        assert xattr.list_at(fd, b"none") == []
-        assert sorted(xattr.list_at(fd, b"some")) == ["trusted.y", "user.long", "user.void"]
-        assert xattr.list_at(fd, b"link") == []
+        for likely in (False, True):
+            assert xattr.list_at(fd, b"none", likely=likely) == []
+            assert sorted(xattr.list_at(fd, b"some", likely=likely)) == [
+                "trusted.y",
+                "user.long",
+                "user.void",
+            ]
+            assert xattr.list_at(fd, b"link", likely=likely) == []
+            assert len(xattr.list_at(fd, b"many", likely=likely)) == 20, "more than fits in the first time"
         assert xattr.get_at(fd, b"some", b"user.long") == long
         assert xattr.get_at(fd, b"some", b"user.void") == b""
         assert xattr.get_at(fd, b"some", b"user.none") is None
         assert xattr.get_at(fd, b"link", b"trusted.y") is None
         absent: list[tuple[Callable[[], object], int]] = [
             (lambda: xattr.list_at(fd, b"gone"), errno.ENOENT),
+            (lambda: xattr.list_at(fd, b"gone", likely=True), errno.ENOENT),
             (lambda: xattr.get_at(fd, b"gone", b"user.x"), errno.ENOENT),
             (lambda: xattr.get_at(fd, b"none", b"other.x"), errno.EOPNOTSUPP),
         ]

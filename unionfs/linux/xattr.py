@@ -16,7 +16,7 @@ _NR_LISTXATTRAT = 465
 _AT_SYMLINK_NOFOLLOW = 0x100
 
 _FIRST_SIZE = 256
-"""Bytes that nearly every value fits in; else its size is asked for first."""
+"""Bytes that nearly every value or list fits in; for another one the size is asked for."""
 
 _prototype = ctypes.CFUNCTYPE(
     ctypes.c_long,
@@ -60,11 +60,16 @@ def _failure() -> OSError:
     return OSError(code, os.strerror(code))
 
 
-def list_at(dirfd: int, name: bytes) -> list[str]:
-    """The names of the attributes of *name*, as `os.listxattr` gives them."""
+def list_at(dirfd: int, name: bytes, *, likely: bool = False) -> list[str]:
+    """The names of the attributes of *name*, as `os.listxattr` gives them; one call if there are none.
+
+    If there are *likely* some, one call as well.
+    """
     if not at_works:
         return os.listxattr(b"/proc/self/fd/%d/%s" % (dirfd, name), follow_symlinks=False)
-    size: int = _list(_NR_LISTXATTRAT, dirfd, name, _AT_SYMLINK_NOFOLLOW, None, 0)
+    size = _FIRST_SIZE
+    if not likely:
+        size = _list(_NR_LISTXATTRAT, dirfd, name, _AT_SYMLINK_NOFOLLOW, None, 0)
     while size > 0:
         buffer = ctypes.create_string_buffer(size)
         done: int = _list(_NR_LISTXATTRAT, dirfd, name, _AT_SYMLINK_NOFOLLOW, buffer, size)

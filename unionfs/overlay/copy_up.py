@@ -162,8 +162,8 @@ class FileCopyUp:
         self._source: list[int] = []
         self._readable = False
         try:
-            if regular and self._data and not truncate:
-                self._open_to_read()
+            if regular and self._data and not (truncate and inode.metacopy):
+                self._open_to_read(needed=not truncate)
             else:
                 self._source = [inode.open_real(os.O_PATH | os.O_NOFOLLOW)]
             self._st = os.fstat(self._source[0])
@@ -174,7 +174,7 @@ class FileCopyUp:
         self.is_slow = self._data and fs.is_slow_to_copy(self.size)
         self._seconds = 0.0
 
-    def _open_to_read(self) -> None:
+    def _open_to_read(self, *, needed: bool) -> None:
         inode = self._inode
         if inode.metacopy:
             self._source.append(inode.open_real(os.O_PATH | os.O_NOFOLLOW))
@@ -182,8 +182,8 @@ class FileCopyUp:
             self._source.append(inode.open_data(os.O_RDONLY))
             self._readable = not inode.metacopy
         except PermissionError:
-            # An ordinary user's daemon may copy an empty file that it may not read.
-            if inode.metacopy or inode.lstat().st_size:
+            # An ordinary user's daemon may copy a file that it may not read if it needs no data of it.
+            if needed and (inode.metacopy or inode.lstat().st_size):
                 raise
             self._source.append(inode.open_real(os.O_PATH | os.O_NOFOLLOW))
 
