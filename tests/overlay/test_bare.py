@@ -191,10 +191,9 @@ def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("calls")
 def test_calls(base: Path) -> None:
     long = b"v" * 1000
-    tree: Tree = {
-        "none": "",
-        "some": file("", xattrs={"user.long": long, "user.void": b"", "trusted.y": b"y"}),
-    }
+    some = file("", xattrs={"user.long": long, "user.void": b"", "trusted.y": b"y"})
+    many = file("", xattrs={f"user.{number}-{'n' * 60}": b"" for number in range(20)})
+    tree: Tree = {"none": "", "some": some, "many": many}
     build(base, tree)
     os.symlink("some", base / "link")
     fd = os.open(base, os.O_PATH)
