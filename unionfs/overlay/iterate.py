@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Inode
@@ -86,12 +87,15 @@ def plain(fs: OverlayFs, handle: DirHandle, offset: int) -> Iterator[Plain]:
     assert listing is not None
     assert listing.numbers is not None
     cookies = handle.cookies
-    children, changed, trust = directory.children, handle.changes, fs.trust
-    in_use = fs.table.in_use()
     places = range(bisect_right(cookies, max(offset, FIRST_COOKIE - 1)), len(cookies))
+    children, changed, trust = directory.children, handle.changes.names, fs.trust
+    numbers: Iterable[int] = map(listing.numbers.__getitem__, places)
+    if handle.changes.all:
+        numbers = repeat(0, len(places))
+    in_use = fs.table.in_use()
     for name, number, kind, cookie in zip(
         map(listing.names.__getitem__, places),
-        map(listing.numbers.__getitem__, places),
+        numbers,
         map(listing.kinds.__getitem__, places),
         map(cookies.__getitem__, places),
         strict=True,

@@ -39,9 +39,6 @@ class NameChanges:
     def __bool__(self) -> bool:
         return self.all or bool(self.names)
 
-    def __contains__(self, name: bytes) -> bool:
-        return self.all or name in self.names
-
     def add(self, name: bytes) -> None:
         if not self.all:
             self.names.add(name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from unionfs.overlay.attr import blocks, link_count
 from unionfs.overlay.inode import File, Inode
@@ -70,12 +71,14 @@ class Replies:
 
     @staticmethod
     def _pack(pack: Pack, head: tuple[int, ...], inode: Inode, st: os.stat_result) -> bytes:
-        atime, mtime, ctime = int(st[7]), int(st[8]), int(st[9])
+        # All at once, and the times in whole seconds, which is not what the attributes give.
+        fields: Any = st
+        mode, _, _, _, uid, gid, size, atime, mtime, ctime = fields
         rdev = st.st_rdev
         return pack(
             *head,
             inode.ino,
-            st.st_size,
+            size,
             blocks(inode, st) if isinstance(inode, File) and inode.metacopy else st.st_blocks,
             atime & _U64,
             mtime & _U64,
@@ -83,10 +86,10 @@ class Replies:
             st.st_atime_ns - atime * SECOND,
             st.st_mtime_ns - mtime * SECOND,
             st.st_ctime_ns - ctime * SECOND,
-            st.st_mode,
+            mode,
             link_count(inode, st),
-            st.st_uid,
-            st.st_gid,
+            uid,
+            gid,
             device_number(rdev) if rdev else 0,
             st.st_blksize,
             0,
