@@ -23,6 +23,7 @@ from unionfs.overlay.super import Union
 from unionfs.overlay.wait import Chore, Task, Wait
 from unionfs.transport.direct.interrupts import Interrupts
 from unionfs.transport.direct.negotiate import MAX_WRITE
+from unionfs.transport.direct.patience import Patience
 from unionfs.transport.direct.protocol import (
     ARGUMENTS,
     BODY,
@@ -121,14 +122,19 @@ class Server:
         readv, fd, lock, answer = os.readv, self.fd, self.lock, self._answer
         buffer = bytearray(BUFFER_SIZE)
         buffers = [buffer]
+        os.set_blocking(fd, False)
+        patience = Patience(fd)
         while True:
             try:
                 size = readv(fd, buffers)
+            except BlockingIOError:
+                patience.wait()
+                continue
             except OSError as error:
                 if error.errno in _OVER:
                     return
                 # ENOENT: the request was taken back before we had it.
-                if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+                if error.errno in (errno.ENOENT, errno.EINTR):
                     continue
                 raise
             if not size:
@@ -137,6 +143,7 @@ class Server:
                 if self._stopped:
                     return
                 answer(buffer, size)
+            patience.answered()
 
     def stop(self) -> None:
         """Answer no further request, and wait for the workers; the caller must not hold `lock`."""
