@@ -5,8 +5,8 @@ data, a sync, a read from the disk) goes to worker threads, which answer by them
 operation holds `lock`: the union's state is touched by one thread at a time. Nothing here knows what a
 request means, but for INTERRUPT.
 
-A thread of its own that blocks in read(2), instead of trio as a guest on the same thread: that shape needs a
-poll(2) before each read, and trio before the first answer.
+A thread of its own, instead of trio as a guest on the same thread: that shape needs trio before the first
+answer, and asks it before each read.
 """
 
 from __future__ import annotations
