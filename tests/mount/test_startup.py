@@ -12,7 +12,18 @@ from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root
 
 pytestmark = [needs_root, needs_fuse]
 
-SLOW_TO_LOAD = {"asyncio", "difflib", "email", "http", "multiprocessing", "pyfuse3", "ssl", "subprocess"}
+SLOW_TO_LOAD = {
+    "asyncio",
+    "difflib",
+    "email",
+    "http",
+    "multiprocessing",
+    "pyfuse3",
+    "rich",
+    "shtab",
+    "ssl",
+    "subprocess",
+}
 
 PROGRAM = """
 import sys

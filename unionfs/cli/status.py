@@ -15,11 +15,22 @@ from unionfs.options import resolve_mountpoint
 from unionfs.separated import join_lowers
 
 
+def parser() -> Parser:
+    made = Parser(
+        "status",
+        "List the mounts of pyunionfs, or show the one at MERGED.",
+        examples=[
+            ("pyunionfs status", "all mounts, with their layers, memory and requests"),
+            ("pyunionfs status --json merged", "one mount, for programs"),
+        ],
+    )
+    made.add_argument("--json", action="store_true", help="a JSON list of objects, for programs")
+    made.add_argument("merged", metavar="MERGED", nargs="?", help="one mountpoint")
+    return made
+
+
 def run(words: list[str]) -> int:
-    parser = Parser("status", "List the mounts of pyunionfs, or show the one at MERGED.")
-    parser.add_argument("--json", action="store_true", help="a JSON list of objects, for programs")
-    parser.add_argument("merged", metavar="MERGED", nargs="?")
-    given = parser.parse_args(words)
+    given = parser().parse_args(words)
     found = control.mounts()
     if given.merged is not None:
         wanted = resolve_mountpoint(given.merged)

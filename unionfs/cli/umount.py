@@ -6,17 +6,26 @@ from unionfs.cli.parser import Parser
 from unionfs.unmount import umount
 
 
-def run(words: list[str]) -> int:
-    parser = Parser(
-        "umount", "Unmount MERGED and return when its daemon has written everything out and is gone."
+def parser() -> Parser:
+    made = Parser(
+        "umount",
+        "Unmount MERGED and return when its daemon has written everything out and is gone.",
+        examples=[
+            ("pyunionfs umount merged", "end the mount at merged; refused while files in it are in use"),
+            ("pyunionfs umount --lazy merged", "take it away now; its daemon ends with the last open file"),
+        ],
     )
-    parser.add_argument("merged", metavar="MERGED")
-    parser.add_argument(
+    made.add_argument("merged", metavar="MERGED", help="the mountpoint")
+    made.add_argument(
         "-l",
         "--lazy",
         action="store_true",
         help="free the mountpoint now and return; open files go on being served",
     )
-    given = parser.parse_args(words)
+    return made
+
+
+def run(words: list[str]) -> int:
+    given = parser().parse_args(words)
     umount(given.merged, lazy=given.lazy)
     return 0

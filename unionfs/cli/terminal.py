@@ -1,0 +1,155 @@
+"""What commands show people: colours, tables and progress by rich, where there is a terminal.
+
+rich is loaded when something here is called, never with this module: `mount` must not pay for it. Nothing
+here writes a colour or a cursor movement to what is no terminal or is a dumb one, nor a colour where NO_COLOR
+is set; and nothing reads markup out of a text. Names are anybody's: give them through `text.printable`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SHORT_WORK = 0.5
+"""Seconds after which work is long enough to be shown."""
+_SHOWN_EACH = 0.1
+
+_ENDLESS = 100_000
+"""The width of what is no terminal: programs that read a table want all of it."""
+
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def console() -> Console:
+    """Standard output. Where that is no terminal, lines are as long as they need to be."""
+    return _console(sys.stdout)
+
+
+def error_console() -> Console:
+    """Standard error, for what is no result: progress, and remarks."""
+    return _console(sys.stderr)
+
+
+def may_move_cursor(stream: TextIO) -> bool:
+    """Whether what was written to *stream* can be written over."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    # Said here, because rich can be told by more variables (FORCE_COLOR, TTY_COMPATIBLE) that a pipe is one.
+    terminal = stream.isatty()
+    plain = not may_move_cursor(stream) or os.environ.get("NO_COLOR", "") != ""
+    return Console(
+        file=stream,
+        force_terminal=terminal,
+        force_interactive=may_move_cursor(stream),
+        color_system=None if plain else "auto",
+        no_color=plain,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=None if terminal else _ENDLESS,
+    )
+
+
+@contextmanager
+def progress(description: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """Show how far long work is while the block runs, on standard error; gives `advance(n=1)`.
+
+    *total* is how many steps there are; None: nobody knows, and the steps are counted. Nothing is shown of
+    short work or where standard error is no terminal. What is shown vanishes at the end; print nothing to the
+    terminal in between.
+    """
+    if not may_move_cursor(sys.stderr):
+        yield _shown_nowhere
+        return
+    bar = _Bar(description, total)
+    try:
+        yield bar.advance
+    finally:
+        bar.close()
+
+
+def _shown_nowhere(n: int = 1) -> None:
+    pass
+
+
+class _Bar:
+    """One bar, made only when the work turns out to be long. Called for each step: cheap."""
+
+    def __init__(self, description: str, total: int | None) -> None:
+        from unionfs.cli.text import printable
+
+        self._description = printable(description)
+        self._total = total
+        self._done = 0
+        self._next = time.monotonic() + _SHORT_WORK
+        self._update: Callable[[int], None] | None = None
+        self._stop: Callable[[], None] | None = None
+
+    def advance(self, n: int = 1) -> None:
+        self._done += n
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _SHOWN_EACH
+        if self._update is None:
+            self._start()
+        assert self._update is not None
+        self._update(self._done)
+
+    def _start(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        known = self._total is not None
+        shown = Progress(
+            *(() if known else (SpinnerColumn(),)),
+            TextColumn("{task.description}", markup=False),
+            *(
+                (BarColumn(), MofNCompleteColumn())
+                if known
+                else (TextColumn("{task.completed}", markup=False),)
+            ),
+            TimeRemainingColumn() if known else TimeElapsedColumn(),
+            console=error_console(),
+            transient=True,
+            # Output of the command may go to a file: it must not come here.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        task = shown.add_task(self._description, total=self._total)
+        shown.start()
+        self._update = lambda done: shown.update(task, completed=done)
+        self._stop = shown.stop
+
+    def close(self) -> None:
+        if self._stop is not None:
+            self._stop()
+
+
+def human_size(size: float) -> str:
+    """A number of bytes for people: `512 B`, `1.2 MiB`, `-3.0 GiB`."""
+    if abs(size) < 1024:
+        return f"{size:.0f} B"
+    step = 1
+    # What would be shown as 1024.0 is 1.0 of the next unit.
+    while step < len(_UNITS) and abs(size) / 1024**step >= 1023.95:
+        step += 1
+    return f"{size / 1024**step:.1f} {_UNITS[step - 1]}"
