@@ -1,35 +1,66 @@
 r"""Lists in one text: lowers, separated by colons, and mount options, separated by commas.
 
 A backslash takes the next character as it is, so `\:` is a colon in a name and `\\` a backslash, as kernel
-overlayfs reads them. Among options double quotes keep commas together, as mount(8) has it. Nothing here knows
-what the parts mean.
+overlayfs reads them. Among options double quotes keep commas together, as mount(8) has it; the escapes stay
+in the words, for a word may be a list of lowers. Nothing here knows what the parts mean.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from unionfs.errors import OptionError
 
 
-def split_lowers(text: str) -> list[str]:
-    """The directories of a colon-separated list, escapes undone."""
-    lowers = _split(text, ":", "the list of lowers")
-    if "" in lowers:
-        raise OptionError(
-            f"the list of lowers {text!r} has an empty entry: separate directories by one colon, and write"
-            " \\: for a colon in a name"
-        )
-    return lowers
+def split_lowers(text: str) -> tuple[list[str], list[str]]:
+    """The directories of a colon-separated list, and the data-only ones after two colons each.
+
+    Escapes are undone.
+    """
+    lowers: list[str] = []
+    data: list[str] = []
+    into, doubled = lowers, False
+    for part in _split(text, ":", f"the list of lowers {text!r}"):
+        if part:
+            if into is data and not doubled:
+                raise OptionError(
+                    f"the list of lowers {text!r} has {part!r} after a data-only layer: those come last,"
+                    " each after two colons"
+                )
+            into.append(unescape(part))
+            doubled = False
+        elif doubled or not lowers:
+            raise _empty_entry(text)
+        else:
+            into, doubled = data, True
+    if doubled or not lowers:
+        raise _empty_entry(text)
+    return lowers, data
 
 
-def join_lowers(lowers: Iterable[str]) -> str:
-    return ":".join(_escape(lower, "\\:") for lower in lowers)
+def _empty_entry(text: str) -> OptionError:
+    return OptionError(
+        f"the list of lowers {text!r} has an empty entry: separate directories by one colon (data-only"
+        " layers by two), and write \\: for a colon in a name"
+    )
+
+
+def join_lowers(lowers: Iterable[str], data: Iterable[str] = ()) -> str:
+    """What `split_lowers` reads as these directories."""
+    return "::".join(
+        [":".join(_escape(lower, "\\:") for lower in lowers), *(_escape(each, "\\:") for each in data)]
+    )
 
 
 def split_options(text: str) -> list[str]:
-    """The words of a comma-separated list, escapes and quotes undone."""
-    return _split(text, ",", "the mount options", quote='"')
+    """The words of a comma-separated list, quotes undone and escapes not: see `unescape`."""
+    return _split(text, ",", f"the mount options {text!r}", quote='"')
+
+
+def unescape(value: str) -> str:
+    """The text with the backslash taken away from each character that has one before it."""
+    return re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
 
 
 def escape(value: str) -> str:
@@ -49,8 +80,8 @@ def _split(text: str, separator: str, what: str, quote: str | None = None) -> li
         if character == "\\":
             escaped = next(characters, None)
             if escaped is None:
-                raise OptionError(f"{what} {text!r} end in a backslash: write \\\\ for a backslash in a name")
-            part.append(escaped)
+                raise OptionError(f"{what} end in a backslash: write \\\\ for a backslash in a name")
+            part.append(character + escaped)
         elif character == quote:
             quoted = not quoted
         elif character == separator and not quoted:
@@ -59,7 +90,5 @@ def _split(text: str, separator: str, what: str, quote: str | None = None) -> li
         else:
             part.append(character)
     if quoted:
-        raise OptionError(
-            f'{what} {text!r} have a quotation mark that is not closed: write \\" for a plain one'
-        )
+        raise OptionError(f'{what} have a quotation mark that is not closed: write \\" for a plain one')
     return [*parts, "".join(part)]

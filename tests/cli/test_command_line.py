@@ -95,7 +95,7 @@ def test_help_names_every_command(words: list[str], capsys: pytest.CaptureFixtur
 
 
 def test_help_of_mount_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    from unionfs.options import OPTIONS
+    from unionfs.option_table import OPTIONS
 
     with pytest.raises(SystemExit) as ended:
         main(["mount", "--help"])

@@ -9,7 +9,9 @@ import pytest
 
 from unionfs import options
 from unionfs.errors import OptionError
+from unionfs.option_table import GROUPS, OPTIONS, option_table
 from unionfs.options import MountOptions
+from unionfs.overlay.config import OwnersConfig, UnionConfig
 from unionfs.separated import join_lowers, split_lowers
 
 
@@ -31,18 +33,93 @@ def parse(*texts: str, writable: bool = True, **keywords: bool | str) -> MountOp
     ],
 )
 def test_lowers_are_split_at_colons_that_no_backslash_precedes(text: str, lowers: list[str]) -> None:
-    assert split_lowers(text) == lowers
+    assert split_lowers(text) == (lowers, [])
 
 
 @pytest.mark.parametrize("lowers", [["/a"], ["/a:b", "/c"], ["/a\\", "/b"], ["/\\:", "/:\\", "/,"]])
 def test_joined_lowers_split_to_the_same(lowers: list[str]) -> None:
-    assert split_lowers(join_lowers(lowers)) == lowers
+    assert split_lowers(join_lowers(lowers)) == (lowers, [])
 
 
-@pytest.mark.parametrize("text", ["a::b", ":a", "a:", ":"])
+@pytest.mark.parametrize("text", ["a:::b", ":a", "a:", ":", "a::", ""])
 def test_an_empty_lower_is_refused(text: str) -> None:
     with pytest.raises(OptionError, match="empty entry"):
         split_lowers(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "lowers", "data"),
+    [
+        ("a::d", ["a"], ["d"]),
+        ("a:b::d::e", ["a", "b"], ["d", "e"]),
+        (r"a\:b::d\:e", ["a:b"], ["d:e"]),
+    ],
+)
+def test_two_colons_begin_a_data_only_layer(text: str, lowers: list[str], data: list[str]) -> None:
+    assert split_lowers(text) == (lowers, data)
+    assert split_lowers(join_lowers(lowers, data)) == (lowers, data)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a:::d", "empty entry"),
+        ("::d", "empty entry"),
+        ("a::d:", "empty entry"),
+        ("a::d:e", "after a data-only"),
+    ],
+)
+def test_data_only_layers_come_last(text: str, says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        split_lowers(text)
+
+
+def layers(*texts: str) -> UnionConfig:
+    return options.parse(["/m"], texts, privileged=True).config
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["lowerdir=/a:/b"], (("/a", "/b"), None, None, ())),
+        (["lowerdir=/a,upperdir=/u,workdir=/w"], (("/a",), "/u", "/w", ())),
+        (["workdir=/w", "lowerdir=/a", "upperdir=/u"], (("/a",), "/u", "/w", ())),
+        ([r"lowerdir=/a\:b:/c\,d"], (("/a:b", "/c,d"), None, None, ())),
+        (['lowerdir="/a,b:/c"'], (("/a,b", "/c"), None, None, ())),
+        ([r"lowerdir=/a,upperdir=/u\:u\\,workdir=/w\,"], (("/a",), "/u:u\\", "/w,", ())),
+        (["lowerdir+=/a,lowerdir+=/b:c,datadir+=/d"], (("/a", "/b:c"), None, None, ("/d",))),
+        (["lowerdir=/a::/d,datadir+=/e"], (("/a",), None, None, ("/d", "/e"))),
+        (["lowerdir=/a", "lowerdir=/b"], (("/b",), None, None, ())),
+    ],
+)
+def test_layers_among_the_options(
+    texts: list[str], expected: tuple[tuple[str, ...], str | None, str | None, tuple[str, ...]]
+) -> None:
+    config = layers(*texts)
+    assert (config.lowers, config.upper, config.work, config.data_lowers) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("upperdir=/u,workdir=/w", "without lowerdir"),
+        ("lowerdir=/a,upperdir=/u", "without workdir"),
+        ("lowerdir=/a,workdir=/w", "without upperdir"),
+        ("lowerdir=/a::/d,lowerdir+=/b", r"lowerdir\+ and lowerdir with data-only"),
+        ("lowerdir=", "needs a value"),
+        ("lowerdir=/a,upperdir=,workdir=/w", "needs a value"),
+    ],
+)
+def test_layers_among_the_options_must_be_whole(text: str, says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        layers(text)
+
+
+def test_unknown_options_may_be_left_aside() -> None:
+    met: list[str] = []
+    given = options.parse(["/l", "/m"], ["colour=blue,ro", "shape"], privileged=True, unknown=met.append)
+    assert met == ["colour", "shape"]
+    assert given.fuse.read_only
 
 
 def test_a_backslash_at_the_end_is_refused() -> None:
@@ -63,6 +140,25 @@ def test_a_backslash_at_the_end_is_refused() -> None:
         ("volatile", "volatile", True),
         ("timeout=1.5", "timeout", 1.5),
         ("timeout=0", "timeout", 0.0),
+        ("xino=off", "xino", "off"),
+        ("uuid=null", "uuid", "null"),
+        ("fsync=0", "fsync", False),
+        ("fsync=1", "fsync", True),
+        ("noacl", "acl", False),
+        ("noxattrs", "xattrs", False),
+        ("noxattrs=1", "xattrs", False),
+        ("noxattrs=0", "xattrs", True),
+        ("static_nlink", "static_nlink", True),
+        ("ino32_t", "ino32", True),
+        ("ino32_t=0", "ino32", False),
+        ("fast_ino=1,threaded=0,threaded", "ino32", False),
+        ("whiteouts=aufs", "whiteouts", "aufs"),
+        ("uidmapping=0:1000:1", "owners", OwnersConfig(uid_map=((0, 1000, 1),))),
+        ("gidmapping=0:1000:1:1:5:9", "owners", OwnersConfig(gid_map=((0, 1000, 1), (1, 5, 9)))),
+        ("squash_to_root", "owners", OwnersConfig(squash_uid=0, squash_gid=0)),
+        ("squash_to_uid=7,squash_to_root", "owners", OwnersConfig(squash_uid=7, squash_gid=0)),
+        ("squash_to_gid=7", "owners", OwnersConfig(squash_gid=7)),
+        ("xattr_permissions=2", "owners", OwnersConfig(xattr_permissions=2)),
     ],
 )
 def test_options_of_the_union(text: str, field: str, value: object) -> None:
@@ -126,7 +222,21 @@ def test_flags_of_the_mount_and_the_last_one_counts(texts: list[str], names: lis
         ("fsname=", "needs a value"),
         ("fsname=a\nb", "control characters"),
         ("transport=pigeon", "auto|direct|pyfuse3"),
-        ("lowerdir=/a", "the layers are arguments"),
+        ("lowerdir=/a", "there is one argument, MERGED"),
+        ("br=/a", "the layers are arguments"),
+        ("fsync=2", "fsync=0|1"),
+        ("threaded=", "needs a value"),
+        ("xattr_permissions=3", "xattr_permissions=0|1|2"),
+        ("squash_to_uid=root", "give an id"),
+        ("squash_to_uid=4294967295", "0 to 4294967294"),
+        ("uidmapping=0:1000", "CONTAINER:HOST:LENGTH"),
+        ("uidmapping=0:1000:x", "CONTAINER:HOST:LENGTH"),
+        ("uidmapping=0:-1:1", "CONTAINER:HOST:LENGTH"),
+        ("gidmapping=0:1000:0", "is empty"),
+        ("gidmapping=0:4294967294:2", "ends above"),
+        ("uidmapping=0:1000:2:1:5000:1", "container id 1 is in two ranges"),
+        ("uidmapping=0:1000:2:7:1001:1", "host id 1001 is in two ranges"),
+        ("nfs_export=on", "do not outlive"),
         ("ro\\", "end in a backslash"),
         ("metacopy=on,redirect_dir=off", "contradict each other"),
         ("metacopy=on,redirect_dir=nofollow", "contradict each other"),
@@ -206,6 +316,9 @@ def test_the_root_directory_is_a_mountpoint() -> None:
         ["userxattr"],
         ["userxattr", "redirect_dir=off", "index=on"],
         ["userxattr", "redirect_dir=on"],
+        ["uidmapping=0:1000:1:1:5:9,gidmapping=3:4:5", "xattr_permissions=1", "squash_to_root"],
+        ["squash_to_gid=9", "noacl,noxattrs,static_nlink,fsync=0,ino32_t,writeback=0"],
+        ["xino=off,uuid=null,whiteouts=aufs"],
     ],
 )
 def test_printed_options_parse_to_the_same(texts: list[str]) -> None:
@@ -222,9 +335,10 @@ def test_userxattr_writes_and_follows_no_redirects_unless_asked_to() -> None:
 
 
 def test_the_help_table_has_every_option() -> None:
-    names = {syntax.partition("=")[0] for syntax, _ in options.option_table()}
-    assert names == set(options.OPTIONS)
-    assert all(text for _, text in options.option_table())
+    names = {syntax.partition("=")[0].removesuffix("[") for syntax, _ in option_table()}
+    assert names == set(OPTIONS)
+    assert {option.group for option in OPTIONS.values()} == set(GROUPS)
+    assert all(text for _, text in option_table())
 
 
 @pytest.mark.parametrize("text", ["dev", "suid"])

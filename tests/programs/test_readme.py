@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root
 from tests.support.transports import one_transport
-from unionfs import options
+from unionfs.option_table import option_table
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -52,7 +52,5 @@ def test_the_first_mount_works_as_copied(space: Path, tmp_path: Path) -> None:
 def test_the_table_of_options_is_complete() -> None:
     table = README.partition("<!-- options:")[2].partition("<!-- end of options -->")[0]
     rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", table, re.MULTILINE)
-    known = [
-        (syntax.replace("|", "\\|"), text.replace("|", "\\|")) for syntax, text in options.option_table()
-    ]
+    known = [(syntax.replace("|", "\\|"), text.replace("|", "\\|")) for syntax, text in option_table()]
     assert rows == known

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from unionfs import options
 from unionfs.cli.parser import Parser
+from unionfs.option_table import option_table
 
 
 def parser() -> Parser:
-    width = 2 + max(len(syntax) for syntax, _ in options.option_table())
-    table = "\n".join(f"  {syntax:<{width}}{text}" for syntax, text in options.option_table())
+    width = 2 + max(len(syntax) for syntax, _ in option_table())
+    table = "\n".join(f"  {syntax:<{width}}{text}" for syntax, text in option_table())
     made = Parser(
         "mount",
         "Show LOWERs (leftmost on top) with UPPER over them as one tree at MERGED. Changes go to UPPER;"

@@ -5,28 +5,63 @@ Never reads a directory and never checks: `check.py` does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+IdMap = tuple[tuple[int, int, int], ...]
+"""Ranges of ids as (shown, stored, length), as /proc/PID/uid_map has them; empty: every id as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnersConfig:
+    """Whose the objects of the union are said to be, where that is not simply what the layers hold.
+
+    `uid_map` and `gid_map` translate between the ids that the union shows and those that layers hold.
+    `squash_uid` and `squash_gid` are shown as everybody's. `xattr_permissions` says where owner and mode of
+    upper's objects are kept: 0 in the inode, 1 in `user.fuseoverlayfs.override_stat` or its privileged form,
+    2 in `user.containers.override_stat` (fuse-overlayfs(1)).
+    """
+
+    uid_map: IdMap = ()
+    gid_map: IdMap = ()
+    squash_uid: int | None = None
+    squash_gid: int | None = None
+    xattr_permissions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class UnionConfig:
-    """The stack and its features; the names are kernel overlayfs's mount options.
+    """The stack and its features; the names are kernel overlayfs's mount options, and fuse-overlayfs's.
 
-    `lowers` are absolute paths, leftmost on top. `upper` and `work` are both given or both None (a
-    read-only union). `redirect_dir` is "on", "off", "follow" or "nofollow". `timeout` is how long, in
-    seconds, the kernel may keep names and attributes; None: for ever, because every change comes through
-    the mount.
+    `lowers` are absolute paths, leftmost on top, `data_lowers` the data-only layers below them. `upper` and
+    `work` are both given or both None (a read-only union). `redirect_dir` is "on", "off", "follow" or
+    "nofollow". `timeout` is how long, in seconds, the kernel may keep names and attributes; None: for ever,
+    because every change comes through the mount.
+
+    `xino` is "on", "off" or "auto", `uuid` "on", "off", "null" or "auto". `whiteouts` is how a deletion is
+    recorded: "overlay" (a device 0/0) or "aufs" (a file `.wh.NAME`). `fsync=False` answers fsync(2) without
+    syncing, `xattrs` and `acl` say whether there are extended attributes and ACLs, `static_nlink` that
+    directories have one link, `ino32` that inode numbers fit into 32 bits.
     """
 
     lowers: tuple[str, ...]
     upper: str | None = None
     work: str | None = None
+    data_lowers: tuple[str, ...] = ()
     redirect_dir: str = "on"
     index: bool = False
     metacopy: bool = False
     userxattr: bool = False
     volatile: bool = False
     timeout: float | None = None
+    xino: str = "auto"
+    uuid: str = "auto"
+    fsync: bool = True
+    xattrs: bool = True
+    acl: bool = True
+    static_nlink: bool = False
+    ino32: bool = False
+    whiteouts: str = "overlay"
+    owners: OwnersConfig = field(default_factory=OwnersConfig)
 
     @property
     def redirect_create(self) -> bool:
