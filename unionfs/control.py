@@ -20,8 +20,8 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from unionfs.answer import Status, checked
 from unionfs.linux import process
 from unionfs.linux.mount import MountPoint, mount_table
 from unionfs.transport.mount import FSTYPE
@@ -32,54 +32,7 @@ _AT_ONCE = 256
 _SUFFIX = ".sock"
 _LOG = ".log"
 
-Status = dict[str, Any]
-
 logger = logging.getLogger(__name__)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_text_or_none(value: object) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _is_number(value: object) -> bool:
-    # JSON has no bounds, and Python reads NaN and infinity too.
-    return isinstance(value, int | float) and 0 <= value < 1 << 63
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and _is_number(value)
-
-
-def _is_counts(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_count(each) for each in value.values())
-
-
-_SHAPE: dict[str, Callable[[object], bool]] = {
-    "mountpoint": _is_text,
-    "device": _is_text,
-    "lowers": _is_texts,
-    "upper": _is_text_or_none,
-    "work": _is_text_or_none,
-    "options": _is_texts,
-    "transport": _is_text,
-    "flags": _is_texts,
-    "passthrough_problem": _is_text_or_none,
-    "started": _is_text,
-    "uptime": _is_number,
-    "memory": _is_count,
-    "log": _is_text,
-    "open_handles": _is_count,
-    "requests": _is_counts,
-    "union": _is_counts,
-}
 
 
 def _directories() -> list[str]:
@@ -300,7 +253,7 @@ def _ask(directory: int, names: list[str]) -> list[Running]:
         clients = [(name, client) for name in names if (client := _connect(directory, name)) is not None]
         for _, client in clients:
             stack.enter_context(client)
-        return [_running(client, name, _checked(patience.receive(client))) for name, client in clients]
+        return [_running(client, name, checked(patience.receive(client))) for name, client in clients]
 
 
 class _Patience:
@@ -332,19 +285,6 @@ def _forget(directory: int, name: str) -> None:
         log = name.removesuffix(_SUFFIX).partition("@")[0] + _LOG
         if os.stat(log, dir_fd=directory).st_size == 0:
             os.unlink(log, dir_fd=directory)
-
-
-def _checked(received: bytes) -> Status | None:
-    """The answer if it has the shape of a status: it may come from another user's program."""
-    try:
-        answer = json.loads(received)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(answer, dict) or not all(
-        key in answer and fits(answer[key]) for key, fits in _SHAPE.items()
-    ):
-        return None
-    return {key: answer[key] for key in _SHAPE}
 
 
 def mounts() -> list[Status]:

@@ -14,7 +14,8 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from unionfs import log
-from unionfs.control import ControlSocket, Status, log_beside, make_directory
+from unionfs.answer import Status
+from unionfs.control import ControlSocket, log_beside, make_directory
 from unionfs.errors import MountError, PyUnionFSError
 from unionfs.linux import process
 from unionfs.options import MountOptions
@@ -243,6 +244,7 @@ class _Life:
             "open_handles": self.session.open_handles(),
             "requests": self.session.counts(),
             "union": self.union.stats(),
+            "under_way": self.union.under_way(),
         }
 
 

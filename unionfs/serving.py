@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from unionfs.control import ControlSocket, Status
+from unionfs.answer import Status
+from unionfs.control import ControlSocket
 from unionfs.readiness import SIGNALS, Outcome, Readiness
 from unionfs.transport.detach import detach
 from unionfs.transport.session import Session

@@ -37,6 +37,10 @@ STATUS: dict[str, Any] = {
     "open_handles": 0,
     "requests": {},
     "union": {},
+    "under_way": [
+        {"work": "copy_up", "path": "/f", "step": "copying", "done": 1, "total": 2, "seconds": 0.5},
+        {"work": "listing", "path": "/", "step": "reading", "done": None, "total": None, "seconds": 0},
+    ],
 }
 
 
@@ -106,6 +110,13 @@ def test_an_answer_is_found_by_its_device(place: Path) -> None:
         assert control.find(parse_mount(entry())) == [control.Running(NAME, *me, "0:77", None)]
         assert control.find(parse_mount(entry("0:78"))) == []
         assert control.running() == [control.Running(NAME, *me, "0:77", STATUS)]
+
+
+def test_an_older_daemon_is_understood(place: Path) -> None:
+    """It goes on until it is unmounted, also when this program was upgraded meanwhile."""
+    answer = {key: value for key, value in STATUS.items() if key != "under_way"}
+    with answering(place, json.dumps(answer).encode()):
+        assert [each.status for each in control.running()] == [{**STATUS, "under_way": []}]
 
 
 @needs_root
@@ -205,6 +216,8 @@ def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCapt
         json.dumps({**STATUS, "uptime": float("nan")}).encode(),
         json.dumps({**STATUS, "memory": 10**400}).encode(),
         json.dumps({key: value for key, value in STATUS.items() if key != "requests"}).encode(),
+        json.dumps({**STATUS, "under_way": ["copy_up"]}).encode(),
+        json.dumps({**STATUS, "under_way": [{**STATUS["under_way"][0], "done": "much"}]}).encode(),
     ],
     ids=[
         "stuck",
@@ -219,6 +232,8 @@ def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCapt
         "nan",
         "huge",
         "missing-key",
+        "work",
+        "work-value",
     ],
 )
 def test_an_answer_that_makes_no_sense_is_none(place: Path, answer: bytes | None) -> None:

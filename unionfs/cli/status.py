@@ -7,9 +7,9 @@ import os
 import shlex
 
 from unionfs import control
+from unionfs.answer import Status
 from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
-from unionfs.control import Status
 from unionfs.errors import MountError
 from unionfs.options import resolve_mountpoint
 from unionfs.separated import join_lowers

@@ -12,6 +12,7 @@ from unionfs.overlay.copy_data import copy_data
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import File
 from unionfs.overlay.priv import CAPABILITY, capability_of
+from unionfs.overlay.under_way import COPYING, WRITING_OUT, SlowWork
 
 
 class DataCopyUp:
@@ -21,13 +22,13 @@ class DataCopyUp:
     overlayfs always does.
     """
 
-    __slots__ = ("_capability", "_fs", "_inode", "_size", "_source", "_st", "_target", "is_slow")
+    __slots__ = ("_capability", "_fs", "_inode", "_source", "_st", "_target", "is_slow", "progress", "size")
 
     def __init__(self, fs: OverlayFs, inode: File, truncate: bool) -> None:
         self._fs = fs
         self._inode = inode
         self._st = inode.lstat()
-        self._size = 0 if truncate else self._st.st_size
+        self.size = 0 if truncate else self._st.st_size
         self._target = inode.open_real(os.O_RDWR)
         try:
             self._capability = capability_of(self._target)
@@ -35,32 +36,38 @@ class DataCopyUp:
         except BaseException:
             os.close(self._target)
             raise
-        self.is_slow = fs.is_slow_to_copy(self._size)
+        self.is_slow = fs.is_slow_to_copy(self.size)
+        self.progress: SlowWork | None = None
 
     def run(self) -> None:
         # The target keeps its size all the while: with the mark still on, its size is the file's. What an
         # interrupted attempt has left in it is the same data.
-        if self._size:
-            shared = copy_data(self._source, self._target, self._size, clone=self._fs.may_clone)
+        if self.size:
+            progress = self.progress
+            note = None if progress is None else progress.enter(COPYING)
+            shared = copy_data(self._source, self._target, self.size, clone=self._fs.may_clone, note=note)
+            if progress is not None:
+                progress.enter(WRITING_OUT)
             if self._fs.write_out is not None:
                 self._fs.write_out(self._target, shared)
 
     def finish(self, error: BaseException | None) -> None:
         inode, st = self._inode, self._st
         inode.copying = None
+        self._fs.under_way.end(self.progress)
         # Whoever looked while the data was being written saw the times and lacked the capability.
         inode.no_capability = False
         self._fs.stale.append(inode.ino)
         fmt = self._fs.format
         try:
             if error is None:
-                if not self._size and st.st_size:
+                if not self.size and st.st_size:
                     os.ftruncate(self._target, 0)
                 os.removexattr(self._target, fmt.metacopy)
                 inode.metacopy = False
                 self._fs.copy_ups += 1
             # Writing has dropped the capability and changed the times; neither is the caller's doing.
-            if self._size:
+            if self.size:
                 if self._capability is not None:
                     os.setxattr(self._target, CAPABILITY, self._capability)
                 os.utime(self._target, ns=(st.st_atime_ns, st.st_mtime_ns))

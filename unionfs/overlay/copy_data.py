@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 
 from unionfs.linux.fs import FICLONE
 
 INLINE = 128 * 1024
 """Up to this many bytes may be copied at once: a worker would cost more."""
 
-_CHUNK = 64 * 1024 * 1024
+_CHUNK = 16 * 1024 * 1024
+"""How much the kernel copies in one call: what is slow is told of that often."""
 _BUFFER = 1024 * 1024
 # What a kernel or filesystem answers that cannot do it for this pair; everything else is a true error.
 _CANNOT = frozenset(
@@ -22,11 +24,14 @@ _CANNOT = frozenset(
 )
 
 
-def copy_data(source: int, target: int, size: int, *, clone: bool = True) -> bool:
+def copy_data(
+    source: int, target: int, size: int, *, clone: bool = True, note: Callable[[int], None] | None = None
+) -> bool:
     """Make the empty *target* hold the first *size* bytes of *source*; returns whether they share them now.
 
     By FICLONE (unless *clone* is False), else copy_file_range, else read and write; holes stay holes. A
-    source that is shorter than *size* leaves a hole at the end. Raises OSError, ENOSPC among them.
+    source that is shorter than *size* leaves a hole at the end. *note* is called with the offset that it has
+    come to, now and then. Raises OSError, ENOSPC among them.
     """
     if size == 0:
         return False
@@ -52,14 +57,14 @@ def copy_data(source: int, target: int, size: int, *, clone: bool = True) -> boo
             start, end = at, size
         if start >= size:
             break
-        filled = _copy_range(source, target, start, end)
+        filled = _copy_range(source, target, start, end, note)
         at = end
     if filled < size:
         os.ftruncate(target, size)
     return False
 
 
-def _copy_range(source: int, target: int, start: int, end: int) -> int:
+def _copy_range(source: int, target: int, start: int, end: int, note: Callable[[int], None] | None) -> int:
     """Copy what lies between two offsets; returns how far it came, for the source may be shorter by now."""
     at = start
     while at < end:
@@ -72,6 +77,8 @@ def _copy_range(source: int, target: int, start: int, end: int) -> int:
         if done == 0:
             break
         at += done
+        if note is not None:
+            note(at)
     while at < end:
         data = os.pread(source, min(end - at, _BUFFER), at)
         if not data:
@@ -81,4 +88,6 @@ def _copy_range(source: int, target: int, start: int, end: int) -> int:
             written = os.pwrite(target, view, at)
             at += written
             view = view[written:]
+        if note is not None:
+            note(at)
     return at

@@ -22,6 +22,7 @@ from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.readdir import PRESENT, note_upper, upper_has
+from unionfs.overlay.under_way import COPY_UP, COPYING, WRITING_OUT, SlowWork
 from unionfs.overlay.wait import Wait, perform
 
 
@@ -55,6 +56,8 @@ def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bo
         task = FileCopyUp(fs, inode, data, truncate)
     if task.is_slow:
         inode.copying = task
+        if task.size > INLINE:
+            task.progress = fs.under_way.begin(COPY_UP, inode, task.size)
         raise Wait(task)
     inode.nopen += 1  # the operation goes on with it: the task must not let go of it
     try:
@@ -139,6 +142,7 @@ class FileCopyUp:
         "_temp",
         "_work",
         "is_slow",
+        "progress",
         "size",
     )
 
@@ -173,6 +177,7 @@ class FileCopyUp:
         self.size = self._st.st_size if regular and not truncate else 0
         self.is_slow = self._data and fs.is_slow_to_copy(self.size)
         self._seconds = 0.0
+        self.progress: SlowWork | None = None
 
     def _open_to_read(self, *, needed: bool) -> None:
         inode = self._inode
@@ -211,7 +216,8 @@ class FileCopyUp:
         else:
             copy_flags(fs, source, fd)
         if self._copies_data:
-            self._shared = copy_data(self._source[-1], fd, self.size, clone=fs.may_clone)
+            note = None if self.progress is None else self.progress.enter(COPYING)
+            self._shared = copy_data(self._source[-1], fd, self.size, clone=fs.may_clone, note=note)
             if fs.write_out is not None and not self._shared:
                 linux.start_writing(fd)  # while the rest is done
         elif self.size:
@@ -224,6 +230,8 @@ class FileCopyUp:
     def settle(self) -> None:
         """The second part: see to it that its data is on disk before its name."""
         if self._copies_data and self._fs.write_out is not None:
+            if self.progress is not None:
+                self.progress.enter(WRITING_OUT)
             self._fs.write_out(self._fd, self._shared)
 
     def _make_special(self) -> None:
@@ -249,6 +257,7 @@ class FileCopyUp:
     def finish(self, error: BaseException | None) -> None:
         """Rename into place, or clear away."""
         self._inode.copying = None
+        self._fs.under_way.end(self.progress)
         if self._seconds and self._copies_data and self.size <= INLINE:
             self._fs.pace.note(self._seconds)
         try:

@@ -19,6 +19,7 @@ from unionfs.overlay.cred import Identity
 from unionfs.overlay.format import Format, Origin
 from unionfs.overlay.inode import ROOT_INO, Directory, InodeTable
 from unionfs.overlay.layer import DirFds, Layer, RealDir
+from unionfs.overlay.under_way import UnderWay
 from unionfs.overlay.wait import Chore
 from unionfs.overlay.work import Work
 
@@ -43,6 +44,7 @@ class OverlayFs:
         "stale",
         "table",
         "trust",
+        "under_way",
         "upper",
         "work",
         "work_dir",
@@ -91,6 +93,7 @@ class OverlayFs:
         # What operations have left to be done; the transport has it done in a worker.
         self.chores: list[Chore] = []
         self.ahead = Ahead()
+        self.under_way = UnderWay()
         # Whether open_by_handle_at is ours to use; the first refusal settles it.
         self.handle_can_open = True
         numbers = self.table.numbers

@@ -120,7 +120,7 @@ class DirHandle:
                 self.pending = task
                 if makes_index:
                     directory.copying = task
-                raise Wait(task)
+                raise task.wait()
             perform(task)
         self.fresh = False
         assert self.listing is not None
@@ -180,7 +180,7 @@ class ListTask(IndexTask):
         self._noted = watch(handle.directory)
 
     def run(self) -> None:
-        scans = self._sources.scan()
+        scans = self._scan()
         numbers = [teller.numbers(found) for teller, found in zip(self._tellers, scans, strict=True)]
         if len(scans) > 1:
             self._index = self._sources.index(scans)
@@ -198,6 +198,7 @@ class ListTask(IndexTask):
         if self._makes_index:
             super().finish(error)
         else:
+            self._fs.under_way.end(self.progress)
             self._sources.close()
 
 

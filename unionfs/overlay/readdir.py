@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from unionfs.overlay.access import listing_fd
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.layer import is_whiteout_device
+from unionfs.overlay.under_way import LISTING, READING, SlowWork
 from unionfs.overlay.wait import Wait, perform
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ class IndexTask:
     What changes in upper meanwhile (only a copy-up that ends can) is noted in `changes`.
     """
 
-    __slots__ = ("_directory", "_fs", "_index", "_sources", "changes")
+    __slots__ = ("_directory", "_fs", "_index", "_sources", "changes", "progress")
 
     def __init__(self, fs: OverlayFs, directory: Directory) -> None:
         self._fs = fs
@@ -211,15 +212,27 @@ class IndexTask:
         self._index: DirIndex | None = None
         self._sources = Sources(fs, directory)
         self.changes: list[tuple[bytes, int | None]] = []
+        self.progress: SlowWork | None = None
 
     @property
     def is_slow(self) -> bool:
         return self._sources.is_slow
 
     def run(self) -> None:
-        self._index = self._sources.index(self._sources.scan())
+        self._index = self._sources.index(self._scan())
+
+    def _scan(self) -> list[Scan]:
+        if self.progress is not None:
+            self.progress.enter(READING)
+        return self._sources.scan()
+
+    def wait(self) -> Wait:
+        """What to raise when it is to be done by a worker."""
+        self.progress = self._fs.under_way.begin(LISTING, self._directory)
+        return Wait(self)
 
     def finish(self, error: BaseException | None) -> None:
+        self._fs.under_way.end(self.progress)
         self._sources.close()
         directory = self._directory
         directory.copying = None
@@ -244,7 +257,7 @@ def index_of(fs: OverlayFs, directory: Directory) -> DirIndex:
     task = IndexTask(fs, directory)
     if task.is_slow:
         directory.copying = task
-        raise Wait(task)
+        raise task.wait()
     perform(task)
     assert directory.index is not None
     return directory.index

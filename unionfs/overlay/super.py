@@ -30,6 +30,7 @@ from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.namei import lookup
 from unionfs.overlay.protect import check_writable
 from unionfs.overlay.rename import rename
+from unionfs.overlay.under_way import Report
 from unionfs.overlay.wait import Chore
 from unionfs.overlay.work import Work
 
@@ -97,6 +98,10 @@ class Union:
             "layers": len(fs.lowers) + (fs.upper is not None),
             "directory_descriptors": len(fs.dirfds),
         }
+
+    def under_way(self) -> list[Report]:
+        """The slow work that workers are at, the longest first. Any thread."""
+        return self.fs.under_way.report()
 
     # --- inodes ----------------------------------------------------------------------------------
 

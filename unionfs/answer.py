@@ -1,0 +1,99 @@
+"""The shape of a daemon's answer to the question how it is.
+
+It may come from another user's program: whoever shows it must be able to rely on its types, and on nothing
+else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+Status = dict[str, Any]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_number(value: object) -> bool:
+    # JSON has no bounds, and Python reads NaN and infinity too.
+    return isinstance(value, int | float) and 0 <= value < 1 << 63
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and _is_number(value)
+
+
+def _is_count_or_none(value: object) -> bool:
+    return value is None or _is_count(value)
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_count(each) for each in value.values())
+
+
+def _is_report(value: object) -> bool:
+    """One slow work, as `overlay/under_way.py` tells of it."""
+    return isinstance(value, dict) and all(
+        key in value and fits(value[key])
+        for key, fits in {
+            "work": _is_text,
+            "path": _is_text,
+            "step": _is_text,
+            "done": _is_count_or_none,
+            "total": _is_count_or_none,
+            "seconds": _is_number,
+        }.items()
+    )
+
+
+def _is_reports(value: object) -> bool:
+    return isinstance(value, list) and all(_is_report(each) for each in value)
+
+
+_SHAPE: dict[str, Callable[[object], bool]] = {
+    "mountpoint": _is_text,
+    "device": _is_text,
+    "lowers": _is_texts,
+    "upper": _is_text_or_none,
+    "work": _is_text_or_none,
+    "options": _is_texts,
+    "transport": _is_text,
+    "flags": _is_texts,
+    "passthrough_problem": _is_text_or_none,
+    "started": _is_text,
+    "uptime": _is_number,
+    "memory": _is_count,
+    "log": _is_text,
+    "open_handles": _is_count,
+    "requests": _is_counts,
+    "union": _is_counts,
+    "under_way": _is_reports,
+}
+
+_SINCE: dict[str, Any] = {"under_way": []}
+"""What daemons of older versions, which serve on until they are unmounted, do not tell."""
+
+
+def checked(received: bytes) -> Status | None:
+    """The answer, if it has the shape of a status."""
+    try:
+        answer = json.loads(received)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(answer, dict):
+        return None
+    answer = {**_SINCE, **answer}
+    if not all(key in answer and fits(answer[key]) for key, fits in _SHAPE.items()):
+        return None
+    return {key: answer[key] for key in _SHAPE}
