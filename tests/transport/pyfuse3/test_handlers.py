@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from unionfs.overlay.wait import Task, Wait
-from unionfs.transport.handlers import op, slow_op
+from unionfs.transport.pyfuse3.handlers import op, slow_op
 
 
 class SlowWork:

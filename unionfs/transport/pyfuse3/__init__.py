@@ -1,0 +1,7 @@
+"""Requests by way of libfuse and pyfuse3: a thin translation that holds no union rule."""
+
+from __future__ import annotations
+
+from unionfs.transport.pyfuse3.session import Session
+
+__all__ = ["Session"]
