@@ -1,9 +1,8 @@
 """The command line: `pyunionfs COMMAND ...`, one module a command.
 
 Finds the command and turns what it raises into one line on standard error and an exit status: 0 done, 1
-refused or
-failed, 2 the command line is wrong. Modules are loaded when their command is called, for start-up time
-counts.
+refused or failed, 2 the command line is wrong. Modules are loaded when their command is called, for start-up
+time counts.
 """
 
 from __future__ import annotations
@@ -64,8 +63,12 @@ def _complain(text: str) -> None:
 
 def _run(words: list[str]) -> int:
     command, *rest = words or ["--help"]
+    if command == "help" and rest:
+        command, rest = rest[0], ["--help"]
     if command in ("-h", "--help", "help"):
-        print(_usage())
+        from unionfs.cli.overview import overview
+
+        print(overview(_COMMANDS))
         return 0
     if command in ("-V", "--version", "version"):
         from unionfs import __version__
@@ -79,15 +82,3 @@ def _run(words: list[str]) -> int:
     module = importlib.import_module(f"unionfs.cli.{command}")
     status: int = module.run(rest)
     return status
-
-
-def _usage() -> str:
-    lines = [
-        "usage: pyunionfs COMMAND ...",
-        "",
-        "Union mounts with kernel overlayfs's semantics and format.",
-        "",
-    ]
-    lines += [f"  {name:<8} {text}" for name, text in _COMMANDS.items()]
-    lines += ["", "`pyunionfs COMMAND --help` tells more; `pyunionfs --version` prints the version."]
-    return "\n".join(lines)

@@ -3,39 +3,60 @@
 from __future__ import annotations
 
 from unionfs import options
-from unionfs.cli.parser import Parser
-from unionfs.option_table import option_table
+from unionfs.cli.parser import Parser, Table
+from unionfs.option_table import GROUPS, OPTIONS
 
 
 def parser() -> Parser:
-    width = 2 + max(len(syntax) for syntax, _ in option_table())
-    table = "\n".join(f"  {syntax:<{width}}{text}" for syntax, text in option_table())
     made = Parser(
         "mount",
-        "Show LOWERs (leftmost on top) with UPPER over them as one tree at MERGED. Changes go to UPPER;"
-        " WORK is an\n"
-        "empty directory on UPPER's filesystem. Without UPPER and WORK the tree is read-only.",
-        f"a colon in the name of a LOWER is written \\:, a backslash \\\\\n\nmount options:\n{table}",
+        "Show LOWERs (leftmost on top) with UPPER over them as one tree at MERGED. Changes go to UPPER; WORK"
+        " is an empty directory on UPPER's filesystem. Without UPPER and WORK the tree is read-only.\n\n"
+        "Returns when the mount answers; a daemon serves it from then on, until `pyunionfs umount`.",
+        "A colon in the name of a LOWER is written \\:, a backslash \\\\. A comma in the value of a mount"
+        " option is written \\, or the value stands in double quotes. Of options that contradict each other"
+        " the last counts.",
+        usage=(
+            "pyunionfs mount [OPTION...] LOWER[:LOWER...] [UPPER WORK] MERGED",
+            "pyunionfs mount [OPTION...] -o lowerdir=...[,upperdir=U,workdir=W] MERGED",
+        ),
         examples=[
             ("pyunionfs mount site:base upper work merged", "site over base, changes go to upper"),
             ("pyunionfs mount site:base merged", "the same, read-only"),
             ("pyunionfs mount -o volatile,noatime base upper work merged", "fast, for what may be lost"),
+            (
+                "pyunionfs mount -o lowerdir=site:base,upperdir=upper,workdir=work merged",
+                "in the kernel's own words",
+            ),
             ("pyunionfs mount -f --debug base upper work merged", "stay, and show each request"),
         ],
-    )
-    made.usage = (
-        "pyunionfs mount [-f] [-o OPTIONS] [--debug] [--log-file FILE] LOWER[:LOWER...] [UPPER WORK] MERGED"
+        tables=_option_tables,
     )
     made.add_argument(
-        "directories", nargs="*", metavar="DIRECTORY", help="LOWER[:LOWER...] [UPPER WORK] MERGED"
+        "directories", nargs="*", metavar="DIRECTORY", help="the layers, top first, and the mountpoint"
     )
     made.add_argument("-f", "--foreground", action="store_true", help="stay, and log to standard error")
     made.add_argument(
-        "-o", dest="options", action="append", default=[], help="mount options, comma-separated"
+        "-o",
+        dest="options",
+        action="append",
+        default=[],
+        metavar="OPTIONS",
+        help="mount options, comma-separated; may be repeated",
     )
     made.add_argument("--debug", action="store_true", help="log every request")
     made.add_argument("--log-file", metavar="FILE", help="log there instead of to syslog")
     return made
+
+
+def _option_tables() -> list[Table]:
+    return [
+        (
+            f"mount options for {title[0].lower()}{title[1:]}",
+            [(option.syntax(name), option.help) for name, option in OPTIONS.items() if option.group == group],
+        )
+        for group, title in GROUPS.items()
+    ]
 
 
 def run(words: list[str]) -> int:

@@ -1,12 +1,14 @@
 """The argument parser that every command uses: its complaints are one line, as all others are.
 
-What it knows is all that help texts, the man page and completion say of a command.
+What it knows is all that help texts (here), the man page (`manual.py`) and completion (`completion.py`) say
+of a command. Texts are laid out when somebody wants to read them: `mount` must not pay for it.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from unionfs.errors import OptionError
@@ -14,29 +16,105 @@ from unionfs.errors import OptionError
 Example = tuple[str, str]
 """A command line, and what it does."""
 
+Table = tuple[str, list[tuple[str, str]]]
+"""A title, and rows of how something is written and what it means."""
+
+_WIDEST = 100
+"""Longer lines are hard to read, however wide the terminal is."""
+_COLUMN = 28
+"""Where the explanations in a table begin."""
+
 
 class Parser(argparse.ArgumentParser):
     """argparse, with OptionError instead of a usage text and an exit.
 
-    *examples* are shown at the end of --help, and *notes*, which is laid out already, before them.
+    In *description* and *notes* blank lines part paragraphs. --help shows the notes after the options, then
+    the *tables*, then the examples. *usage* is for what argparse cannot say by itself, one form each.
     """
 
     def __init__(
-        self, command: str, description: str, notes: str | None = None, *, examples: Sequence[Example] = ()
+        self,
+        command: str,
+        description: str,
+        notes: str = "",
+        *,
+        examples: Sequence[Example] = (),
+        tables: Callable[[], list[Table]] | None = None,
+        usage: Sequence[str] = (),
     ) -> None:
         self.command = command
         self.notes = notes
         self.examples = tuple(examples)
-        parts = [] if notes is None else [notes]
-        if examples:
-            parts.append("examples:\n" + "\n".join(f"  {line}\n      {what}" for line, what in examples))
+        self.tables = tables
         super().__init__(
             prog=f"pyunionfs {command}",
+            usage="\n       ".join(usage) or None,
             description=description,
-            epilog="\n\n".join(parts) or None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
             allow_abbrev=False,
         )
+        self._positionals.title = "arguments"
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message}; see `{self.prog} --help`")
+
+    def format_help(self) -> str:
+        width = _width()
+        parts = [super().format_help().rstrip("\n")]
+        if self.notes:
+            parts.append(_paragraphs(self.notes, width))
+        if self.tables is not None:
+            parts += [f"{title}:\n{_rows(rows, width)}" for title, rows in self.tables()]
+        if self.examples:
+            parts.append(
+                "\n".join(["examples:", *(f"  {line}\n      {what}" for line, what in self.examples)])
+            )
+        return "\n\n".join(parts) + "\n"
+
+    def usage_forms(self) -> list[str]:
+        """Each way to write the command, on one line."""
+        formatter = _Formatter(self.prog, 10_000)
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups, "")
+        return [line.strip() for line in formatter.format_help().splitlines() if line.strip()]
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Paragraphs stay paragraphs."""
+
+    def __init__(self, prog: str, width: int | None = None) -> None:
+        super().__init__(prog, max_help_position=_COLUMN, width=_width() if width is None else width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return _paragraphs(text, width, indent)
+
+
+def _width() -> int:
+    return min(max(shutil.get_terminal_size().columns, 40), _WIDEST)
+
+
+def _paragraphs(text: str, width: int, indent: str = "") -> str:
+    import textwrap
+
+    return "\n\n".join(
+        textwrap.fill(" ".join(part.split()), width, initial_indent=indent, subsequent_indent=indent)
+        for part in text.split("\n\n")
+    )
+
+
+def _rows(rows: list[tuple[str, str]], width: int) -> str:
+    import textwrap
+
+    lines = []
+    for syntax, meaning in rows:
+        first = f"  {syntax}"
+        if len(first) > _COLUMN - 2:
+            lines.append(first)
+            first = ""
+        lines += textwrap.wrap(
+            meaning,
+            width,
+            initial_indent=first.ljust(_COLUMN),
+            subsequent_indent=" " * _COLUMN,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""What the whole program says of itself: `pyunionfs --help`, and the beginning of the man page.
+
+The overview must fit on a screen of 24 lines of 80 characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from unionfs.cli.parser import Example, Parser
+
+SUMMARY = "a stack of directories as one writable tree, as kernel overlayfs has it"
+
+FORMS = (
+    "pyunionfs COMMAND ...",
+    "pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=L[,upperdir=U,workdir=W]",
+)
+"""How the program is called; the second is fuse-overlayfs's way, for programs that call that."""
+
+EXAMPLES: tuple[Example, ...] = (
+    ("pyunionfs mount base upper work merged", "changes go to upper, base stays"),
+    ("pyunionfs mount site:base merged", "site over base, read-only"),
+    ("pyunionfs umount merged", "write everything out, and end it"),
+)
+
+
+def overview(commands: Mapping[str, str]) -> str:
+    """The text of `pyunionfs --help`, for commands with what each does."""
+    lines = [f"usage: {FORMS[0]}", *(f"       {form}" for form in FORMS[1:]), ""]
+    lines += [f"{SUMMARY[0].upper()}{SUMMARY[1:]}.", "", "commands:"]
+    lines += [f"  {name:<12}{text}" for name, text in commands.items()]
+    width = max(len(line) for line, _ in EXAMPLES)
+    lines += ["", "examples:", *(f"  {line:<{width}}  {what}" for line, what in EXAMPLES), ""]
+    lines += ["`pyunionfs COMMAND --help` tells more; `pyunionfs --version` prints the version."]
+    return "\n".join(lines)
+
+
+def parsers(commands: Mapping[str, str]) -> dict[str, Parser]:
+    """The parser of every command, in their order."""
+    import importlib
+
+    return {name: importlib.import_module(f"unionfs.cli.{name}").parser() for name in commands}
