@@ -39,7 +39,7 @@ def mount(options: MountOptions) -> int:
     """
     check_mountpoint(options.mountpoint)
     check.check(options.config, options.mountpoint)
-    lock = check.lock(options.config)
+    lock = check.lock(options.config, options.lock_patience)
     try:
         if options.foreground:
             return _Life(options, lock, None).run()

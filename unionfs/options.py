@@ -31,7 +31,10 @@ _LAYER_KEYS = ("lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir")
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """Everything that one mount was asked to be. All paths are absolute and free of symlinks."""
+    """Everything that one mount was asked to be. All paths are absolute and free of symlinks.
+
+    `lock_patience` is how long, in seconds, a mount waits for an upper or work that another still has.
+    """
 
     config: UnionConfig
     mountpoint: str
@@ -43,6 +46,7 @@ class MountOptions:
     passthrough: str = "auto"
     coherent: bool = False
     writeback: bool = True
+    lock_patience: float = 0.0
 
     def session(self) -> SessionOptions:
         """What concerns the transport."""

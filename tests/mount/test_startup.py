@@ -53,3 +53,16 @@ def test_nothing_is_loaded_in_vain(base: Path, transport: str) -> None:
     assert ("trio" in loaded) == (transport == "pyfuse3")
     if transport == "direct":
         assert loaded & SLOW_TO_LOAD == set()
+
+
+def test_fuse_overlayfs_s_form_loads_less(base: Path) -> None:
+    layers = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work,transport=direct"
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(base / "modules"), "-o", layers, str(base / "merged")],
+        cwd=REPOSITORY,
+        env=environment(),
+        check=True,
+        timeout=30,
+    )
+    run("umount", base / "merged")
+    assert set((base / "modules").read_text().split()) & {"argparse", *SLOW_TO_LOAD} == set()

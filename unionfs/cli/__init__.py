@@ -22,6 +22,9 @@ _COMMANDS = {
     "status": "list the mounts, their layers, memory and requests",
 }
 
+_OTHER_NAME = "fuse-overlayfs"
+"""Under this name (a symlink, say) the command line is that program's, whatever the first word is."""
+
 
 def command() -> NoReturn:
     """Run the command of this process and end it, without the clearing up of memory that takes long."""
@@ -62,6 +65,10 @@ def _complain(text: str) -> None:
 
 
 def _run(words: list[str]) -> int:
+    if os.path.basename(sys.argv[0]) == _OTHER_NAME:
+        from unionfs.cli import fuse_overlayfs
+
+        return fuse_overlayfs.run(words)
     command, *rest = words or ["--help"]
     if command == "help" and rest:
         command, rest = rest[0], ["--help"]
@@ -76,6 +83,11 @@ def _run(words: list[str]) -> int:
         print(f"pyunionfs {__version__}")
         return 0
     if command not in _COMMANDS:
+        from unionfs.cli import fuse_overlayfs
+
+        # A word that is a command is one: whoever has a SOURCE or TARGET of such a name writes ./mount.
+        if fuse_overlayfs.is_meant(words):
+            return fuse_overlayfs.run(words)
         raise OptionError(
             f"unknown command {command!r}: it is one of {', '.join(_COMMANDS)}; see `pyunionfs --help`"
         )

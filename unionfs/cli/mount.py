@@ -30,7 +30,7 @@ def parser() -> Parser:
             ),
             ("pyunionfs mount -f --debug base upper work merged", "stay, and show each request"),
         ],
-        tables=_option_tables,
+        tables=option_tables,
     )
     made.add_argument(
         "directories", nargs="*", metavar="DIRECTORY", help="the layers, top first, and the mountpoint"
@@ -49,7 +49,8 @@ def parser() -> Parser:
     return made
 
 
-def _option_tables() -> list[Table]:
+def option_tables() -> list[Table]:
+    """All mount options, by what they concern."""
     return [
         (
             f"mount options for {title[0].lower()}{title[1:]}",

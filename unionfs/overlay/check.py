@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 
 from unionfs.errors import MountError
@@ -21,6 +22,9 @@ from unionfs.linux import mount as mounts
 from unionfs.linux.mount import MountPoint
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.work import remove_tree
+
+_LOOK_AGAIN = 0.02
+"""Seconds between two looks at a lock: flock(2) has no time limit of its own."""
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -67,11 +71,19 @@ class Lock:
         finally:
             os.close(top)
 
-    def take(self, kind: str, path: str) -> None:
+    def take(self, kind: str, path: str, deadline: float) -> None:
+        """Lock a directory, waiting for who has it until *deadline* (time.monotonic())."""
         fd = os.open(path, _OPEN_DIR)
         self._fds.append(fd)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise
+                time.sleep(_LOOK_AGAIN)
         except BlockingIOError:
             raise MountError(
                 f"{kind} {path} is in use by another mount: unmount that one (`pyunionfs status` lists the"
@@ -102,15 +114,20 @@ def check(config: UnionConfig, mountpoint: str) -> None:
     _check_nesting(config, mountpoint)
 
 
-def lock(config: UnionConfig) -> Lock:
-    """Take upper and work for this process, and refuse what is wrong inside them."""
+def lock(config: UnionConfig, patience: float = 0.0) -> Lock:
+    """Take upper and work for this process, and refuse what is wrong inside them.
+
+    A mount that has them is waited for, *patience* seconds: it may be about to end.
+    """
     taken = Lock()
     try:
         if config.upper is not None and config.work is not None:
-            taken.take("upper", config.upper)
-            taken.take("work", config.work)
+            deadline = time.monotonic() + patience
+            taken.take("upper", config.upper, deadline)
+            taken.take("work", config.work, deadline)
             _check_other_programs(config.upper, config.work)
-            _check_work_content(config.upper, config.work)
+            if not config.any_work:
+                _check_work_content(config.upper, config.work)
             _try_marks(config.upper, config.work, config.userxattr)
             taken.note(config.work)
     except BaseException:

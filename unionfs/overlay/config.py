@@ -37,6 +37,10 @@ class UnionConfig:
     "nofollow". `timeout` is how long, in seconds, the kernel may keep names and attributes; None: for ever,
     because every change comes through the mount.
 
+    `any_work` takes a work directory as fuse-overlayfs does: what is none of ours in it stays and refuses
+    nothing, and `volatile` neither leaves a mark there nor heeds one. `foreign_marks` reads and hides the
+    marks of fuse-overlayfs and those under the other of overlayfs's two prefixes, too (see `format.py`).
+
     `xino` is "on", "off" or "auto", `uuid` "on", "off", "null" or "auto". `whiteouts` is how a deletion is
     recorded: "overlay" (a device 0/0) or "aufs" (a file `.wh.NAME`). `fsync=False` answers fsync(2) without
     syncing, `xattrs` and `acl` say whether there are extended attributes and ACLs, `static_nlink` that
@@ -61,6 +65,8 @@ class UnionConfig:
     static_nlink: bool = False
     ino32: bool = False
     whiteouts: str = "overlay"
+    any_work: bool = False
+    foreign_marks: bool = False
     owners: OwnersConfig = field(default_factory=OwnersConfig)
 
     @property

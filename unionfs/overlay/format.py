@@ -21,6 +21,9 @@ WHITEOUT_PREFIX = b".wh."
 """AUFS's and OCI's whiteout of NAME is a file `.wh.NAME`; it hides NAME in the layers below."""
 OPAQUE_FILE = b".wh..wh..opq"
 
+FUSE_OVERLAYFS_PREFIX = "user.fuseoverlayfs."
+"""The names of fuse-overlayfs's own marks."""
+
 REDIRECT_MAX = 256
 """overlayfs's default limit of a redirect's length; a longer one makes rename answer EXDEV."""
 
@@ -47,13 +50,17 @@ class Origin:
 
 
 class Format:
-    """The marks under one of the two prefixes: `trusted.overlay.` or `user.overlay.`."""
+    """The marks under one of the two prefixes: `trusted.overlay.` or `user.overlay.`.
+
+    `opaques` are all names by which a layer may say that a directory is opaque.
+    """
 
     __slots__ = (
         "impure",
         "metacopy",
         "nlink",
         "opaque",
+        "opaques",
         "origin",
         "prefix",
         "prefix_bytes",
@@ -68,6 +75,7 @@ class Format:
         self.prefix = prefix = "user.overlay." if userxattr else "trusted.overlay."
         self.prefix_bytes = prefix.encode()
         self.opaque = prefix + "opaque"
+        self.opaques = frozenset((self.opaque,))
         self.redirect = prefix + "redirect"
         self.metacopy = prefix + "metacopy"
         self.origin = prefix + "origin"
@@ -92,6 +100,9 @@ class Format:
             return name
         rest = name[len(prefix) :]
         return prefix + rest[8:] if rest.startswith(b"overlay.") else None
+
+    def check_settable(self, name: bytes) -> None:
+        """Refuse a caller's xattr name that could be taken for a mark and has no other way to be stored."""
 
     def is_private(self, name: str) -> bool:
         """Whether a stored name is a mark of the union, which a copy-up must not carry along."""
@@ -163,6 +174,13 @@ class Format:
         """Whether a lower directory is marked as holding whiteout files."""
         return self.read(path, self.opaque, follow=follow) == b"x"
 
+    def says_opaque(self, directory: RealDir, name: bytes, marks: list[str]) -> bytes | None:
+        """What the directory *name*, which has *marks*, says of itself: `y`, `x`, or None."""
+        for mark in marks:
+            if mark in self.opaques and (value := self.read_at(directory, name, mark)):
+                return value
+        return None
+
     # --- protection ----------------------------------------------------------------------------
 
     def read_protattr(self, path: bytes, *, follow: bool) -> int:
@@ -207,3 +225,37 @@ class Format:
         if value[3] & _FH_BIG_ENDIAN != _FH_CPU_ENDIAN and not value[3] & _FH_ANY_ENDIAN:
             return None
         return Origin(value[5:21], value[4], value[21:])
+
+
+class ForeignFormat(Format):
+    """The same, for layers that others have written, too: those that container engines keep.
+
+    Such a store may have been used by fuse-overlayfs, and by kernel overlayfs with the other prefix. What
+    these say of a directory is heeded; none of their attributes is shown, copied up or set, as with
+    fuse-overlayfs, or it would go into the images that are made from the tree.
+    """
+
+    __slots__ = ("_foreign", "_foreign_bytes")
+
+    def __init__(self, userxattr: bool) -> None:
+        super().__init__(userxattr)
+        other = "trusted.overlay." if userxattr else "user.overlay."
+        self._foreign = (other, FUSE_OVERLAYFS_PREFIX)
+        self._foreign_bytes = (other.encode(), FUSE_OVERLAYFS_PREFIX.encode())
+        # An ordinary user sees no trusted.* attribute, whoever has written it.
+        self.opaques = frozenset(prefix + "opaque" for prefix in (self.prefix, *self._foreign))
+
+    def to_stored(self, name: bytes) -> bytes:
+        if name.startswith(self._foreign_bytes):
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return super().to_stored(name)
+
+    def to_shown(self, name: bytes) -> bytes | None:
+        return None if name.startswith(self._foreign_bytes) else super().to_shown(name)
+
+    def check_settable(self, name: bytes) -> None:
+        if name.startswith(self._foreign_bytes):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def is_private(self, name: str) -> bool:
+        return name.startswith(self._foreign) or super().is_private(name)

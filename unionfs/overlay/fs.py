@@ -16,7 +16,7 @@ from unionfs.overlay.ahead import Ahead
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.cred import Identity
-from unionfs.overlay.format import Format, Origin
+from unionfs.overlay.format import ForeignFormat, Format, Origin
 from unionfs.overlay.inode import ROOT_INO, Directory, InodeTable
 from unionfs.overlay.layer import DirFds, Layer, RealDir
 from unionfs.overlay.under_way import UnderWay
@@ -66,7 +66,7 @@ class OverlayFs:
         self.lowers = lowers
         self.dirfds = dirfds
         self.identity = identity
-        self.format = Format(config.userxattr)
+        self.format = (ForeignFormat if config.foreign_marks else Format)(config.userxattr)
         self.table = InodeTable()
         self.trust = config.timeout is None
         # `work/index/` as a directory of the upper layer; None without index=on.

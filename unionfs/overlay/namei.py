@@ -264,8 +264,8 @@ def _single(
             if marks is not None:
                 hit.bare = fmt.shows_none(marks)
                 walk.protected = fmt.protattr in marks
-                if fmt.opaque in marks:
-                    value = fmt.read_at(base, name, fmt.opaque)
+                if marks and not fmt.opaques.isdisjoint(marks):
+                    value = fmt.says_opaque(base, name, marks)
                     walk.stop = value == b"y"
                     hit.whiteout_files = value == b"x" and not base.layer.is_upper
                 if not walk.stop and fmt.redirect in marks:

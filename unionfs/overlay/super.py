@@ -62,7 +62,8 @@ class Union:
         try:
             if config.upper is not None and config.work is not None:
                 upper, work_fd = open_upper(config.upper, config.work, dirfds)
-                work = Work(work_fd, index=config.index, volatile=config.volatile)
+                heed = not config.any_work
+                work = Work(work_fd, index=config.index, volatile=config.volatile and heed, heed=heed)
             return cls(OverlayFs(config, upper, work, lowers, dirfds, Identity(privileged=privileged)))
         except BaseException:
             if work is not None:

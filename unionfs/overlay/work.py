@@ -77,15 +77,19 @@ class Work:
 
     __slots__ = ("_counter", "_top", "_whiteout", "fd", "index_fd")
 
-    def __init__(self, top: int, *, index: bool, volatile: bool) -> None:
-        """Take over the work directory *top* (a descriptor) and clear what is left in it."""
+    def __init__(self, top: int, *, index: bool, volatile: bool, heed: bool = True) -> None:
+        """Take over the work directory *top* (a descriptor) and clear what is left in it.
+
+        *volatile* leaves the mark of a volatile mount; MountError where another has, unless told not to
+        *heed* it.
+        """
         self._top = top
         self._counter = 0
         self._whiteout: bytes | None = None
         self.fd = self.index_fd = -1
         try:
             self.fd = self._make(b"work")
-            self._clear()
+            self._clear(heed=heed)
             if volatile:
                 os.mkdir(b"incompat", 0o700, dir_fd=self.fd)
                 os.mkdir(b"incompat/volatile", 0o700, dir_fd=self.fd)
@@ -118,15 +122,27 @@ class Work:
         finally:
             os.close(fd)
 
-    def _clear(self) -> None:
+    def _clear(self, *, heed: bool) -> None:
         names = _names(self.fd)
-        if b"incompat" in names:
+        # As overlayfs, which asks what is in it: container engines remove the mark and leave the directory.
+        if heed and b"incompat" in names and self._holds(b"incompat"):
             raise MountError(
                 "the work directory was used by a volatile mount, so upper may be incomplete on disk; start "
                 "with a new upper and work, or, if nothing crashed since, remove work/incompat in it"
             )
         for name in names:
             remove_tree(self.fd, name)
+
+    def _holds(self, name: bytes) -> bool:
+        try:
+            fd = os.open(name, _OPEN_DIR, dir_fd=self.fd)
+        except PermissionError:
+            # The kernel makes its directories in work with mode 0.
+            return True
+        try:
+            return bool(os.listdir(fd))
+        finally:
+            os.close(fd)
 
     @staticmethod
     def _remove_temporary(dirfd: int) -> None:

@@ -110,6 +110,7 @@ def listxattr(fs: OverlayFs, inode: Inode, caller: Caller) -> list[bytes]:
 def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
     """Set one attribute; *flags* may be XATTR_CREATE or XATTR_REPLACE. May raise `Wait`."""
     fs.writable_work()
+    fs.format.check_settable(name)
     check_changeable(fs, inode)
     ensure_upper(fs, inode, data=False)
     path, follow = inode.proc_path()

@@ -1,0 +1,203 @@
+"""fuse-overlayfs's command line: `pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=A:B,upperdir=U,workdir=W`.
+
+Container engines, and mount(8) through mount.fuse3, start a mount program so. They wait for it to end, and
+often until nobody has its standard error open any more; they look at the exit status, and show what it said
+when that is not 0. So every refusal is one line and status 1, and what is merely unknown stops nothing.
+
+It must start as quickly as `mount` does, hence no argparse. What differs from `mount`, because these callers
+rely on it, is in `_as_there` and `_defaults`; nothing here knows what an option means otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from unionfs import options
+from unionfs.cli.text import printable
+from unionfs.errors import MountError, OptionError
+from unionfs.options import MountOptions
+from unionfs.separated import split_options
+
+if TYPE_CHECKING:
+    from unionfs.cli.parser import Parser
+
+_AUFS = "FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT"
+
+_LIBFUSE = frozenset(
+    (
+        *("auto_cache", "big_writes", "clone_fd", "kernel_cache", "max_background", "max_idle_threads"),
+        *("max_threads", "max_write", "nonempty", "splice_move", "splice_read", "splice_write", "use_ino"),
+    )
+)
+"""What libfuse takes from its callers and has no meaning here."""
+
+_UPPER_FOR_OTHERS = ("index", "metacopy", "nfs_export")
+"""fuse-overlayfs ignores these. With them an upper is no plain tree, which image tools take it for."""
+
+_LOCK_PATIENCE = 30.0
+"""An engine unmounts and mounts again at once, while the last daemon still writes out, in seconds."""
+
+
+@dataclass(slots=True)
+class _Words:
+    """A command line taken apart."""
+
+    options: list[str] = field(default_factory=list)
+    """The words of all `-o`, in order; escapes stay in, quotes are gone."""
+    paths: list[str] = field(default_factory=list)
+    foreground: bool = False
+    debug: bool = False
+    help: bool = False
+    version: bool = False
+    unknown: list[str] = field(default_factory=list)
+
+
+def is_meant(words: Sequence[str]) -> bool:
+    """Whether a command line whose first word is no command is of this form."""
+    if words[0].startswith(("-f", "-d", "-s", "-o", "--debug")):
+        return True
+    texts = [word[2:] for word in words if word.startswith("-o")]
+    texts += [after for word, after in itertools.pairwise(words) if word == "-o"]
+    return any("lowerdir" in text for text in texts)
+
+
+def run(words: Sequence[str]) -> int:
+    """Mount and return 0 when it serves (with -f, when it has ended). MountError: why it does not."""
+    try:
+        given = _take_apart(words)
+        if given.help:
+            print(parser().format_help(), end="")
+            return 0
+        if given.version:
+            # `podman info` shows this.
+            from unionfs import __version__
+
+            print(f"pyunionfs {__version__}")
+            return 0
+        mount_options = _parse(given)
+    except OptionError as error:
+        raise MountError(str(error)) from error
+    from unionfs import daemon
+
+    return daemon.mount(mount_options)
+
+
+def _take_apart(words: Sequence[str]) -> _Words:
+    given = _Words()
+    remaining = iter(words)
+    for word in remaining:
+        if word.startswith("-o"):
+            text = word[2:] or next(remaining, None)
+            if text is None:
+                raise OptionError("-o needs mount options, as in -o lowerdir=A:B,upperdir=U,workdir=W")
+            given.options += filter(None, split_options(text))
+        elif word == "-f":
+            given.foreground = True
+        elif word in ("-d", "--debug"):
+            given.debug = True
+        elif word in ("-h", "--help"):
+            given.help = True
+        elif word in ("-V", "--version"):
+            given.version = True
+        elif word == "-s":
+            pass  # one thread: what is slow has threads in any case
+        elif word == "--":
+            given.paths += remaining
+        elif word.startswith("-") and word != "-":
+            given.unknown.append(word)
+        else:
+            given.paths.append(word)
+    return given
+
+
+def _parse(given: _Words) -> MountOptions:
+    if not given.paths:
+        raise OptionError(
+            "no TARGET was given, the directory to mount on: `pyunionfs [SOURCE] TARGET -o lowerdir=...`"
+        )
+    words = _as_there(given)
+    names = {_name(word) for word in words}
+    if not names & {"lowerdir", "lowerdir+"}:
+        raise OptionError("mount option lowerdir is missing: -o lowerdir=A:B[,upperdir=U,workdir=W]")
+    parsed = options.parse(
+        [given.paths[-1]],
+        # Each by itself, and quoted, for its commas do not separate.
+        [f'"{word}"' for word in [*_defaults(given), *words]],
+        foreground=given.foreground,
+        debug=given.debug,
+        unknown=given.unknown.append,
+    )
+    for name in given.unknown:
+        print(f"pyunionfs: '{printable(name)}' is not known here and ignored", file=sys.stderr)
+    config = replace(parsed.config, any_work=True, foreign_marks=True)
+    if "redirect_dir" not in names:
+        # An image tool that reads upper itself does not know redirects. fuse-overlayfs answers EXDEV, too.
+        config = replace(config, redirect_dir="nofollow" if config.userxattr else "off")
+    return replace(
+        parsed, config=config, lock_patience=_LOCK_PATIENCE, foreground=parsed.foreground or parsed.debug
+    )
+
+
+def _as_there(given: _Words) -> list[str]:
+    """The options without those that fuse-overlayfs's callers give and that mean nothing, there or here."""
+    words = []
+    for word in given.options:
+        name = _name(word)
+        if name in _UPPER_FOR_OTHERS:
+            given.unknown.append(word)
+        elif name not in _LIBFUSE:
+            words.append(word)
+    return words
+
+
+def _defaults(given: _Words) -> list[str]:
+    """What fuse-overlayfs does unless it is told otherwise."""
+    words = ["noatime", "nodev"]
+    if os.environ.get(_AUFS) is not None:
+        words.append("whiteouts=aufs")
+    if len(given.paths) > 1:
+        source = given.paths[0].replace("\\", "\\\\").replace('"', '\\"')
+        words.append(f"fsname={source}")
+    return words
+
+
+def _name(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def parser() -> Parser:
+    """For help texts and the man page; `run` does without, for it is slow to load."""
+    from unionfs.cli.mount import option_tables
+    from unionfs.cli.parser import Parser
+
+    made = Parser(
+        "fuse-overlayfs",
+        "Mount as fuse-overlayfs is called, for container engines and for mount(8). What pyunionfs does not"
+        " know is ignored with a warning, and so are index, metacopy and nfs_export. Under the name"
+        " fuse-overlayfs (a symlink, say) the program is always called so.\n\n"
+        "Returns 0 when TARGET answers. Directories of lowers are not renamed (EXDEV) unless redirect_dir=on"
+        " is given; access times and devices are off unless atime and dev are.",
+        usage=(
+            "pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=A[:B...][,upperdir=U,workdir=W][,OPTION...]",
+        ),
+        examples=[
+            ("pyunionfs -o lowerdir=site:base,upperdir=upper,workdir=work merged", "as engines call it"),
+            ("pyunionfs overlay merged -o lowerdir=site:base", "as mount(8) does; read-only"),
+        ],
+        tables=option_tables,
+    )
+    made.add_argument("source", nargs="?", metavar="SOURCE", help="the source that the mount table shows")
+    made.add_argument("target", metavar="TARGET", help="the mountpoint")
+    made.add_argument("-f", action="store_true", help="stay, and log to standard error")
+    made.add_argument("-d", "--debug", action="store_true", help="the same, and log every request")
+    made.add_argument(
+        "-o", action="append", metavar="OPTIONS", help="mount options, comma-separated; may be repeated"
+    )
+    made.add_argument("-s", action="store_true", help="accepted: slow work has threads in any case")
+    made.add_argument("-V", "--version", action="store_true", help="print the version")
+    return made
