@@ -230,6 +230,7 @@ class _Life:
             "mountpoint": self.options.mountpoint,
             "device": f"{device[0]}:{device[1]}" if device else "",
             "lowers": list(config.lowers),
+            "data_lowers": list(config.data_lowers),
             "upper": config.upper,
             "work": config.work,
             "options": self.options.words(),

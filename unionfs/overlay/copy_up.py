@@ -45,6 +45,9 @@ def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bo
         if inode.pinned and not inode.indexed:
             link_up_all(fs, inode)
         return
+    if inode.metacopy:
+        # As overlayfs: what has no data below is not copied up, not its metadata alone either.
+        inode.data_place()
     if inode.parent is not None:
         upper_dir(fs, inode.parent)
     if _is_ready(fs, inode, needs_data=not truncate and (data or not fs.config.metacopy)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import order
@@ -16,6 +17,7 @@ from unionfs.overlay.ahead import Ahead
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.cred import Identity
+from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.format import ForeignFormat, Format, Origin
 from unionfs.overlay.inode import ROOT_INO, Directory, InodeTable
 from unionfs.overlay.layer import DirFds, Layer, RealDir
@@ -32,6 +34,7 @@ class OverlayFs:
         "chores",
         "config",
         "copy_ups",
+        "data",
         "dirfds",
         "format",
         "handle_can_open",
@@ -59,11 +62,13 @@ class OverlayFs:
         lowers: list[Layer],
         dirfds: DirFds,
         identity: Identity,
+        data: DataLayers | None = None,
     ) -> None:
         self.config = config
         self.upper = upper
         self.work = work
         self.lowers = lowers
+        self.data = data
         self.dirfds = dirfds
         self.identity = identity
         self.format = (ForeignFormat if config.foreign_marks else Format)(config.userxattr)
@@ -118,6 +123,14 @@ class OverlayFs:
             ):  # a filesystem that does not list any may have them all the same
                 self.root.bare = self.format.shows_none(os.listxattr(top))
         self.table.add(self.root)
+
+    def layers(self) -> Iterator[Layer]:
+        """All of them, top first."""
+        if self.upper is not None:
+            yield self.upper
+        yield from self.lowers
+        if self.data is not None:
+            yield from self.data.layers
 
     def writable_work(self) -> Work:
         """The work directory, for an operation that is about to change something.

@@ -44,6 +44,8 @@ class Found:
     upper_protected: bool = False
     upper_origin: bool | None = None
     """Whether it has an `overlay.origin`, where that is known."""
+    data: bytes | None = None
+    """The path in the data-only layers at which the last of the lowers, a metacopy, has its data."""
 
 
 def instantiate(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> tuple[Inode, os.stat_result]:
@@ -125,7 +127,7 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
         inode.prot = 0
     if found.lowers:
         inode.lowdir, inode.lowname = found.lowers[0].directory, found.lowers[0].name
-    _take_data(inode, found.lowers, found.upper_metacopy)
+    _take_data(fs, inode, found, found.upper_metacopy)
     if origin is not None and fs.index_dir is not None:
         index.adopt(fs, inode, st, origin)
     table.add(inode)
@@ -152,7 +154,7 @@ def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> 
     inode = File(_free(fs, number), st.st_mode)
     inode.bare = top.bare and fs.trust
     inode.lowdir, inode.lowname = top.directory, top.name
-    _take_data(inode, found.lowers, len(found.lowers) > 1)
+    _take_data(fs, inode, found, len(found.lowers) > 1 or found.data is not None)
     if st.st_nlink > 1 and fs.index_dir is not None:
         index.find(fs, inode, st)
     table.add(inode)
@@ -211,10 +213,13 @@ def _free(fs: OverlayFs, *numbers: int) -> int:
     return fs.table.numbers.allocate()
 
 
-def _take_data(inode: File, lowers: list[Hit], metacopy: bool) -> None:
+def _take_data(fs: OverlayFs, inode: File, found: Found, metacopy: bool) -> None:
     inode.metacopy = metacopy
-    if metacopy:
-        inode.datadir, inode.dataname = lowers[-1].directory, lowers[-1].name
+    if metacopy and found.data is not None:
+        inode.datadir, inode.dataname = fs.data, found.data
+    elif metacopy:
+        last = found.lowers[-1]
+        inode.datadir, inode.dataname = last.directory, last.name
 
 
 def _origin(fs: OverlayFs, hit: Hit) -> tuple[bool, os.stat_result | None]:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, KeysView
 from typing import TYPE_CHECKING, ClassVar
 
+from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.layer import RealDir
 
 if TYPE_CHECKING:
@@ -173,7 +174,8 @@ class File(Inode):
     """Anything but a directory.
 
     `updir`/`upname` is where it lies in upper, `lowdir`/`lowname` the lower object it is or came from, and
-    `datadir`/`dataname` the lower file that holds the data of a metacopy. `fd` (O_PATH) serves it
+    `datadir`/`dataname` the lower file that holds the data of a metacopy; where that is to be looked for in
+    data-only layers, these and the path, until the data is wanted. `fd` (O_PATH) serves it
     once it has lost its last name in upper. `nlink`, when not None, is the link count that callers see; else
     the real one is.
     """
@@ -204,7 +206,7 @@ class File(Inode):
         self.real_ino = 0
         self.lowdir: RealDir | None = None
         self.lowname = b""
-        self.datadir: RealDir | None = None
+        self.datadir: RealDir | DataLayers | None = None
         self.dataname = b""
         self.metacopy = False
         self.redirect: bytes | None = None
@@ -288,25 +290,36 @@ class File(Inode):
     def open_data(self, flags: int) -> int:
         """Open the object that holds the data: the lower file of a metacopy, else the topmost."""
         if self.metacopy:
-            assert self.datadir is not None
-            return os.open(self.dataname, flags | os.O_NOFOLLOW | _OPEN, dir_fd=self.datadir.open())
+            directory, name = self.data_place()
+            return os.open(name, flags | os.O_NOFOLLOW | _OPEN, dir_fd=directory.open())
         return self.open_real(flags)
+
+    def data_place(self) -> tuple[RealDir, bytes]:
+        """Where the lower file lies that holds the data; what `DataLayers.find` raises if it is not there."""
+        directory = self.datadir
+        assert directory is not None
+        if isinstance(directory, DataLayers):
+            directory, self.dataname = directory.find(self.dataname)
+            self.datadir = directory
+        return directory, self.dataname
 
     def open_lower(self, flags: int) -> int:
         """Open the lower file that it came from, or whose data it shows; ESTALE where none is known."""
-        directory, name = self.datadir, self.dataname
-        if directory is None:
+        if self.datadir is not None:
+            directory, name = self.data_place()
+        elif self.lowdir is not None:
             directory, name = self.lowdir, self.lowname
-        if directory is None:
+        else:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return os.open(name, flags | os.O_NOFOLLOW | _OPEN, dir_fd=directory.open())
 
-    def data_stat(self) -> os.stat_result:
-        """The stat of the object that holds the data."""
-        if self.metacopy:
-            assert self.datadir is not None
-            return os.stat(self.dataname, dir_fd=self.datadir.open(), follow_symlinks=False)
-        return self.lstat()
+    def data_stat(self) -> os.stat_result | None:
+        """The stat of the lower file that holds the data; None while nobody has looked for it."""
+        directory = self.datadir
+        if isinstance(directory, DataLayers):
+            return None
+        assert directory is not None
+        return os.stat(self.dataname, dir_fd=directory.open(), follow_symlinks=False)
 
 
 class InodeTable:

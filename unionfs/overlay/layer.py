@@ -80,7 +80,8 @@ class DirFds:
 
 
 class Layer:
-    """One tree of the stack. `index` is its place among the lowers, top first; -1 is the upper layer.
+    """One tree of the stack. `index` is its place among the lowers, top first, data-only ones at the end; -1 is
+    the upper layer.
 
     `has_answered` holds the kinds of attributes ("user" and so on; of "system" the whole names) whose absence
     its filesystem has been seen to report as such, and not as something that it does not support.
@@ -206,11 +207,14 @@ def is_mark_file(st: os.stat_result | None) -> bool:
     return st is not None and stat.S_ISREG(st.st_mode)
 
 
-def open_lowers(paths: Iterable[str], dirfds: DirFds) -> list[Layer]:
-    """Open the lowers as private, read-only mounts where we may, else as plain descriptors."""
+def open_lowers(paths: Iterable[str], dirfds: DirFds, first: int = 0) -> list[Layer]:
+    """Open lowers as private, read-only mounts where we may, else as plain descriptors.
+
+    *first* is the index of the first one.
+    """
     layers: list[Layer] = []
     try:
-        for index, path in enumerate(paths):
+        for index, path in enumerate(paths, first):
             layers.append(Layer(index, path, _open_root(path, read_only=True), dirfds))
     except BaseException:
         for layer in layers:

@@ -34,6 +34,8 @@ class _Walk:
     opaque: bool = False
     metacopy: bool = False
     protected: bool = False
+    absolute: bool = False
+    """The last object that was found has an absolute redirect: it may lead to data-only layers."""
     redirect: bytes | None = None
     found_redirect: bytes | None = None
     st: os.stat_result | None = None
@@ -147,7 +149,9 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes, st: os.stat_result | 
 
     if found.upper is None and not found.lowers:
         return None
-    if walk.metacopy or (found.upper_metacopy and not found.lowers):
+    if walk.metacopy and walk.absolute and fs.data is not None and found.lowers:
+        found.data = walk.redirect
+    elif walk.metacopy or (found.upper_metacopy and not found.lowers):
         raise OSError(errno.EIO, "metacopy with no lower data")
     return found
 
@@ -161,6 +165,11 @@ def _search_lowers(fs: OverlayFs, parent: Directory, found: Found, walk: _Walk) 
         lowers, names = roots, None
     follow = fs.config.redirect_follow
     bottom_index = len(fs.lowers) - 1
+    to_data = (
+        fs.data is not None
+        and not (found.upper_metacopy and fs.config.userxattr)
+        and (follow or walk.redirect is None)
+    )
     at = 0
     while at < len(lowers) and not walk.stop:
         name = walk.name
@@ -184,10 +193,16 @@ def _search_lowers(fs: OverlayFs, parent: Directory, found: Found, walk: _Walk) 
             if hidden:
                 walk.stop = True
         if hit is not None:
-            if (found.upper_metacopy or walk.metacopy) and fs.config.userxattr:
-                raise OSError(errno.EPERM, "refusing to follow a metacopy")
+            own = walk.found_redirect
+            walk.absolute = own is not None and own.startswith(b"/")
             if not (walk.metacopy and stack):  # one in between has neither the attributes nor the data
                 stack.append(hit)
+            # From a file of the last lower to data-only layers is the one redirect that is always followed
+            # (ovl_check_follow_redirect()): nothing else could be meant by giving them.
+            if to_data and walk.metacopy and walk.absolute and base.layer.index == bottom_index:
+                return
+            if (found.upper_metacopy or walk.metacopy) and fs.config.userxattr:
+                raise OSError(errno.EPERM, "refusing to follow a metacopy")
             if walk.redirect is not None and not follow:
                 raise OSError(errno.EPERM, "refusing to follow a redirect")
             if walk.redirect is not None and walk.redirect.startswith(b"/"):
@@ -251,7 +266,7 @@ def _single(
                     hit.bare = fmt.shows_none(marks)
                     walk.protected = fmt.protattr in marks
                     walk.metacopy = fmt.metacopy in marks
-                    if walk.metacopy and not bottom and fmt.redirect in marks:
+                    if walk.metacopy and fmt.redirect in marks and not (bottom and fs.data is None):
                         walk.found_redirect = fmt.read_redirect(base.proc_path(name))
         walk.stop = not walk.metacopy
         return hit

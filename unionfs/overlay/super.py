@@ -21,6 +21,7 @@ from unionfs.overlay.attr import Changes, StatX
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
+from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.file import OpenFile, open_file, open_granted, open_lower
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
@@ -59,16 +60,20 @@ class Union:
         upper: Layer | None = None
         work: Work | None = None
         lowers = open_lowers(config.lowers, dirfds)
+        data: list[Layer] = []
         try:
+            data = open_lowers(config.data_lowers, dirfds, len(lowers))
             if config.upper is not None and config.work is not None:
                 upper, work_fd = open_upper(config.upper, config.work, dirfds)
                 heed = not config.any_work
                 work = Work(work_fd, index=config.index, volatile=config.volatile and heed, heed=heed)
-            return cls(OverlayFs(config, upper, work, lowers, dirfds, Identity(privileged=privileged)))
+            identity = Identity(privileged=privileged)
+            data_only = DataLayers(data) if data else None
+            return cls(OverlayFs(config, upper, work, lowers, dirfds, identity, data_only))
         except BaseException:
             if work is not None:
                 work.close()
-            for layer in [*lowers, upper] if upper is not None else lowers:
+            for layer in [*lowers, *data, *([upper] if upper is not None else [])]:
                 layer.close()
             raise
 
@@ -81,7 +86,7 @@ class Union:
         fs.ahead.close()
         if fs.work is not None:
             fs.work.close()
-        for layer in [*fs.lowers, fs.upper] if fs.upper is not None else fs.lowers:
+        for layer in fs.layers():
             layer.close()
 
     def syncfs(self) -> None:
@@ -96,7 +101,7 @@ class Union:
             "copy_ups": fs.copy_ups,
             "inodes": len(fs.table),
             "open_files": self._open_files,
-            "layers": len(fs.lowers) + (fs.upper is not None),
+            "layers": sum(1 for _ in fs.layers()),
             "directory_descriptors": len(fs.dirfds),
         }
 

@@ -125,9 +125,8 @@ class Session:
             self._problem = "switched off by passthrough=off"
         elif not may_use_backing_files():
             self._problem = "it needs CAP_SYS_ADMIN of the machine's root"
-        layers = [*fs.lowers, *([fs.upper] if fs.upper is not None else [])]
         # A filesystem on top of an overlay is the second that is stacked, and two is the kernel's limit.
-        depth = 2 if any(filesystem_type(layer.root_fd) == _OVERLAYFS for layer in layers) else 1
+        depth = 2 if any(filesystem_type(layer.root_fd) == _OVERLAYFS for layer in fs.layers()) else 1
         return Wanted(self._problem is None, options.writeback and fs.trust, fs.trust, depth)
 
     def _init(self, buffer: Buffer, end: int, node: int) -> Answer:
