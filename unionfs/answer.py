@@ -65,6 +65,7 @@ _SHAPE: dict[str, Callable[[object], bool]] = {
     "mountpoint": _is_text,
     "device": _is_text,
     "lowers": _is_texts,
+    "data_lowers": _is_texts,
     "upper": _is_text_or_none,
     "work": _is_text_or_none,
     "options": _is_texts,
@@ -81,7 +82,7 @@ _SHAPE: dict[str, Callable[[object], bool]] = {
     "under_way": _is_reports,
 }
 
-_SINCE: dict[str, Any] = {"under_way": []}
+_SINCE: dict[str, Any] = {"under_way": [], "data_lowers": []}
 """What daemons of older versions, which serve on until they are unmounted, do not tell."""
 
 

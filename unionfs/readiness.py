@@ -110,5 +110,5 @@ class Readiness:
 
     def _layers(self) -> str:
         config = self.options.config
-        lowers = f"lowers {join_lowers(config.lowers)}"
+        lowers = f"lowers {join_lowers(config.lowers, config.data_lowers)}"
         return lowers if config.upper is None else f"upper {config.upper}, work {config.work}, {lowers}"

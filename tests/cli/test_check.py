@@ -68,12 +68,12 @@ def test_a_read_only_union_needs_no_lock(base: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "field"),
-    [("lower", "lowers"), ("upper", "upper"), ("work", "work")],
-    ids=["lower", "upper", "work"],
+    [("lower", "lowers"), ("data-only layer", "data_lowers"), ("upper", "upper"), ("work", "work")],
+    ids=["lower", "data", "upper", "work"],
 )
 class TestEachDirectory:
     def config(self, base: Path, field: str, path: Path) -> UnionConfig:
-        value = (str(base / "lower"), str(path)) if field == "lowers" else str(path)
+        value = (str(base / "lower"), str(path)) if field.endswith("lowers") else str(path)
         return union(base, **{field: value})
 
     def test_missing(self, base: Path, kind: str, field: str) -> None:
@@ -159,20 +159,21 @@ def test_upper_and_work_in_each_other(base: Path, upper: str, work: str, says: s
     assert says in refused(base, union(base, upper=str(base / upper), work=str(base / work)))
 
 
+@pytest.mark.parametrize(("field", "what"), [("lowers", "lower"), ("data_lowers", "data-only layer")])
 @pytest.mark.parametrize(
     ("lower", "says"),
     [
-        ("upper", "is also the lower"),
-        ("work", "is also the lower"),
-        ("upper/in", "lies around the lower"),
-        ("work/work", "lies around the lower"),
-        (".", "lies inside the lower"),
+        ("upper", "is also the"),
+        ("work", "is also the"),
+        ("upper/in", "lies around the"),
+        ("work/work", "lies around the"),
+        (".", "lies inside the"),
     ],
 )
-def test_upper_or_work_overlapping_a_lower(base: Path, lower: str, says: str) -> None:
+def test_upper_or_work_overlapping_a_lower(base: Path, lower: str, says: str, field: str, what: str) -> None:
     (base / lower).mkdir(parents=True, exist_ok=True)
     lowers = (str(base / "lower"), os.path.normpath(base / lower))
-    assert says in refused(base, union(base, lowers=lowers))
+    assert f"{says} {what} {lowers[1]}" in refused(base, union(base, **{field: lowers}))
 
 
 def test_overlap_is_seen_through_a_bind_mount(base: Path) -> None:

@@ -24,6 +24,7 @@ def test_what_others_call_things_cannot_reach_the_terminal_raw(
         **dict.fromkeys(texts, evil),
         "device": "0:7",
         "lowers": [evil],
+        "data_lowers": [evil],
         "options": [evil],
         "flags": [evil],
         "uptime": 1,
@@ -38,7 +39,7 @@ def test_what_others_call_things_cannot_reach_the_terminal_raw(
     monkeypatch.setattr("unionfs.control.mounts", lambda: [answer])
     assert main(["status"]) == 0
     out = capsys.readouterr().out
-    assert out.count(harmless) == 11
+    assert out.count(harmless) == 12
     assert "pid 1 of user 12345, up 1 s" in out
     assert all(line.isprintable() for line in out.splitlines())
     assert main(["umount", evil.replace("\ud800", "")]) == 1

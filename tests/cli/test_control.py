@@ -24,6 +24,7 @@ STATUS: dict[str, Any] = {
     "mountpoint": "/m",
     "device": "0:77",
     "lowers": ["/l"],
+    "data_lowers": [],
     "upper": None,
     "work": None,
     "options": [],
@@ -114,9 +115,9 @@ def test_an_answer_is_found_by_its_device(place: Path) -> None:
 
 def test_an_older_daemon_is_understood(place: Path) -> None:
     """It goes on until it is unmounted, also when this program was upgraded meanwhile."""
-    answer = {key: value for key, value in STATUS.items() if key != "under_way"}
+    answer = {key: value for key, value in STATUS.items() if key not in ("under_way", "data_lowers")}
     with answering(place, json.dumps(answer).encode()):
-        assert [each.status for each in control.running()] == [{**STATUS, "under_way": []}]
+        assert [each.status for each in control.running()] == [{**STATUS, "under_way": [], "data_lowers": []}]
 
 
 @needs_root

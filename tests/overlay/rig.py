@@ -11,7 +11,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -304,6 +304,7 @@ class Stack:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.lowers: list[Path] = []
+        self.data_lowers: list[Path] = []
         self.timeout: float | None = None
         self.upper = base / "upper"
         self.work = base / "work"
@@ -319,9 +320,16 @@ class Stack:
             build(self.upper, upper)
         return self
 
+    def data(self, *layers: Tree) -> Stack:
+        """Add data-only layers."""
+        for tree in layers:
+            self.data_lowers.append(build(self.base / f"data{len(self.data_lowers)}", tree))
+        return self
+
     def config(self, *, writable: bool = True, **options: Any) -> UnionConfig:
         return UnionConfig(
             lowers=tuple(map(str, self.lowers)),
+            data_lowers=tuple(map(str, self.data_lowers)),
             upper=str(self.upper) if writable else None,
             work=str(self.work) if writable else None,
             timeout=self.timeout,
@@ -342,8 +350,13 @@ class Stack:
             work = self.base / f"kernel-work{len(list(self.base.glob('kernel-work*')))}"
             work.mkdir()
             options = (*options, "volatile")
-        with overlayfs(self.lowers, self.upper, work, self.merged, options=options) as merged:
+        with self.overlayfs(work, *options) as merged:
             return seen(merged)
+
+    def overlayfs(self, work: Path, *options: str) -> AbstractContextManager[Path]:
+        """Kernel overlayfs on the same layers."""
+        data = self.data_lowers
+        return overlayfs(self.lowers, self.upper, work, self.merged, options=options, data_lowers=data)
 
     def work_names(self) -> list[str]:
         """What is left in work/work, temporary objects of a crash or of a fault."""

@@ -307,9 +307,11 @@ def overlayfs(
     merged: Path,
     *,
     options: Sequence[str] = (),
+    data_lowers: Sequence[Path] = (),
 ) -> Iterator[Path]:
     """Mount with kernel overlayfs; yields the mountpoint."""
-    data = ["lowerdir=" + join_layers(lowers).replace(",", "\\,")]
+    layers = "::".join([join_layers(lowers), *(join_layers([layer]) for layer in data_lowers)])
+    data = ["lowerdir=" + layers.replace(",", "\\,")]
     if upper is not None:
         data += [f"upperdir={upper}", f"workdir={work}"]
     mount("overlay", merged, "overlay", 0, ",".join([*data, *options]))

@@ -60,7 +60,7 @@ def _text(status: Status) -> str:
     requests: dict[str, int] = status["requests"]
     most = sorted(requests.items(), key=lambda item: (-item[1], item[0]))
     rows = [
-        ("lowers", join_lowers(status["lowers"])),
+        ("lowers", join_lowers(status["lowers"], status["data_lowers"])),
         ("upper", status["upper"] or "none: read-only"),
         ("work", status["work"] or ""),
         ("options", ",".join(status["options"]) or "default"),

@@ -102,8 +102,8 @@ class Lock:
 
 def check(config: UnionConfig, mountpoint: str) -> None:
     """Refuse what a look at the directories shows. Changes nothing."""
-    for lower in config.lowers:
-        _check_directory("lower", lower)
+    for kind, path in _lowers(config):
+        _check_directory(kind, path)
     if config.upper is None or config.work is None:
         return
     upper, work = config.upper, config.work
@@ -215,21 +215,29 @@ def _check_nesting(config: UnionConfig, mountpoint: str) -> None:
             raise MountError(f"{text}: they must lie beside each other")
     if config.work == mountpoint or mountpoint.startswith(config.work + "/"):
         raise MountError(f"the mountpoint {mountpoint} is in work {config.work}: mount somewhere else")
-    for path in config.lowers:
+    for what, path in _lowers(config):
         lower = _place(path, table)
         for kind, mine, place in (("upper", config.upper, upper), ("work", config.work, work)):
             if place == lower:
                 raise MountError(
-                    f"{kind} {mine} is also the lower {path}: lowers are never written, so use another"
+                    f"{kind} {mine} is also the {what} {path}: lowers are never written, so use another"
                     " directory"
                 )
             if _within(place, lower) or _within(lower, place):
                 relation = "inside" if _within(place, lower) else "around"
                 raise MountError(
-                    f"{kind} {mine} lies {relation} the lower {path}: lowers must not change while they are"
+                    f"{kind} {mine} lies {relation} the {what} {path}: lowers must not change while they are"
                     " mounted, so"
                     " use a directory apart from it"
                 )
+
+
+def _lowers(config: UnionConfig) -> Iterator[tuple[str, str]]:
+    """Every layer that is never written, and what it is called."""
+    for path in config.lowers:
+        yield "lower", path
+    for path in config.data_lowers:
+        yield "data-only layer", path
 
 
 Place = tuple[tuple[int, int], tuple[str, ...]]

@@ -80,7 +80,7 @@ class DirFds:
 
 
 class Layer:
-    """One tree of the stack. `index` is its place among the lowers, top first, data-only ones at the end; -1 is
+    """One tree of the stack. `index` is its place among the lowers, top first and data-only ones last; -1 is
     the upper layer.
 
     `has_answered` holds the kinds of attributes ("user" and so on; of "system" the whole names) whose absence
