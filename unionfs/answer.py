@@ -42,6 +42,10 @@ def _is_counts(value: object) -> bool:
     return isinstance(value, dict) and all(_is_count(each) for each in value.values())
 
 
+def _is_space(value: object) -> bool:
+    return value is None or (_is_counts(value) and {"size", "free"} <= value.keys())  # type: ignore[attr-defined]
+
+
 def _is_report(value: object) -> bool:
     """One slow work, as `overlay/under_way.py` tells of it."""
     return isinstance(value, dict) and all(
@@ -80,9 +84,10 @@ _SHAPE: dict[str, Callable[[object], bool]] = {
     "requests": _is_counts,
     "union": _is_counts,
     "under_way": _is_reports,
+    "upper_space": _is_space,
 }
 
-_SINCE: dict[str, Any] = {"under_way": [], "data_lowers": []}
+_SINCE: dict[str, Any] = {"under_way": [], "data_lowers": [], "upper_space": None}
 """What daemons of older versions, which serve on until they are unmounted, do not tell."""
 
 

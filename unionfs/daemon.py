@@ -246,6 +246,7 @@ class _Life:
             "requests": self.session.counts(),
             "union": self.union.stats(),
             "under_way": self.union.under_way(),
+            "upper_space": self.union.space(),
         }
 
 

@@ -14,38 +14,6 @@ from unionfs.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_what_others_call_things_cannot_reach_the_terminal_raw(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    evil = "a\x1b]0;owned\x07\ud800\udc9b\nb"
-    harmless = r"a\x1b]0;owned\x07\ud800\udc9b\nb"
-    texts = ("mountpoint", "upper", "work", "started", "log", "transport", "passthrough_problem")
-    answer = {
-        **dict.fromkeys(texts, evil),
-        "device": "0:7",
-        "lowers": [evil],
-        "data_lowers": [evil],
-        "options": [evil],
-        "flags": [evil],
-        "uptime": 1,
-        "memory": 1,
-        "open_handles": 0,
-        "requests": {evil: 1},
-        "union": {evil: 1},
-        "state": "detached",
-        "pid": 1,
-        "user": 12345,
-    }
-    monkeypatch.setattr("unionfs.control.mounts", lambda: [answer])
-    assert main(["status"]) == 0
-    out = capsys.readouterr().out
-    assert out.count(harmless) == 12
-    assert "pid 1 of user 12345, up 1 s" in out
-    assert all(line.isprintable() for line in out.splitlines())
-    assert main(["umount", evil.replace("\ud800", "")]) == 1
-    assert capsys.readouterr().err.rstrip("\n").isprintable()
-
-
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [

@@ -38,6 +38,7 @@ STATUS: dict[str, Any] = {
     "open_handles": 0,
     "requests": {},
     "union": {},
+    "upper_space": {"size": 10, "free": 5},
     "under_way": [
         {"work": "copy_up", "path": "/f", "step": "copying", "done": 1, "total": 2, "seconds": 0.5},
         {"work": "listing", "path": "/", "step": "reading", "done": None, "total": None, "seconds": 0},
@@ -115,9 +116,10 @@ def test_an_answer_is_found_by_its_device(place: Path) -> None:
 
 def test_an_older_daemon_is_understood(place: Path) -> None:
     """It goes on until it is unmounted, also when this program was upgraded meanwhile."""
-    answer = {key: value for key, value in STATUS.items() if key not in ("under_way", "data_lowers")}
+    since: dict[str, Any] = {"under_way": [], "data_lowers": [], "upper_space": None}
+    answer = {key: value for key, value in STATUS.items() if key not in since}
     with answering(place, json.dumps(answer).encode()):
-        assert [each.status for each in control.running()] == [{**STATUS, "under_way": [], "data_lowers": []}]
+        assert [each.status for each in control.running()] == [{**STATUS, **since}]
 
 
 @needs_root
@@ -218,6 +220,7 @@ def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCapt
         json.dumps({**STATUS, "memory": 10**400}).encode(),
         json.dumps({key: value for key, value in STATUS.items() if key != "requests"}).encode(),
         json.dumps({**STATUS, "under_way": ["copy_up"]}).encode(),
+        json.dumps({**STATUS, "upper_space": {"size": 1}}).encode(),
         json.dumps({**STATUS, "under_way": [{**STATUS["under_way"][0], "done": "much"}]}).encode(),
     ],
     ids=[
@@ -234,6 +237,7 @@ def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCapt
         "huge",
         "missing-key",
         "work",
+        "space",
         "work-value",
     ],
 )

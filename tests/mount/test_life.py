@@ -231,7 +231,7 @@ def test_status_tells_what_the_mount_is(base: Path, transport: str) -> None:
     assert 1 << 20 < status["memory"] < 1 << 28
     assert status["requests"]["LOOKUP"] >= 1
     assert status["union"]["copy_ups"] == 0
-    text = run("status").stdout
+    text = run("status", base / "merged").stdout
     assert f"{base}/merged\n  lowers    {base}/lower\n" in text
     run("umount", base / "merged")
     assert not [each for each in statuses() if each["mountpoint"] == f"{base}/merged"]

@@ -1,102 +1,144 @@
-"""`pyunionfs status`: what each mount of this program is made of and how its daemon is."""
+"""`pyunionfs status`: what each mount of this program is made of, how its daemon is, and what it is at.
+
+How that is laid out says `status_text.py`.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import shlex
+import math
+import signal
+import time
+from typing import TYPE_CHECKING
 
 from unionfs import control
 from unionfs.answer import Status
 from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
-from unionfs.errors import MountError
+from unionfs.errors import MountError, OptionError
 from unionfs.options import resolve_mountpoint
-from unionfs.separated import join_lowers
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from unionfs.cli.status_text import Rates
+
+_EACH = 2.0
+_SHORTEST = 0.1
 
 
 def parser() -> Parser:
     made = Parser(
         "status",
-        "List the mounts of pyunionfs, or show the one at MERGED.",
+        "List the mounts of pyunionfs, or show all about the one at MERGED: its layers and options, the"
+        " memory and the requests of its daemon, and slow work that is under way.",
+        "FREE is the space that is left on upper's filesystem. A mount whose daemon does not answer is listed"
+        " too, with what to do about it. Root sees the mounts of all users.",
         examples=[
-            ("pyunionfs status", "all mounts, with their layers, memory and requests"),
-            ("pyunionfs status --json merged", "one mount, for programs"),
+            ("pyunionfs status", "all mounts, one a row"),
+            ("pyunionfs status merged", "everything about one of them"),
+            ("pyunionfs status --watch", "all mounts, every two seconds anew, until Ctrl-C"),
+            (
+                "pyunionfs status merged --watch 0.5",
+                "one mount: requests a second, copy-ups under way",
+            ),
+            ("pyunionfs status --json | jq '.[].mountpoint'", "for programs"),
         ],
     )
-    made.add_argument("--json", action="store_true", help="a JSON list of objects, for programs")
     made.add_argument("merged", metavar="MERGED", nargs="?", help="one mountpoint")
+    made.add_argument("--json", action="store_true", help="a JSON list of objects, for programs")
+    made.add_argument(
+        "-w",
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        const="",
+        help=f"show it again and again, every {_EACH:g} seconds if nothing else is said, with what changes a"
+        " second; with --json a list a line",
+    )
     return made
 
 
 def run(words: list[str]) -> int:
-    given = parser().parse_args(words)
-    found = control.mounts()
-    if given.merged is not None:
-        wanted = resolve_mountpoint(given.merged)
-        found = [status for status in found if status["mountpoint"] == wanted][-1:]
-        if not found:
-            raise MountError(f"{wanted} is not a mount of pyunionfs: `pyunionfs status` lists them")
-    if given.json:
+    given = parser().parse_intermixed_args(words)
+    merged, interval = given.merged, None
+    if given.watch is not None:
+        seconds = given.watch
+        if merged is None and seconds and not _is_number(seconds):
+            merged, seconds = seconds, ""  # `status --watch merged`
+        interval = _interval(seconds)
+    wanted = None if merged is None else resolve_mountpoint(merged)
+    found = _find(wanted)
+    if wanted is not None and not found:
+        raise MountError(f"{wanted} is not a mount of pyunionfs: `pyunionfs status` lists them")
+    if interval is not None:
+        try:
+            _watch(wanted, found, interval, as_json=given.json)
+        except KeyboardInterrupt:
+            pass  # how one ends it
+    elif given.json:
         print(json.dumps(found, indent=2))
-    elif not found:
-        print("no mounts")
     else:
-        print("\n\n".join(_text(status) for status in found))
+        from unionfs.cli.terminal import show
+
+        show(_shown(wanted, found, None))
     return 0
 
 
-def _text(status: Status) -> str:
-    path = printable(status["mountpoint"])
-    if status["state"] == "unreachable":
-        if os.geteuid() not in (0, status["user"]):
-            return f"{path}\n  mounted by user {status['user']}, who alone (and root) can ask its daemon"
-        pid = status["pid"]
-        what = "it has died or is stuck" if pid is None else f"pid {pid} is stuck, or waits for a slow disk"
-        return (
-            f"{path}\n  its daemon does not answer: {what};"
-            f" `pyunionfs umount --lazy {shlex.quote(path)}` frees the mountpoint"
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _interval(seconds: str) -> float:
+    if not seconds:
+        return _EACH
+    value = float(seconds) if _is_number(seconds) else math.nan
+    if not _SHORTEST <= value < math.inf:
+        raise OptionError(
+            f"--watch {seconds}: give a number of seconds, {_SHORTEST:g} or more, as in --watch 0.5;"
+            " a mountpoint stands before it: `pyunionfs status MERGED --watch`"
         )
-    requests: dict[str, int] = status["requests"]
-    most = sorted(requests.items(), key=lambda item: (-item[1], item[0]))
-    rows = [
-        ("lowers", join_lowers(status["lowers"], status["data_lowers"])),
-        ("upper", status["upper"] or "none: read-only"),
-        ("work", status["work"] or ""),
-        ("options", ",".join(status["options"]) or "default"),
-        ("transport", f"{status['transport']}, {_passthrough(status)}"),
-        ("flags", " ".join(status["flags"])),
-        (
-            "daemon",
-            f"{_who(status)}, up {_duration(status['uptime'])}, {status['memory'] / 2**20:.1f} MiB",
-        ),
-        ("log", status["log"]),
-        ("union", ", ".join(f"{name} {count}" for name, count in sorted(status["union"].items()))),
-        (
-            "requests",
-            ", ".join([str(sum(requests.values())), *(f"{name} {count}" for name, count in most if count)]),
-        ),
-    ]
-    if status["state"] == "detached":
-        rows.insert(0, ("state", f"not mounted in this mount namespace, {status['open_handles']} files open"))
-    return "\n".join([path, *(f"  {name:<9} {printable(value)}" for name, value in rows if value)])
+    return value
 
 
-def _passthrough(status: Status) -> str:
-    problem = status["passthrough_problem"]
-    return "passthrough" if problem is None else f"no passthrough: {problem}"
+def _find(wanted: str | None) -> list[Status]:
+    found = control.mounts()
+    if wanted is None:
+        return found
+    return [status for status in found if status["mountpoint"] == wanted][-1:]
 
 
-def _who(status: Status) -> str:
-    pid = "in another pid namespace" if status["pid"] is None else f"pid {status['pid']}"
-    return pid if status["user"] == os.geteuid() else f"{pid} of user {status['user']}"
+def _shown(wanted: str | None, found: list[Status], rates: Rates | None) -> RenderableType:
+    from unionfs.cli import status_text
+
+    if wanted is None:
+        return status_text.table(found, rates)
+    return status_text.details(found[0], rates)
 
 
-def _duration(seconds: float) -> str:
-    whole = int(seconds)
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+def _watch(wanted: str | None, found: list[Status], interval: float, *, as_json: bool) -> None:
+    """Show it until somebody ends it or, of one mount, until that is gone."""
+    from unionfs.cli.status_text import requests_a_second
+    from unionfs.cli.terminal import Screen
+
+    # Else it would leave the terminal as it is while watching.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    taken = time.monotonic()
+    rates: Rates = {}
+    with Screen(f"every {interval:g} s, Ctrl-C ends it", plain=as_json) as screen:
+        while found or wanted is None:
+            if as_json:
+                print(json.dumps(found), flush=True)
+            else:
+                screen.show(_shown(wanted, found, rates))
+            time.sleep(interval)
+            before, found = found, _find(wanted)
+            now = time.monotonic()
+            rates = requests_a_second(before, found, now - taken)
+            taken = now
+    print("[]" if as_json else f"{printable(wanted or '')} is not mounted any more")

@@ -12,10 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.live import Live
 
 _SHORT_WORK = 0.5
 """Seconds after which work is long enough to be shown."""
@@ -59,6 +60,60 @@ def _console(stream: TextIO) -> Console:
         emoji=False,
         width=None if terminal else _ENDLESS,
     )
+
+
+def show(renderable: RenderableType) -> None:
+    """Print to standard output. What is no terminal gets no blanks at the ends of lines."""
+    shown = console()
+    if sys.stdout.isatty():
+        shown.print(renderable)
+        return
+    with shown.capture() as capture:
+        shown.print(renderable)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+
+class Screen:
+    """Standard output for what is shown again and again: in one place on a terminal, else in turn.
+
+    *caption* says what this is. With *plain* nothing is done to the terminal: the caller prints by itself.
+    """
+
+    def __init__(self, caption: str, *, plain: bool = False) -> None:
+        self._caption = caption
+        self._live: Live | None = None
+        if not plain and may_move_cursor(sys.stdout):
+            from rich.live import Live
+
+            self._live = Live(
+                console=console(),
+                screen=True,
+                auto_refresh=False,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, renderable: RenderableType) -> None:
+        """This instead of what was shown before."""
+        from rich.console import Group
+        from rich.text import Text
+
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        if self._live is not None:
+            caption = Text(f"{now}, {self._caption}", style="dim")
+            self._live.update(Group(caption, "", renderable), refresh=True)
+        else:
+            show(Group(now, renderable, ""))
+            sys.stdout.flush()
 
 
 @contextmanager

@@ -109,6 +109,20 @@ class Union:
         """The slow work that workers are at, the longest first. Any thread."""
         return self.fs.under_way.report()
 
+    def space(self) -> dict[str, int] | None:
+        """Bytes that upper's filesystem has in all, and that are free for its users. Any thread.
+
+        None without an upper, or where it does not tell.
+        """
+        upper = self.fs.upper
+        if upper is None:
+            return None
+        try:
+            found = os.fstatvfs(upper.root_fd)
+        except OSError:
+            return None  # a disk that fails must not keep anybody from looking at the rest
+        return {"size": found.f_blocks * found.f_frsize, "free": found.f_bavail * found.f_frsize}
+
     # --- inodes ----------------------------------------------------------------------------------
 
     def inode(self, ino: int) -> Inode:
