@@ -134,10 +134,10 @@ def _id_map(name: str, text: str) -> IdMap:
         )
     numbers = iter([int(word) for word in words])
     ranges = tuple(zip(numbers, numbers, numbers, strict=True))
-    for shown, stored, length in ranges:
-        if length == 0 or max(shown, stored) + length - 1 > _MOST_ID:
+    for stored, shown, length in ranges:
+        if length == 0 or max(stored, shown) + length - 1 > _MOST_ID:
             raise OptionError(
-                f"mount option {name}={text}: the range {shown}:{stored}:{length} is empty or ends above"
+                f"mount option {name}={text}: the range {stored}:{shown}:{length} is empty or ends above"
                 f" {_MOST_ID}"
             )
     for side, what in ((0, "container"), (1, "host")):
@@ -234,15 +234,15 @@ OPTIONS: dict[str, Option] = {
     "uidmapping": Option(
         "uid_map",
         "owners",
-        "which user ids are shown for the stored ones",
-        "SHOWN:STORED:LENGTH[:...]",
+        "which user ids are shown for those that layers hold, as in /proc/PID/uid_map",
+        "STORED:SHOWN:LENGTH[:...]",
         read=_id_map,
     ),
     "gidmapping": Option(
         "gid_map",
         "owners",
-        "which group ids are shown for the stored ones",
-        "SHOWN:STORED:LENGTH[:...]",
+        "which group ids are shown for those that layers hold",
+        "STORED:SHOWN:LENGTH[:...]",
         read=_id_map,
     ),
     "squash_to_root": Option("squash_to_root", "owners", "everything is shown as root's", flag=True),

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 IdMap = tuple[tuple[int, int, int], ...]
-"""Ranges of ids as (shown, stored, length), as /proc/PID/uid_map has them; empty: every id as it is."""
+"""Ranges of ids as (stored, shown, length), as /proc/PID/uid_map has them: what a container on these layers
+calls STORED, its host calls SHOWN. Empty: every id as it is."""
 
 
 @dataclass(frozen=True, slots=True)
