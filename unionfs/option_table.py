@@ -126,8 +126,9 @@ def _id(name: str, text: str) -> int:
 
 
 def _id_map(name: str, text: str) -> IdMap:
-    words = text.split(":")
-    if len(words) % 3 or not all(word.isascii() and word.isdigit() for word in words):
+    # Container engines write a colon before the first triple, too; fuse-overlayfs sees nothing in it.
+    words = [word for word in text.split(":") if word]
+    if not words or len(words) % 3 or not all(word.isascii() and word.isdigit() for word in words):
         raise OptionError(
             f"mount option {name}={text}: give triples CONTAINER:HOST:LENGTH with colons between them, as in"
             f" {name}=0:1000:1:1:100000:65536"

@@ -106,31 +106,30 @@ def change(
     if changes.is_empty:
         return _strip_set_ids(fs, inode, caller, writing=bool(changes.kill))
     _check(fs, inode, changes, handle)
+    owner = inode.owner_to_store(changes.uid, changes.gid)
     size_changes = size is not None and inode.lstat().st_size != size
     ensure_upper(fs, inode, data=size is not None, truncate=size == 0)
-    path, at, follow = inode.place()
     if size is not None:
         assert isinstance(inode, File)
         drop_set_ids(inode, caller, changes.kill)
         _truncate(inode, size, size_changes, handle)
     if changes.uid is not None or changes.gid is not None:
-        uid = -1 if changes.uid is None else changes.uid
-        gid = -1 if changes.gid is None else changes.gid
         # The filesystem drops the capability by itself, and setuid and setgid but for one case that it
         # allows to privileged callers: setgid without group execute.
         if isinstance(inode, File):
             drop_set_ids(inode, caller)
-        os.chown(path, uid, gid, dir_fd=at, follow_symlinks=follow)
+        inode.set_owner(*owner)
     if changes.mode is not None:
         if stat.S_ISLNK(inode.mode):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        os.chmod(path, stat.S_IMODE(changes.mode), dir_fd=at)
+        inode.set_mode(changes.mode)
     atime, mtime = changes.atime_ns, changes.mtime_ns
     if atime is not None or mtime is not None:
         if atime is None or mtime is None:
             now = inode.lstat()
             atime = now.st_atime_ns if atime is None else atime
             mtime = now.st_mtime_ns if mtime is None else mtime
+        path, at, follow = inode.place()
         os.utime(path, ns=(atime, mtime), dir_fd=at, follow_symlinks=follow)
     st = inode.lstat()
     inode.mode = st.st_mode

@@ -113,7 +113,7 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
         work.remove(temp)
         raise
     fs.copy_ups += 1
-    directory.upper = RealDir(place.layer, place, directory.name)
+    directory.upper = place.child(directory.name)
     # Its link count is 1 from now on, and the request may be about something below it.
     fs.stale.append(directory.ino)
     note_upper(parent, directory.name, PRESENT)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from unionfs.linux import fs as linux
 from unionfs.overlay.access import WRITE, OwnerAccess, set_mark
 from unionfs.overlay.copy_up import upper_dir
-from unionfs.overlay.cred import CAP_FSETID, Caller, Contexts
+from unionfs.overlay.cred import CAP_FSETID, Acting, Caller, Contexts
 from unionfs.overlay.dir import Slot, failure, find_slot
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import adopt_nameless, adopt_new
@@ -88,9 +88,10 @@ def tmpfile(
     """
     fs.writable_work()
     check_create(fs, parent)
+    acting = fs.identity.acting_as(caller)
     place = upper_dir(fs, parent)
     how = flags & (os.O_ACCMODE | os.O_EXCL) | os.O_TMPFILE | os.O_CLOEXEC
-    with fs.identity.acting_as(caller):
+    with acting:
         fd = os.open(b".", how, stat.S_IMODE(_granted(parent, mode, caller)), dir_fd=place.open())
     try:
         _set_contexts(fd, caller.contexts)
@@ -134,13 +135,14 @@ def _make(
         raise failure(errno.EEXIST)
     fs.writable_work()
     check_create(fs, parent)
+    acting = fs.identity.acting_as(caller)
     slot = find_slot(fs, parent, name)
     place = slot.place
     opaque = is_dir and (slot.whiteout or slot.lower)
     if slot.whiteout or opaque or caller.contexts:
-        fd = _make_through_work(fs, slot, name, caller, make, is_dir=is_dir, opaque=opaque)
+        fd = _make_through_work(fs, slot, name, caller, acting, make, is_dir=is_dir, opaque=opaque)
     else:
-        with fs.identity.acting_as(caller):
+        with acting:
             fd = make(place.open(), name)
     if is_dir and not opaque and parent.merged and not fs.config.offline_changes:
         # No lower has the name: this only saves looking for it there, and may fail, as in overlayfs.
@@ -155,7 +157,15 @@ def _make(
 
 
 def _make_through_work(
-    fs: OverlayFs, slot: Slot, name: bytes, caller: Caller, make: Make, *, is_dir: bool, opaque: bool
+    fs: OverlayFs,
+    slot: Slot,
+    name: bytes,
+    caller: Caller,
+    acting: Acting,
+    make: Make,
+    *,
+    is_dir: bool,
+    opaque: bool,
 ) -> int | None:
     """Make an object in work, complete it, and put it in its place, a whiteout's perhaps, in one step."""
     work = fs.writable_work()
@@ -164,7 +174,7 @@ def _make_through_work(
     at = work.fd if nursery is None else os.open(nursery, os.O_PATH | os.O_CLOEXEC, dir_fd=work.fd)
     temp = work.temp_name()
     try:
-        with fs.identity.acting_as(caller):
+        with acting:
             fd = make(at, temp)
         path = b"/proc/self/fd/%d/%s" % (at, temp)
         _set_contexts(path, caller.contexts)

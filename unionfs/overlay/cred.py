@@ -101,7 +101,7 @@ class Identity:
         self.gid = os.getegid()
         self.privileged = privileged
 
-    def acting_as(self, caller: Caller) -> _Acting:
+    def acting_as(self, caller: Caller) -> Acting:
         """A context in which objects are made as *caller*.
 
         Raises EPERM when we may not act for it: an unprivileged daemon makes objects for its own user only,
@@ -109,10 +109,12 @@ class Identity:
         """
         if not self.privileged and (caller.uid != self.uid or caller.gid != self.gid):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-        return _Acting(self, caller)
+        return Acting(self, caller)
 
 
-class _Acting:
+class Acting:
+    """What `Identity.acting_as` returns."""
+
     __slots__ = ("_caller", "_change", "_own")
 
     def __init__(self, own: Identity, caller: Caller) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import order
@@ -19,11 +19,14 @@ from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.cred import Identity
 from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.format import ForeignFormat, Format, Origin
-from unionfs.overlay.inode import ROOT_INO, Directory, InodeTable
+from unionfs.overlay.inode import ROOT_INO, Directory, File, InodeTable
 from unionfs.overlay.layer import DirFds, Layer, RealDir
+from unionfs.overlay.owners import Owners
 from unionfs.overlay.under_way import UnderWay
 from unionfs.overlay.wait import Chore
 from unionfs.overlay.work import Work
+
+NewDirectory = Callable[[int, int, RealDir | None, tuple[RealDir, ...]], Directory]
 
 
 class OverlayFs:
@@ -42,6 +45,9 @@ class OverlayFs:
         "index_dir",
         "lowers",
         "may_clone",
+        "new_directory",
+        "new_file",
+        "owners",
         "pace",
         "root",
         "stale",
@@ -63,6 +69,7 @@ class OverlayFs:
         dirfds: DirFds,
         identity: Identity,
         data: DataLayers | None = None,
+        owners: Owners | None = None,
     ) -> None:
         self.config = config
         self.upper = upper
@@ -71,19 +78,21 @@ class OverlayFs:
         self.data = data
         self.dirfds = dirfds
         self.identity = identity
+        self.owners = owners
+        # What inodes are made of, chosen once.
+        self.new_file: Callable[[int, int], File] = File if owners is None else owners.new_file
+        self.new_directory: NewDirectory = Directory if owners is None else owners.new_directory
         self.format = (ForeignFormat if config.foreign_marks else Format)(config.userxattr)
         self.table = InodeTable()
         self.trust = config.timeout is None
         # `work/index/` as a directory of the upper layer; None without index=on.
         self.index_dir: RealDir | None = None
         if upper is not None and work is not None and work.index_fd >= 0:
-            self.index_dir = RealDir(upper, None, b"")
-            self.index_dir.fd = work.index_fd
+            self.index_dir = upper.root.aside(work.index_fd)
         # `work/work/` likewise: where a file waits that has no name in upper but still one in a lower.
         self.work_dir: RealDir | None = None
         if upper is not None and work is not None:
-            self.work_dir = RealDir(upper, None, b"")
-            self.work_dir.fd = work.fd
+            self.work_dir = upper.root.aside(work.fd)
         # How data is got to the disk before a rename: None where nothing must be (`volatile`).
         self.write_out: order.WriteOut | None = None
         self.may_clone = False
@@ -110,9 +119,9 @@ class OverlayFs:
             path = b"/proc/self/fd/%d" % root.open()
             root.whiteout_files = self.format.holds_whiteout_files(path, follow=True)
         top = upper.root_fd if upper is not None else lowers[0].root_fd
-        self.root = Directory(
+        self.root = self.new_directory(
             ROOT_INO,
-            os.fstat(top).st_mode,
+            (lowers[0] if upper is None else upper).root.fstat(top).st_mode,
             upper.root if upper is not None else None,
             roots,
         )
@@ -162,7 +171,7 @@ class OverlayFs:
                     continue
                 raise
             try:
-                return os.fstat(fd)
+                return layer.root.fstat(fd)
             finally:
                 os.close(fd)
         return None

@@ -6,6 +6,7 @@ new one. Nothing here looks a name up or changes a layer.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> D
         known.prot = -1
         return known
     number = _free(fs, table.numbers.of(source.st.st_dev, source.st.st_ino))
-    inode = Directory(number, source.st.st_mode, upper, lowers)
+    inode = fs.new_directory(number, source.st.st_mode, upper, lowers)
     inode.bare = (top or source).bare and fs.trust
     if top is not None:
         inode.mode = top.st.st_mode
@@ -117,7 +118,7 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
                 known.relocate(top.directory, top.name)
             table.attach(known, parent, name)
             return known
-    inode = File(_free(fs, number, own), st.st_mode)
+    inode = fs.new_file(_free(fs, number, own), st.st_mode)
     inode.bare = top.bare and fs.trust
     inode.updir, inode.upname = top.directory, top.name
     inode.real_ino = st.st_ino
@@ -151,7 +152,7 @@ def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> 
             table.attach(known, parent, name)
             _note_lower_name(known, parent, name)
             return known
-    inode = File(_free(fs, number), st.st_mode)
+    inode = fs.new_file(_free(fs, number), st.st_mode)
     inode.bare = top.bare and fs.trust
     inode.lowdir, inode.lowname = top.directory, top.name
     _take_data(fs, inode, found, len(found.lowers) > 1 or found.data is not None)
@@ -190,7 +191,7 @@ def plain_file(
         return instantiate(fs, parent, name, found)
     table = fs.table
     number = table.numbers.of(st.st_dev, st.st_ino)
-    inode = File(number if table.get(number) is None else table.numbers.allocate(), st.st_mode)
+    inode = fs.new_file(number if table.get(number) is None else table.numbers.allocate(), st.st_mode)
     inode.bare = bare
     inode.lowdir = directory
     inode.lowname = name
@@ -240,17 +241,19 @@ def adopt_new(
 
     *fd* is open on it, if there is one.
     """
-    st = os.fstat(fd) if fd is not None else os.stat(name, dir_fd=place.open(), follow_symlinks=False)
+    st = place.fstat(fd) if fd is not None else place.lstat(name)
+    if st is None:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     table = fs.table
     number = _free(fs, table.numbers.of(st.st_dev, st.st_ino))
     inode: Inode
     if stat.S_ISDIR(st.st_mode):
-        inode = Directory(number, st.st_mode, place.child(name), ())
+        inode = fs.new_directory(number, st.st_mode, place.child(name), ())
         inode.opaque = opaque
         if fs.trust:
             inode.index = DirIndex()
     else:
-        inode = File(number, st.st_mode)
+        inode = fs.new_file(number, st.st_mode)
         inode.updir, inode.upname = place, name
         inode.real_ino = st.st_ino
     inode.prot = 0
@@ -261,9 +264,10 @@ def adopt_new(
 
 def adopt_nameless(fs: OverlayFs, fd: int) -> tuple[File, os.stat_result]:
     """The inode of a file that was just made in upper without a name; *fd* stays the caller's."""
-    st = os.fstat(fd)
+    assert fs.upper is not None
+    st = fs.upper.root.fstat(fd)
     table = fs.table
-    inode = File(_free(fs, table.numbers.of(st.st_dev, st.st_ino)), st.st_mode)
+    inode = fs.new_file(_free(fs, table.numbers.of(st.st_dev, st.st_ino)), st.st_mode)
     inode.fd = os.open(b"/proc/self/fd/%d" % fd, os.O_PATH | os.O_CLOEXEC)
     inode.real_ino = st.st_ino
     inode.prot = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import stat
 from collections.abc import Iterator, KeysView
 from typing import TYPE_CHECKING, ClassVar
 
@@ -115,6 +116,23 @@ class Inode:
         """The same for calls that take a directory descriptor: path, descriptor, whether to follow."""
         path, follow = self.proc_path()
         return path, None, follow
+
+    def owner_to_store(self, uid: int | None, gid: int | None) -> tuple[int, int]:
+        """The owner that a caller asks for as it is stored, for `set_owner`; -1 for None.
+
+        EINVAL where it cannot be stored.
+        """
+        return -1 if uid is None else uid, -1 if gid is None else gid
+
+    def set_owner(self, uid: int, gid: int) -> None:
+        """chown(2) the real object, which must lie in upper."""
+        path, at, follow = self.place()
+        os.chown(path, uid, gid, dir_fd=at, follow_symlinks=follow)
+
+    def set_mode(self, mode: int) -> None:
+        """chmod(2) the real object, which must lie in upper and be no symlink."""
+        path, at, _ = self.place()
+        os.chmod(path, stat.S_IMODE(mode), dir_fd=at)
 
     def close(self) -> None:
         """Close what it holds open; what can be opened again by name will be."""

@@ -173,6 +173,12 @@ class RealDir:
     def child(self, name: bytes) -> RealDir:
         return RealDir(self.layer, self, name)
 
+    def aside(self, fd: int) -> RealDir:
+        """A directory of this filesystem that lies outside the tree, by its descriptor."""
+        directory = RealDir(self.layer, None, b"")
+        directory.fd = fd
+        return directory
+
     def listing_fd(self) -> int:
         """A new readable descriptor; the caller closes it."""
         return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.open())
@@ -187,6 +193,10 @@ class RealDir:
             if error.errno == errno.ENAMETOOLONG:
                 return None
             raise
+
+    def fstat(self, fd: int) -> os.stat_result:
+        """The object of this layer that a descriptor is open on, as `lstat` tells of it."""
+        return os.fstat(fd)
 
     def has(self, name: bytes) -> bool:
         """Whether there is an object of this name."""

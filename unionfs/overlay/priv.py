@@ -34,7 +34,7 @@ def drop_set_ids(inode: File, caller: Caller, kill: bool | None = None) -> None:
     if mode & stat.S_IXGRP or (mode & stat.S_ISGID and not caller.in_group(st.st_gid)):
         kept &= ~stat.S_ISGID
     if kept != mode:
-        os.chmod(inode.proc_path()[0], stat.S_IMODE(kept))
+        inode.set_mode(kept)
     inode.mode = kept
 
 

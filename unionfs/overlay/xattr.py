@@ -59,6 +59,8 @@ def getxattr(fs: OverlayFs, inode: Inode, name: bytes) -> bytes:
         if name == _CAPABILITY and isinstance(inode, File):
             inode.no_capability = True
         raise _absent()
+    if fs.owners is not None and name.startswith(_ACLS):
+        return fs.owners.acl_shown(value)
     return value
 
 
@@ -112,6 +114,8 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
     fs.writable_work()
     fs.format.check_settable(name)
     check_changeable(fs, inode)
+    if fs.owners is not None and name.startswith(_ACLS):
+        value = fs.owners.acl_to_store(value)
     ensure_upper(fs, inode, data=False)
     path, follow = inode.proc_path()
     inode.bare = False
@@ -143,5 +147,5 @@ def _settle_mode(inode: Inode, caller: Caller) -> None:
     mode = st.st_mode
     if mode & stat.S_ISGID and not caller.in_group(st.st_gid) and not caller.has_capability(CAP_FSETID):
         mode &= ~stat.S_ISGID
-        os.chmod(inode.proc_path()[0], stat.S_IMODE(mode))
+        inode.set_mode(mode)
     inode.mode = mode
