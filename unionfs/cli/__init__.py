@@ -20,6 +20,7 @@ _COMMANDS = {
     "mount": "show a stack of directories as one writable tree",
     "umount": "end a mount and wait until its data is written out",
     "status": "list the mounts, their layers, memory and requests",
+    "changes": "list what a union holds that its lowers do not",
 }
 
 _OTHER_NAME = "fuse-overlayfs"

@@ -66,7 +66,7 @@ def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> D
     top = found.upper
     if top is not None:
         upper = top.directory.child(top.name)
-    lowers = tuple(_lower_dirs(found))
+    lowers = tuple(lower_dirs(found))
     source = found.lowers[0] if found.lowers else top
     assert source is not None
     known = parent.children.get(name)
@@ -92,7 +92,8 @@ def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> D
     return inode
 
 
-def _lower_dirs(found: Found) -> list[RealDir]:
+def lower_dirs(found: Found) -> list[RealDir]:
+    """The lower directories of a directory that was found, top first."""
     dirs = []
     for hit in found.lowers:
         real = hit.directory.child(hit.name)

@@ -252,6 +252,11 @@ def open_upper(upper: str, work: str, dirfds: DirFds) -> tuple[Layer, int]:
     return Layer(-1, upper, upper_fd, dirfds), work_fd
 
 
+def open_upper_to_look(upper: str, dirfds: DirFds) -> Layer:
+    """Open an upper layer that is not to be changed, as `open_lowers` does a lower."""
+    return Layer(-1, upper, _open_root(upper, read_only=True), dirfds)
+
+
 def _open_root(path: str, *, read_only: bool) -> int:
     try:
         tree = linux.clone_tree(path, read_only=read_only)

@@ -1,0 +1,237 @@
+"""`pyunionfs changes`: what a union holds that its lowers do not, as `docker diff` says it.
+
+Finds out which layers are meant, has `offline/changes.py` look at them, and prints. Writes to no layer.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from unionfs import control
+from unionfs.cli.parser import Parser
+from unionfs.cli.terminal import console, human_size, progress
+from unionfs.cli.text import printable
+from unionfs.errors import MountError, OptionError
+from unionfs.linux import mount as linux
+from unionfs.linux.mount import MountPoint
+from unionfs.offline.change import Change, Problem, Totals
+from unionfs.offline.changes import changes, uses_userxattr
+from unionfs.options import resolve_mountpoint
+from unionfs.separated import split_lowers
+
+_STYLES = {"A": "green", "C": "yellow", "D": "red"}
+
+
+def parser() -> Parser:
+    made = Parser(
+        "changes",
+        "List what a union holds that its lowers do not, one line a path: A added, C changed, D deleted.\n"
+        "UPPER is the upper directory of a union, mounted or not; MERGED a mount of pyunionfs or overlayfs.",
+        "UPPER alone is told by its marks, which cannot tell everything (docs/offline.md); with its lowers,\n"
+        "or as MERGED, every line is exact. Either takes as long as there are changes. The exit status is 1\n"
+        "if a path could not be looked at.",
+        examples=[
+            ("pyunionfs changes merged", "what has changed in a mounted union"),
+            ("pyunionfs changes --stat upper", "the same of an upper that is not mounted, with sizes"),
+            ("pyunionfs changes --lowers lower1:lower2 upper", "exactly, for an upper of any origin"),
+            ("pyunionfs changes --json merged", "for programs"),
+        ],
+    )
+    made.add_argument(
+        "--lowers", metavar="LOWER[:LOWER...]", help="the lowers of UPPER, leftmost on top, to compare with"
+    )
+    made.add_argument(
+        "--userxattr", action="store_true", help="UPPER's marks are user.overlay.* (else found out)"
+    )
+    made.add_argument("--stat", action="store_true", help="sizes, and totals at the end")
+    made.add_argument("--json", action="store_true", help="a JSON object, for programs")
+    made.add_argument("directory", metavar="UPPER|MERGED", help="the upper, or a mountpoint")
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Layers:
+    """What is looked at. All paths are absolute."""
+
+    upper: str
+    lowers: tuple[str, ...] | None
+    userxattr: bool | None = None
+    merged: str | None = None
+
+
+def run(words: list[str]) -> int:
+    given = parser().parse_args(words)
+    layers = _layers(given.directory, given.lowers, userxattr=given.userxattr)
+    if layers.userxattr is None and os.path.isdir(layers.upper):
+        layers = _Layers(layers.upper, layers.lowers, uses_userxattr(layers.upper), layers.merged)
+    found: list[Change] = []
+    problems: list[Problem] = []
+    with progress("changes found:") as advance:
+        for each in changes(layers.upper, layers.lowers, userxattr=layers.userxattr):
+            if isinstance(each, Problem):
+                problems.append(each)
+            else:
+                found.append(each)
+                advance()
+    found.sort(key=lambda change: change.path)
+    problems.sort(key=lambda problem: problem.path)
+    if given.json:
+        print(json.dumps(_document(layers, found, problems), indent=2))
+    else:
+        _print(found, stat=given.stat)
+        _remark(found)
+    for problem in problems:
+        print(f"pyunionfs: {_shown(problem.path)}: {problem.error.strerror}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _layers(directory: str, lowers: str | None, *, userxattr: bool) -> _Layers:
+    """Which layers the words mean. Raises MountError, and OptionError for --lowers beside a mount."""
+    forced = True if userxattr else None
+    path = resolve_mountpoint(directory)
+    entry = linux.mount_at(path)
+    found = None if entry is None else _of_mount(entry)
+    if found is None:
+        if lowers is None:
+            return _Layers(path, None, forced)
+        below, data = split_lowers(lowers)
+        return _Layers(path, tuple(map(os.path.realpath, [*below, *data])), forced)
+    if lowers is not None:
+        raise OptionError(f"{path} is a mount, which knows its lowers: leave --lowers out, or give its UPPER")
+    return found
+
+
+def _of_mount(entry: MountPoint) -> _Layers | None:
+    """The layers of the union that is mounted there; None if no union is."""
+    if entry.fstype == "overlay":
+        return _of_overlayfs(entry)
+    for status in control.mounts():
+        if status["mountpoint"] != entry.path or status["state"] == "detached":
+            continue
+        if status["state"] != "serving":
+            raise MountError(
+                f"the daemon of {entry.path} does not say what its layers are (see `pyunionfs status"
+                f" {entry.path}`): give its upper directory instead"
+            )
+        if status["upper"] is None:
+            raise _no_upper(entry.path)
+        return _Layers(status["upper"], tuple(status["lowers"]), "userxattr" in status["options"], entry.path)
+    return None
+
+
+def _of_overlayfs(entry: MountPoint) -> _Layers:
+    """The layers of a mount of kernel overlayfs, as the mount table has them."""
+    upper = entry.super_option("upperdir")
+    if upper is None:
+        raise _no_upper(entry.path)
+    lowers: list[str] = []
+    for option in entry.super_options:
+        name, _, value = option.partition("=")
+        if name == "lowerdir":
+            lowers += split_lowers(value)[0]
+        elif name == "lowerdir+":
+            lowers.append(value)
+    relative = [path for path in (upper, *lowers) if not path.startswith("/")]
+    if relative or not lowers:
+        raise MountError(
+            f"the mount table does not say where the layers of {entry.path} are (it has {relative[:1]}): give"
+            " `--lowers LOWER[:LOWER...] UPPER`"
+        )
+    return _Layers(upper, tuple(lowers), "userxattr" in entry.super_options, entry.path)
+
+
+def _no_upper(path: str) -> MountError:
+    return MountError(f"{path} is mounted read-only, without an upper: nothing in it can have changed")
+
+
+def _print(found: list[Change], *, stat: bool) -> None:
+    if sys.stdout.isatty():
+        from rich.text import Text
+
+        terminal = console()
+        for change in found:
+            line = Text.assemble((change.kind, _STYLES[change.kind]), _rest(change, stat=stat))
+            terminal.print(line, soft_wrap=True)
+    else:
+        for change in found:
+            print(change.kind + _rest(change, stat=stat))
+    if stat:
+        print(_summary(found))
+
+
+def _rest(change: Change, *, stat: bool) -> str:
+    size = "" if change.size is None else human_size(change.size)
+    return f" {size:>10} {_shown(change.path)}" if stat else " " + _shown(change.path)
+
+
+def _summary(found: list[Change]) -> str:
+    totals = _totals(found)
+    return (
+        f"{totals.added} added ({human_size(totals.added_size)}), {totals.changed} changed"
+        f" ({human_size(totals.changed_size)}), {totals.deleted} deleted; {human_size(totals.disk)} in upper"
+    )
+
+
+def _totals(found: list[Change]) -> Totals:
+    totals = Totals()
+    for change in found:
+        totals.add(change)
+    return totals
+
+
+def _remark(found: list[Change]) -> None:
+    """Say of which files upper does not hold all names that show the change."""
+    told = set()
+    for change in found:
+        if change.unlisted_links and change.number not in told:
+            told.add(change.number)
+            print(
+                f"pyunionfs: {_shown(change.path)}: {change.unlisted_links} more of its names, in the lowers"
+                " only, show the same file",
+                file=sys.stderr,
+            )
+
+
+def _shown(path: bytes) -> str:
+    return printable(os.fsdecode(path))
+
+
+def _document(layers: _Layers, found: list[Change], problems: list[Problem]) -> dict[str, Any]:
+    return {
+        "merged": layers.merged,
+        "upper": layers.upper,
+        "lowers": None if layers.lowers is None else list(layers.lowers),
+        "userxattr": layers.userxattr,
+        "changes": [_as_dict(change) for change in found],
+        "totals": _totals(found).as_dict(),
+        "problems": [
+            {**_named("path", problem.path), "error": problem.error.strerror} for problem in problems
+        ],
+    }
+
+
+def _as_dict(change: Change) -> dict[str, Any]:
+    """One change; what is not known or does not apply is left out."""
+    fields: dict[str, Any] = {"kind": change.kind, **_named("path", change.path), "type": change.type}
+    if change.kind != "D":
+        fields |= {"size": change.size, "disk": change.disk, "data": change.in_upper}
+    fields |= {
+        "old_size": change.old_size,
+        "differs": None if change.differs is None else list(change.differs),
+        "unlisted_links": change.unlisted_links or None,
+        **({} if change.source is None else _named("from", change.source)),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _named(key: str, path: bytes) -> dict[str, str]:
+    """A path as text, and where that is no UTF-8 its exact bytes beside it."""
+    try:
+        return {key: path.decode()}
+    except UnicodeDecodeError:
+        return {key: os.fsdecode(path), key + "_base64": base64.b64encode(path).decode()}

@@ -1,0 +1,99 @@
+"""In which respects two real objects differ, as a caller of the union would see it.
+
+Inode numbers, link counts, access and change times are not among these: copying an object up changes them.
+Reads data only where nothing else differs, for two files of the same size and modification time are nearly
+always equal. Never follows a symlink and never opens anything but regular files.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from unionfs.linux import xattr
+from unionfs.offline.stack import top
+from unionfs.overlay.format import Format
+from unionfs.overlay.iget import Found, Hit
+from unionfs.overlay.layer import RealDir
+
+_PIECE = 1 << 20
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NOT_SHOWN = frozenset((b"security.evm", b"user.fuseoverlayfs.opaque", b"user.fuseoverlayfs.origin"))
+"""What belongs to one real object and not to what it stands for: a signature of the inode, and marks."""
+
+
+def differences(fmt: Format, union: Found, below: Found) -> tuple[str, ...]:
+    """How what the union shows differs from what the lowers have; empty: not at all.
+
+    `type` alone when it is something else altogether. Raises OSError where one of them cannot be read.
+    """
+    ours, theirs = top(union), top(below)
+    if stat.S_IFMT(ours.st.st_mode) != stat.S_IFMT(theirs.st.st_mode):
+        return ("type",)
+    found = attribute_differences(fmt, ours, theirs)
+    if ours.st.st_mtime_ns != theirs.st.st_mtime_ns:
+        found.append("mtime")
+    mode = ours.st.st_mode
+    if stat.S_ISREG(mode):
+        if ours.st.st_size != theirs.st.st_size:
+            found.append("size")
+        elif not found and not _same_data(_data(union), _data(below)):
+            found.append("data")
+    elif stat.S_ISLNK(mode):
+        if _readlink(ours) != _readlink(theirs):
+            found.append("target")
+    elif (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and ours.st.st_rdev != theirs.st.st_rdev:
+        found.append("device")
+    return tuple(found)
+
+
+def attribute_differences(fmt: Format, ours: Hit, theirs: Hit) -> list[str]:
+    """Of mode, owner and extended attributes those that differ."""
+    found = []
+    if stat.S_IMODE(ours.st.st_mode) != stat.S_IMODE(theirs.st.st_mode):
+        found.append("mode")
+    if (ours.st.st_uid, ours.st.st_gid) != (theirs.st.st_uid, theirs.st.st_gid):
+        found.append("owner")
+    if _attributes(fmt, ours) != _attributes(fmt, theirs):
+        found.append("xattrs")
+    return found
+
+
+def _attributes(fmt: Format, hit: Hit) -> dict[bytes, bytes]:
+    directory = hit.directory
+    names = [os.fsencode(name) for name in fmt.names(directory, hit.name) or ()]
+    found = {}
+    for stored in names:
+        shown = fmt.to_shown(stored)
+        if shown is None or shown in _NOT_SHOWN:
+            continue
+        value = xattr.get_at(directory.open(), hit.name, stored)
+        if value is not None:
+            found[shown] = value
+    return found
+
+
+def _readlink(hit: Hit) -> bytes:
+    return os.readlink(hit.name, dir_fd=hit.directory.open())
+
+
+def _data(found: Found) -> Hit:
+    """The object that holds a regular file's data."""
+    return found.lowers[-1] if found.lowers else top(found)
+
+
+def _same_data(ours: Hit, theirs: Hit) -> bool:
+    if (ours.st.st_dev, ours.st.st_ino) == (theirs.st.st_dev, theirs.st.st_ino):
+        return True
+    with (
+        open(_open(ours.directory, ours.name), "rb", _PIECE) as one,
+        open(_open(theirs.directory, theirs.name), "rb", _PIECE) as other,
+    ):
+        while piece := one.read(_PIECE):
+            if piece != other.read(_PIECE):
+                return False
+        return not other.read(1)
+
+
+def _open(directory: RealDir, name: bytes) -> int:
+    return os.open(name, _OPEN, dir_fd=directory.open())
