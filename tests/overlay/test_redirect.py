@@ -45,6 +45,30 @@ READ: dict[str, tuple[Layers, list[str]]] = {
         ),
         ["d", "d/new", "d/new/a", "d/new/sub", "d/new/sub/b", "d/new/top", "e"],
     ),
+    "absolute below an opaque directory, at the end of another": (
+        (
+            {"new": directory({}, redirect="/o/in"), "o": WHITEOUT},
+            {"o": directory({"in": directory({}, redirect="/real")}, opaque="y"), "real": WHITEOUT},
+            {"real": OLD, "o": {"in": {"stranger": ""}}},
+        ),
+        ["new", "new/a", "new/sub", "new/sub/b"],
+    ),
+    "absolute below an opaque directory, on the way of another": (
+        (
+            {"new": directory({}, redirect="/o/in/sub"), "o": WHITEOUT},
+            {"o": directory({"in": directory({}, redirect="/real")}, opaque="y"), "real": WHITEOUT},
+            {"real": OLD, "o": {"in": {"sub": {"stranger": ""}}}},
+        ),
+        ["new", "new/b"],
+    ),
+    "relative below an opaque directory, at the end of another": (
+        (
+            {"new": directory({"own": ""}, redirect="/o/in"), "o": WHITEOUT},
+            {"o": directory({"in": directory({}, redirect="real"), "real": WHITEOUT}, opaque="y")},
+            {"o": {"real": OLD}},
+        ),
+        ["new", "new/own"],
+    ),
     "in the bottom lower it says nothing": (
         ({}, {"new": {"t": ""}}, {"new": directory({"own": ""}, redirect="/old"), "old": OLD}),
         ["new", "new/own", "new/t", "old", "old/a", "old/sub", "old/sub/b"],

@@ -274,6 +274,7 @@ def _single(
         walk.is_dir = True
     hit = Hit(base, name, st)
     if not bottom:
+        opaque = False
         with reachable(fs, base, name, is_dir=True):
             marks = fmt.names(base, name)
             if marks is not None:
@@ -281,13 +282,16 @@ def _single(
                 walk.protected = fmt.protattr in marks
                 if marks and not fmt.opaques.isdisjoint(marks):
                     value = fmt.says_opaque(base, name, marks)
-                    walk.stop = value == b"y"
+                    opaque = value == b"y"
                     hit.whiteout_files = value == b"x" and not base.layer.is_upper
-                if not walk.stop and fmt.redirect in marks:
-                    walk.found_redirect = fmt.read_redirect(base.proc_path(name))
-            if _has_opaque_file(base, name):
-                walk.stop = True
-        walk.opaque = last and walk.stop
+                if not opaque and fmt.redirect in marks:
+                    walk.found_redirect = redirect = fmt.read_redirect(base.proc_path(name))
+                    if redirect.startswith(b"/"):
+                        # Whatever a directory on the way hides, this leads elsewhere (ovl_check_redirect()).
+                        walk.stop = False
+            opaque = opaque or _has_opaque_file(base, name)
+        walk.stop = walk.stop or opaque
+        walk.opaque = last and opaque
     return hit
 
 
