@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from unionfs.offline.change import Change, Kind, Problem, type_name
 from unionfs.offline.differ import attribute_differences, differences
-from unionfs.offline.stack import Look, Place, directory_of, places, root_hit, top
+from unionfs.offline.look import Look, Place, directory_of, places, root_hit, top
 from unionfs.overlay.iget import Found, Hit
 from unionfs.overlay.inode import Directory
 from unionfs.overlay.readdir import Sources, scan

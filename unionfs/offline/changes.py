@@ -13,7 +13,7 @@ from unionfs.errors import MountError
 from unionfs.linux import process, xattr
 from unionfs.offline import by_lowers, by_marks
 from unionfs.offline.change import Change, Problem
-from unionfs.offline.stack import opened
+from unionfs.offline.look import opened
 from unionfs.overlay.format import Format
 from unionfs.overlay.layer import DirFds, open_upper_to_look
 

@@ -11,7 +11,7 @@ import os
 import stat
 
 from unionfs.linux import xattr
-from unionfs.offline.stack import top
+from unionfs.offline.look import top
 from unionfs.overlay.format import Format
 from unionfs.overlay.iget import Found, Hit
 from unionfs.overlay.layer import RealDir
