@@ -39,6 +39,7 @@ def _visit(tree: Tree, root: bytes, path: bytes) -> None:
         "mtime": st.st_mtime_ns if path else None,
         "xattrs": _xattrs(full),
         "number": (st.st_dev, st.st_ino),
+        "links": st.st_nlink,
     }
     tree[path or b"/"] = node
     if kind == stat.S_IFREG:

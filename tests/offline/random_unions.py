@@ -36,14 +36,16 @@ def make(base: Path, seed: int, config: Config, options: Sequence[str], worker: 
     """
     case = layers.generate(seed, config)
     rng = random.Random(f"{seed} history")
-    paths = []
+    paths: list[Path] = []
     for number in range(case.lowers):
         lower = _made(base / f"lower{number}")
         layers.build([entry for entry in case.entries if entry.layer == number], lower)
         if number and layers.is_stacked(case, number):
             work = _made(base / f"work{number}")
             plain = [option for option in options if not option.startswith("index=")]
-            _change(paths, lower, work, _made(base / f"merged{number}"), plain, worker, f"{seed} {number}", 20)
+            _change(
+                paths, lower, work, _made(base / f"merged{number}"), plain, worker, f"{seed} {number}", 20
+            )
         paths.insert(0, lower)
     upper, work, merged = (_made(base / name) for name in ("upper", "work", "merged"))
     layers.build([entry for entry in case.entries if entry.layer == -1], upper)

@@ -200,7 +200,7 @@ class _Walk:
     def _unlisted_links(self, union: Found, below: Found | None) -> int:
         """How many names of an indexed file upper does not hold, as far as its `overlay.nlink` tells."""
         hit = union.upper
-        if hit is None or not stat.S_ISREG(hit.st.st_mode) or hit.st.st_nlink < 2:
+        if hit is None or stat.S_ISDIR(hit.st.st_mode) or hit.st.st_nlink < 2:
             return 0
         fmt = self.look.fs.format
         value = fmt.read_at(hit.directory, hit.name, fmt.nlink) or b""

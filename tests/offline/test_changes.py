@@ -1,0 +1,466 @@
+"""What counts as a change, case by case: told by the lowers, and by upper's marks alone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.oracle.snapshot import layer_fingerprint
+from tests.overlay.rig import Stack
+from tests.overlay.trees import TIME_NS, USER, WHITEOUT, Obj, Tree, build, directory, file, node, symlink
+from unionfs.errors import MountError
+from unionfs.offline.change import Change, Problem
+from unionfs.offline.changes import changes, uses_userxattr
+
+Layers = tuple[Tree, ...]
+"""Upper first, then the lowers, top first."""
+
+OPAQUE_FILE = {".wh..wh..opq": ""}
+
+
+def up(entries: Tree | None = None, **more: Any) -> Obj:
+    """A directory that was copied up."""
+    return directory(entries, origin="", **more)
+
+
+CASES: dict[str, tuple[Layers, str, str | None]] = {
+    # Layers; what a comparison with the lowers tells; what the marks tell (None: the same).
+    "nothing": (({}, {"f": "f", "d": {"x": "x"}}), "", None),
+    "added": (
+        ({"d": up({"new": "n"}), "top": directory({"in": {"f": ""}}, opaque="y")}, {"d": {"x": "x"}}),
+        "C /d, A /d/new, A /top, A /top/in, A /top/in/f",
+        None,
+    ),
+    "changed": (
+        ({"d": up({"f": file("new", origin="")})}, {"d": {"f": "old", "g": "g"}}),
+        "C /d, C /d/f",
+        None,
+    ),
+    "copied up and left as it was": (
+        ({"d": up({"f": file("same", origin="")})}, {"d": {"f": "same"}}),
+        "",
+        "C /d, C /d/f",
+    ),
+    "mode of a directory": (({"d": up(mode=0o700)}, {"d": {"x": "x"}}), "C /d", None),
+    "deleted": (({"f": WHITEOUT, "d": WHITEOUT}, {"f": "f", "d": {"x": {"y": "y"}}}), "D /d, D /f", None),
+    "deleted in a directory": (
+        ({"d": up({"x": WHITEOUT})}, {"d": {"x": "x", "y": "y"}}),
+        "C /d, D /d/x",
+        None,
+    ),
+    "whiteout over nothing": (({"d": up({"x": WHITEOUT})}, {"d": {"y": "y"}}), "", "C /d, D /d/x"),
+    "whiteout in an attribute": (
+        ({"d": up({"x": file(whiteout="y")}, opaque="x")}, {"d": {"x": "x"}}),
+        "C /d, D /d/x",
+        None,
+    ),
+    "made where one was deleted": (({"f": "new"}, {"f": "old"}), "C /f", "A /f"),
+    "a directory made where one was deleted": (
+        ({"d": directory({"x": "new", "z": "z"}, opaque="y")}, {"d": {"x": "old", "y": {"in": ""}}}),
+        "C /d, C /d/x, D /d/y, A /d/z",
+        "A /d, A /d/x, A /d/z",
+    ),
+    "a file in the place of a directory": (({"d": "d"}, {"d": {"x": "x"}}), "C /d", "A /d"),
+    "a directory in the place of a file": (
+        ({"f": directory({"x": "x"}, opaque="y")}, {"f": "f"}),
+        "C /f, A /f/x",
+        "A /f, A /f/x",
+    ),
+    "renamed file": (
+        ({"d": up({"new": file("f", origin=""), "old": WHITEOUT})}, {"d": {"old": "f"}}),
+        "C /d, A /d/new, D /d/old",
+        "C /d, C /d/new, D /d/old",
+    ),
+    "file renamed into a new directory": (
+        ({"n": directory({"f": file("f", origin="")}, opaque="y"), "f": WHITEOUT}, {"f": "f"}),
+        "D /f, A /n, A /n/f",
+        None,
+    ),
+    "renamed directory": (
+        ({"new": up({"own": ""}, redirect="old"), "old": WHITEOUT}, {"old": {"a": "a", "sub": {"b": "b"}}}),
+        "A /new, A /new/a, A /new/own, A /new/sub, A /new/sub/b, D /old",
+        "A /new, A /new/own, D /old",
+    ),
+    "deleted in a renamed directory": (
+        (
+            {"new": up({"a": WHITEOUT, "sub": up({"b": WHITEOUT})}, redirect="/old"), "old": WHITEOUT},
+            {"old": {"a": "a", "sub": {"b": "b", "c": "c"}}},
+        ),
+        "A /new, A /new/sub, A /new/sub/c, D /old",
+        "A /new, A /new/sub, D /old",
+    ),
+    "renamed onto the path of a deleted directory": (
+        (
+            {"b": up({}, redirect="a"), "a": WHITEOUT},
+            {"a": {"same": "s", "x": "a's", "only": ""}, "b": {"same": "s", "x": "another", "gone": ""}},
+        ),
+        "D /a, C /b, D /b/gone, A /b/only, C /b/x",
+        "D /a, A /b",
+    ),
+    "two directories have changed places": (
+        (
+            {"a": up({}, redirect="b"), "b": up({}, redirect="a")},
+            {"a": {"x": "x", "both": "1"}, "b": {"y": "y", "both": "1"}},
+        ),
+        "C /a, D /a/x, A /a/y, C /b, A /b/x, D /b/y",
+        "A /a, A /b",
+    ),
+    "renamed and back": (
+        ({"d": up({"f": "f"}, redirect="/d")}, {"d": {"x": "x"}}),
+        "C /d, A /d/f",
+        None,
+    ),
+    "renamed below a renamed one": (
+        (
+            {"new": up({"in2": up({}, redirect="in"), "in": WHITEOUT}, redirect="old"), "old": WHITEOUT},
+            {"old": {"in": {"f": "f"}}},
+        ),
+        "A /new, A /new/in2, A /new/in2/f, D /old",
+        "A /new, A /new/in2, D /old",
+    ),
+    "metacopy": (
+        ({"f": file(size=3, mode=0o600, metacopy="", origin="")}, {"f": "abc"}),
+        "C /f",
+        None,
+    ),
+    "renamed metacopy": (
+        ({"g": file(size=3, metacopy="", origin="", redirect="f"), "f": WHITEOUT}, {"f": "abc"}),
+        "D /f, A /g",
+        None,
+    ),
+    "the same size and time, but other data": (({"f": file("abc", origin="")}, {"f": "abd"}), "C /f", None),
+    "attribute": (
+        ({"f": file("f", xattrs={"user.a": b"2"}, origin="")}, {"f": file("f", xattrs={"user.a": b"1"})}),
+        "C /f",
+        None,
+    ),
+    "an attribute of the same name as a mark": (
+        ({"f": file("f", origin="", marked={"overlay.opaque": "y"})}, {"f": "f"}),
+        "C /f",
+        None,
+    ),
+    "target of a symlink": (({"l": symlink("b")}, {"l": symlink("a")}), "C /l", "A /l"),
+    "number of a device": (
+        (
+            {"c": node(stat.S_IFCHR | 0o600, os.makedev(1, 3))},
+            {"c": node(stat.S_IFCHR | 0o600, os.makedev(1, 5))},
+        ),
+        "C /c",
+        "A /c",
+    ),
+    "several lowers": (
+        (
+            {"d": up({"one": WHITEOUT, "three": file("3", origin="")})},
+            {"d": {"one": "1", "two": WHITEOUT}},
+            {"d": {"two": "2", "three": ""}},
+        ),
+        "C /d, D /d/one, C /d/three",
+        None,
+    ),
+    "deleted what a lower has hidden": (({"f": WHITEOUT}, {"f": WHITEOUT}, {"f": "f"}), "", "D /f"),
+    "AUFS": (
+        (
+            {
+                "d": {".wh.x": "", "y": "new"},
+                "o": {**OPAQUE_FILE, "z": "z"},
+                ".wh..wh.plnk": {},
+                ".wh.r": "",
+                "r": "r",
+            },
+            {"d": {"x": "x", "y": "old"}, "o": {"gone": ""}, "r": {"in": ""}},
+        ),
+        "C /d, D /d/x, C /d/y, C /o, D /o/gone, A /o/z, C /r",
+        "C /d, D /d/x, A /d/y, A /o, A /o/z, C /r",
+    ),
+    "made by hand, without marks": (
+        ({"a": {"b": {"f": WHITEOUT, "n": ""}, "e": {"m": ""}}}, {"a": {"b": {"f": "f"}, "e": {"x": ""}}}),
+        "C /a, C /a/b, D /a/b/f, A /a/b/n, C /a/e, A /a/e/m",
+        "C /a, C /a/b, D /a/b/f, A /a/b/n, A /a/e, A /a/e/m",
+    ),
+    "fuse-overlayfs": (
+        (
+            {
+                "d": {
+                    "f": file("new", xattrs={"user.fuseoverlayfs.origin": b"d/f\0"}),
+                    "g2": file("g", xattrs={"user.fuseoverlayfs.origin": b"d/g\0"}),
+                    "g": WHITEOUT,
+                    "n": directory(OPAQUE_FILE, opaque="y"),
+                }
+            },
+            {"d": {"f": "old", "g": "g"}},
+        ),
+        "C /d, C /d/f, D /d/g, A /d/g2, A /d/n",
+        None,
+    ),
+    "fuse-overlayfs of an ordinary user": (
+        (
+            {
+                "d": {"f": file("new", xattrs={"user.fuseoverlayfs.origin": b"d/f\0"})},
+                "n": directory({".wh..opq": WHITEOUT}, xattrs={"user.fuseoverlayfs.opaque": b"y"}),
+            },
+            {"d": {"f": "old"}},
+        ),
+        "C /d, C /d/f, A /n",
+        None,
+    ),
+}
+
+
+def found(stack: Stack, *, alone: bool = False, **options: Any) -> list[Change]:
+    """The changes by path; no problem is expected."""
+    listed: list[Change] = []
+    for each in changes(str(stack.upper), None if alone else list(map(str, stack.lowers)), **options):
+        assert isinstance(each, Change), each
+        listed.append(each)
+    return sorted(listed, key=lambda change: change.path)
+
+
+def text(listed: list[Change]) -> str:
+    return ", ".join(f"{change.kind} {os.fsdecode(change.path)}" for change in listed)
+
+
+def by_path(listed: list[Change]) -> dict[str, Change]:
+    return {os.fsdecode(change.path): change for change in listed}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_changes(stack: Stack, case: str) -> None:
+    layers, by_lowers, by_marks = CASES[case]
+    stack.layers(*layers[1:], upper=layers[0])
+    before = [layer_fingerprint(os.fsencode(path)) for path in (stack.upper, *stack.lowers)]
+    assert text(found(stack)) == by_lowers
+    assert text(found(stack, alone=True)) == (by_lowers if by_marks is None else by_marks)
+    assert [layer_fingerprint(os.fsencode(path)) for path in (stack.upper, *stack.lowers)] == before
+
+
+def test_what_differs(stack: Stack) -> None:
+    lower: Tree = {
+        **dict.fromkeys(("mode", "owner", "xattrs", "size", "data", "mtime", "several"), "abc"),
+        "type": "t",
+        "target": symlink("a"),
+        "device": node(stat.S_IFBLK | 0o600, os.makedev(1, 5)),
+        "dir": {"f": "f"},
+    }
+    upper: Tree = {
+        "mode": file("abc", mode=0o600),
+        "owner": file("abc", owner=(0, 5)),
+        "xattrs": file("abc", xattrs={"user.a": b""}),
+        "size": "abcd",
+        "data": "abd",
+        "mtime": "abc",
+        "several": file("x", mode=0o600, owner=(1, 1)),
+        "type": symlink("t"),
+        "target": symlink("b"),
+        "device": node(stat.S_IFBLK | 0o600, os.makedev(1, 6)),
+        "dir": up({"f": WHITEOUT}),
+    }
+    stack.layers(lower, upper=upper)
+    os.utime(stack.upper / "mtime", ns=(TIME_NS, TIME_NS + 1))
+    listed = by_path(found(stack))
+    assert listed.pop("/dir/f").kind == "D"
+    assert listed.pop("/dir").differs == ()
+    assert listed.pop("/several").differs == ("mode", "owner", "size")
+    assert {path: change.differs for path, change in listed.items()} == {path: (path[1:],) for path in listed}
+    assert len(listed) == 9
+    assert all(change.differs is None for change in found(stack, alone=True))
+
+
+def test_sizes_and_where_they_come_from(stack: Stack) -> None:
+    stack.layers(
+        {"old": {"f": "12345"}, "m": file(size=1 << 20), "c": "123", "gone": "1234567", "gonedir": {}},
+        upper={
+            "new": up({}, redirect="old"),
+            "old": WHITEOUT,
+            "m": file(size=1 << 20, mode=0o600, metacopy="", origin=""),
+            "m2": file(size=1 << 20, metacopy="", origin="", redirect="/m"),
+            "c": file("1" * 5000, origin=""),
+            "l": symlink("abc"),
+            "p": node(stat.S_IFIFO | 0o600),
+            "gone": WHITEOUT,
+            "gonedir": WHITEOUT,
+        },
+    )
+    listed = by_path(found(stack))
+    seen = {
+        path: (each.type, each.size, each.old_size, each.in_upper, each.source)
+        for path, each in listed.items()
+    }
+    assert seen == {
+        "/new": ("directory", None, None, None, b"/old"),
+        "/new/f": ("file", 5, None, False, b"/old/f"),
+        "/old": ("directory", None, None, None, None),
+        "/m": ("file", 1 << 20, 1 << 20, False, None),
+        "/m2": ("file", 1 << 20, None, False, b"/m"),
+        "/c": ("file", 5000, 3, True, None),
+        "/l": ("symlink", 3, None, None, None),
+        "/p": ("fifo", None, None, None, None),
+        "/gone": ("file", None, 7, None, None),
+        "/gonedir": ("directory", None, None, None, None),
+    }
+    assert {path for path, each in listed.items() if each.disk >= 5000} == {"/c"}
+    alone = by_path(found(stack, alone=True))
+    for path, each in alone.items():
+        same = (each.size, each.in_upper, each.source, each.disk)
+        assert same == (listed[path].size, listed[path].in_upper, listed[path].source, listed[path].disk)
+    assert alone.keys() == listed.keys() - {"/new/f"}
+
+
+def test_the_root(stack: Stack) -> None:
+    """It is not in itself: only what was changed of it counts, and not its times, which are upper's own."""
+    stack.layers({"f": "f"}, upper={"g": "g"})
+    os.utime(stack.upper, ns=(1, 1))
+    assert text(found(stack)) == "A /g"
+    stack.upper.chmod(0o700)
+    os.setxattr(stack.upper, "user.x", b"")
+    os.setxattr(stack.upper, "trusted.overlay.impure", b"y")
+    assert text(found(stack)) == "C /, A /g"
+    assert found(stack)[0].differs == ("mode", "xattrs")
+    assert text(found(stack, alone=True)) == "A /g"
+
+
+def test_names_are_bytes(stack: Stack) -> None:
+    names = [b"\x80\xff", b"new\nline", "ü中".encode(), b"n" * 255, b" ", b"-x", b"\\"]
+    stack.layers({}, upper={})
+    for name in names:
+        Path(os.fsdecode(os.fsencode(stack.upper) + b"/" + name)).write_text("")
+    for alone in (False, True):
+        assert [change.path for change in found(stack, alone=alone)] == sorted(b"/" + name for name in names)
+
+
+def test_user_marks(stack: Stack) -> None:
+    """Found out by the root or what is in it, unless it is said."""
+    stack.layers({"d": {"x": "x"}})
+    build(stack.upper, {"d": directory({"y": "y"}, opaque="y")}, prefix=USER)
+    assert uses_userxattr(str(stack.upper))
+    assert text(found(stack)) == "C /d, D /d/x, A /d/y"
+    assert text(found(stack, userxattr=False)) == "C /d, A /d/y"
+    # A caller may set user.* attributes in a union that is marked by trusted.*, but not the other way round.
+    os.setxattr(stack.upper, "trusted.overlay.impure", b"y")
+    assert not uses_userxattr(str(stack.upper))
+    assert text(found(stack)) == "C /d, A /d/y"
+
+
+def test_hard_links_count_once(stack: Stack) -> None:
+    from unionfs.offline.change import Totals
+
+    stack.layers({}, upper={"a": "x" * 10_000})
+    os.link(stack.upper / "a", stack.upper / "b")
+    totals = Totals()
+    for change in found(stack):
+        totals.add(change)
+    assert (totals.added, totals.added_size) == (2, 10_000)
+    assert totals.disk == (stack.upper / "a").stat().st_blocks * 512
+
+
+def test_names_that_upper_does_not_hold(stack: Stack) -> None:
+    """With an index a lower file's other names show the change, and nobody knows where they are."""
+    stack.layers({"a": "old", "d": {"b": "x"}})
+    lower = stack.lowers[0]
+    for name in ("b", "c"):
+        os.link(lower / "a", lower / name)
+    with stack.open(index=True) as view:
+        view.write("a", b"new")
+        assert view.read("b") == b"new"
+    assert text(found(stack)) == "C /a"
+    assert found(stack)[0].unlisted_links == 2
+    with stack.open(index=True) as view:
+        view.unlink("c")
+    assert text(found(stack)) == "C /a, D /c"
+    assert found(stack)[0].unlisted_links == 1
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_path_that_cannot_be_looked_at(stack: Stack, alone: bool) -> None:
+    stack.layers(
+        {"d": {"x": "x"}},
+        upper={"bad": directory({"in": "in"}, redirect="a/b"), "d": up({"n": "n"}), "z": "z"},
+    )
+    listed: list[str] = []
+    problems: list[Problem] = []
+    for each in changes(str(stack.upper), None if alone else list(map(str, stack.lowers))):
+        if isinstance(each, Problem):
+            problems.append(each)
+        else:
+            listed.append(f"{each.kind} {os.fsdecode(each.path)}")
+    assert sorted(listed) == ["A /d/n", "A /z", "C /d"]
+    assert [(problem.path, problem.error.errno) for problem in problems] == [(b"/bad", errno.EINVAL)]
+
+
+def test_a_metacopy_without_data(stack: Stack) -> None:
+    stack.layers({}, upper={"f": file(size=3, metacopy=""), "g": "g"})
+    each = {change.path: change for change in changes(str(stack.upper), list(map(str, stack.lowers)))}
+    assert isinstance(each[b"/g"], Change)
+    problem = each[b"/f"]
+    assert isinstance(problem, Problem)
+    assert problem.error.errno == errno.EIO
+
+
+@pytest.mark.parametrize("what", ["upper", "lower"])
+def test_no_such_layer(stack: Stack, what: str) -> None:
+    stack.layers({})
+    paths = {"upper": str(stack.upper), "lower": str(stack.lowers[0])}
+    paths[what] = str(stack.base / "none")
+    with pytest.raises(MountError, match="none does not exist"):
+        list(changes(paths["upper"], [paths["lower"]]))
+
+
+def test_symlinks_are_not_followed(stack: Stack) -> None:
+    """A layer cannot lead outside, whatever the other one has at the same name."""
+    outside = stack.base / "outside"
+    build(outside, {"secret": "s"})
+    stack.layers(
+        {"l": symlink(str(outside)), "d": {"x": "x"}}, upper={"d": symlink(str(outside)), "l": up({})}
+    )
+    assert text(found(stack)) == "C /d, C /l"
+    assert text(found(stack, alone=True)) == "A /d, C /l"
+
+
+class _Calls:
+    """Counts what is asked of the filesystem."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.listed: list[str] = []
+        self.asked = 0
+        scandir, do_stat, do_open = os.scandir, os.stat, os.open
+
+        def count(function: Any) -> Any:
+            def counted(*arguments: Any, **keywords: Any) -> Any:
+                self.asked += 1
+                return function(*arguments, **keywords)
+
+            return counted
+
+        def listing(path: Any) -> Any:
+            self.listed.append(os.path.basename(os.path.realpath(os.fsdecode(path))))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", listing)
+        monkeypatch.setattr(os, "stat", count(do_stat))
+        monkeypatch.setattr(os, "open", count(do_open))
+
+
+@pytest.mark.parametrize("lower_files", [10, 1000])
+def test_it_takes_as_long_as_there_are_changes(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, lower_files: int
+) -> None:
+    many = dict.fromkeys(map(str, range(lower_files)), "x")
+    big: Tree = {"big": many, "other": {f"d{number}": {"x": "x"} for number in range(lower_files // 10)}}
+    stack.layers(
+        {**big, "moved": {"f": "f"}},
+        upper={
+            "big": up({"1": file("new", origin=""), "2": WHITEOUT, "n": "n"}),
+            "new": up({}, redirect="moved"),
+            "moved": WHITEOUT,
+        },
+    )
+    calls = _Calls(monkeypatch)
+    listed = found(stack)
+    assert text(listed) == "C /big, C /big/1, D /big/2, A /big/n, D /moved, A /new, A /new/f"
+    # Upper's root and two directories; of the lowers only the one that was renamed, whose content is told.
+    assert sorted(calls.listed) == ["", "big", "moved", "new"]
+    assert calls.asked < 90
