@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from unionfs import log
 from unionfs.answer import Status
+from unionfs.caller import Caller
 from unionfs.control import ControlSocket, log_beside, make_directory
 from unionfs.errors import MountError, PyUnionFSError
 from unionfs.linux import process
@@ -22,7 +23,6 @@ from unionfs.options import MountOptions
 from unionfs.overlay import check
 from unionfs.readiness import FAILED, READY, SIGNALS, Readiness
 from unionfs.serving import Serving
-from unionfs.transport.detach import detach
 from unionfs.transport.mount import FuseMount, check_mountpoint, open_fuse
 from unionfs.transport.session import Session
 
@@ -32,24 +32,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def mount(options: MountOptions) -> int:
+def mount(options: MountOptions, caller: Caller | None = None) -> int:
     """Mount, and return when the mount serves (or, in the foreground, when it has ended) with an exit status.
 
-    MountError: it was refused, nothing is mounted and the directories are as they were.
+    With a `caller` the mount ends when that process ends. MountError: it was refused, nothing is mounted and
+    the directories are as they were.
     """
     check_mountpoint(options.mountpoint)
     check.check(options.config, options.mountpoint)
     lock = check.lock(options.config, options.lock_patience)
     try:
         if options.foreground:
-            return _Life(options, lock, None).run()
-        _mount_in_background(options, lock)
+            return _Life(options, lock, None, caller).run()
+        _mount_in_background(options, lock, caller)
         return 0
     finally:
         lock.close()
 
 
-def _mount_in_background(options: MountOptions, lock: check.Lock) -> None:
+def _mount_in_background(options: MountOptions, lock: check.Lock, caller: Caller | None) -> None:
     """Fork the daemon, which holds the lock from now on, and wait until it serves."""
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -57,7 +58,7 @@ def _mount_in_background(options: MountOptions, lock: check.Lock) -> None:
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _daemon(options, lock, writer)
+        _daemon(options, lock, writer, caller)
     os.close(writer)
     try:
         with open(reader, "rb") as pipe:
@@ -78,14 +79,15 @@ def _mount_in_background(options: MountOptions, lock: check.Lock) -> None:
     )
 
 
-def _daemon(options: MountOptions, lock: check.Lock, writer: int) -> NoReturn:
+def _daemon(options: MountOptions, lock: check.Lock, writer: int, caller: Caller | None) -> NoReturn:
     """What the forked child is. Never returns."""
     status = 1
     try:
         os.setsid()
         # A lock, a pipe or a directory that the caller has open is not ours to hold for the mount's life.
-        process.drop_descriptors({0, 1, 2, writer, *lock.descriptors()})
-        life = _Life(options, lock, writer)
+        kept = {0, 1, 2, writer, *lock.descriptors()}
+        process.drop_descriptors(kept if caller is None else kept.union(caller.descriptors()))
+        life = _Life(options, lock, writer, caller)
         try:
             status = life.run()
         except PyUnionFSError as error:
@@ -97,9 +99,12 @@ def _daemon(options: MountOptions, lock: check.Lock, writer: int) -> NoReturn:
 class _Life:
     """One mount, from its first descriptor to its last. `ready` is the pipe to who waits; in front, None."""
 
-    def __init__(self, options: MountOptions, lock: check.Lock, ready: int | None) -> None:
+    def __init__(
+        self, options: MountOptions, lock: check.Lock, ready: int | None, caller: Caller | None
+    ) -> None:
         self.options = options
         self.lock = lock
+        self.caller = caller
         self.readiness = Readiness(options, ready)
         self.transport = ""
         self.started = time.time()
@@ -138,6 +143,8 @@ class _Life:
                 f" its traceback went to {self.log_place}"
             ) from error
         finally:
+            if self.caller is not None:
+                self.caller.clear_up()
             log.clear_away(fallback)
             # The socket goes last: who cannot see this process waits for that.
             self.lock.close()
@@ -193,7 +200,7 @@ class _Life:
     def _serve(self, control: ControlSocket | None) -> bool:
         """Answer requests until the mount is gone; False after a bug."""
         options = self.options
-        serving = Serving(self.session, options.mountpoint, self.fuse.device, options.foreground)
+        serving = Serving(self.session, options.mountpoint, self.fuse, options.foreground, self.caller)
         try:
             serving.start()
             serving.run(self.readiness, control, self.status)
@@ -207,7 +214,7 @@ class _Life:
 
     def _take_away(self) -> None:
         """Take the mount out of the tree wherever it still is, and end the guard, whose work that was."""
-        detach(self.fuse.device)
+        self.fuse.detach()
         if self.fuse.guard is not None:
             self.fuse.guard.release()
 

@@ -1,4 +1,4 @@
-"""What goes on beside the requests while a mount serves: signals, questions on the control socket, the end.
+"""What goes on beside the requests while a mount serves: signals, questions, the caller's end, the end.
 
 The transport answers in threads of its own; this is the main thread, which sleeps until one of three things
 happens. It needs no trio: loading that takes longer than everything else at the start of a mount, and would
@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from unionfs.answer import Status
+from unionfs.caller import Caller
 from unionfs.control import ControlSocket
 from unionfs.readiness import SIGNALS, Outcome, Readiness
-from unionfs.transport.detach import detach
+from unionfs.transport.mount import FuseMount
 from unionfs.transport.session import Session
 
 GRACE = 10.0
@@ -60,8 +61,9 @@ class Serving:
 
     session: Session
     mountpoint: str
-    device: tuple[int, int] | None
+    fuse: FuseMount
     foreground: bool
+    caller: Caller | None = None
     wake: Wake = field(default_factory=Wake)
     _ended: bool = False
     _received: list[int] = field(default_factory=list)
@@ -83,19 +85,27 @@ class Serving:
         status: Callable[[], Status],
     ) -> None:
         """Return when the mount is gone, or is to be given up; raise the bug that has ended the serving."""
-        outcome = readiness.announce(readiness.wait(self.device), self.session)
+        outcome = readiness.announce(readiness.wait(self.fuse.device), self.session)
         if outcome is Outcome.REFUSED:
             return
         with selectors.DefaultSelector() as selector, self._signals():
             selector.register(self.wake.reader, selectors.EVENT_READ)
             if control is not None:
                 selector.register(control, selectors.EVENT_READ)
+            if self.caller is not None:
+                selector.register(self.caller, selectors.EVENT_READ)
             if outcome is Outcome.ABANDONED:
                 self._free_mountpoint()
             while not self._ended:
                 for key, _ in selector.select(None if self._stop_at is None else _LOOK_AGAIN):
                     if key.fileobj is control and control is not None:
                         _answer(control, status)
+                    elif key.fileobj is self.caller and self.caller is not None:
+                        # Once: it stays readable.
+                        selector.unregister(self.caller)
+                        logger.info("whoever asked for it has ended: unmounting %s", self.mountpoint)
+                        if self._stop_at is None:
+                            self._free_mountpoint()
                     else:
                         self.wake.clear()
                 if self._heed_signals() or self._is_over():
@@ -136,7 +146,7 @@ class Serving:
 
     def _free_mountpoint(self) -> None:
         """Take the mount out of the tree now; files that are open may be used on for a while."""
-        detach(self.device)
+        self.fuse.detach()
         self._quiet_since = time.monotonic()
         self._stop_at = self._quiet_since + GRACE
 

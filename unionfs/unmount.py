@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 
 from unionfs import control
 from unionfs.errors import MountError
@@ -23,14 +24,20 @@ from unionfs.transport.detach import unmount
 _BUSY_TRIES = 5
 _BUSY_PAUSE = 0.1
 _SOCKET_PAUSE = 0.05
+_COPY_PATIENCE = 1.0
 _PATIENCE = 5.0
 _ANSWER_TIME = 1.0
 
 
-def umount(path: str, *, lazy: bool = False) -> None:
+def _to_stderr(text: str) -> None:
+    print(f"pyunionfs: {text}", file=sys.stderr)
+
+
+def umount(path: str, *, lazy: bool = False, tell: Callable[[str], None] = _to_stderr) -> None:
     """Unmount `path` and wait for its daemon. With `lazy` it vanishes now, and open files go on being served.
 
-    MountError: nothing of ours is mounted there, it is in use, or it is another user's.
+    `tell` is told why it takes long. MountError: nothing of ours is mounted there, it is in use, or it is
+    another user's.
     """
     mountpoint = resolve_mountpoint(path)
     entry = mount_at(mountpoint)
@@ -46,7 +53,7 @@ def umount(path: str, *, lazy: bool = False) -> None:
     try:
         _unmount(mountpoint, entry, lazy)
         if not lazy:
-            daemons.wait()
+            daemons.wait(tell)
     finally:
         daemons.close()
 
@@ -95,18 +102,19 @@ class _Daemons:
         pidfds = [process.open_process(each.pid) for each in found if each.pid != 0]
         self._pidfds = [pidfd for pidfd in pidfds if pidfd is not None]
 
-    def wait(self) -> None:
+    def wait(self, tell: Callable[[str], None]) -> None:
         """Until they are gone. They may have much to write out, or serve a copy of the mount elsewhere."""
         mountpoint = self._mountpoint
         if self._dead:
             return
         if not self._names:
-            print(
-                f"pyunionfs: the daemon of {mountpoint} was not found, and is not waited for", file=sys.stderr
-            )
+            tell(f"the daemon of {mountpoint} was not found, and is not waited for")
+            return
+        if self._gone(_COPY_PATIENCE):
             return
         copies = [each.path for each in mount_table() if each.device == self._entry.device]
-        if copies:
+        # Else it is writing out, and the number is another mount's by now.
+        if copies and self._serve_on():
             raise MountError(
                 f"{mountpoint} is unmounted, but {copies[-1]} shows the same union, and the daemon serves"
                 f" that: `pyunionfs umount {shlex.quote(copies[-1])}` ends it"
@@ -118,7 +126,7 @@ class _Daemons:
                 f"{mountpoint} is unmounted here, but its daemon still serves it in another mount namespace"
                 " (a container that was started meanwhile): it ends when that does"
             )
-        print(f"pyunionfs: waiting until the data of {mountpoint} is written out", file=sys.stderr)
+        tell(f"waiting until the data of {mountpoint} is written out")
         self._gone(None)
 
     def _gone(self, timeout: float | None) -> bool:

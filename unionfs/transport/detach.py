@@ -5,12 +5,17 @@ Never anything that was mounted over it, and never a path that would have to be 
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import threading
 
 from unionfs.errors import MountError
 from unionfs.linux import mount as linux
 
 log = logging.getLogger(__name__)
+
+_ANSWER_TIME = 1.0
 
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
@@ -29,14 +34,37 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     fusermount.unmount(mountpoint, lazy=lazy)
 
 
-def detach(device: tuple[int, int] | None) -> None:
-    """Take this mount out of the tree wherever it is: it may have been moved, or bound to other places."""
+def detach(device: tuple[int, int] | None, *, only_dead: bool = False) -> None:
+    """Take this mount out of the tree wherever it is: it may have been moved, or bound to other places.
+
+    `only_dead` is for a mount that may be gone: its number is another's then, perhaps of one that was mounted
+    this very moment, and that one is left alone because it is served.
+    """
     try:
         for entry in reversed(linux.mount_table()):
-            if entry.device == device:
+            if entry.device == device and not (only_dead and is_served(entry.path)):
                 _detach_one(entry)
     except OSError as error:
         log.error("cannot free the mountpoint: %s", error)
+
+
+def is_served(path: str) -> bool:
+    """Whether a FUSE mount has somebody who answers, or might. May be asked in a process with threads."""
+    found: list[int] = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(path)
+            found.append(0)
+        except OSError as error:
+            found.append(error.errno or 0)
+
+    # Who is asked may be stuck: that takes a thread, which may be left behind.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_TIME)
+    # ECONNABORTED: as ENOTCONN, where that was agreed on with the kernel.
+    return not found or found[0] not in (errno.ENOTCONN, errno.ECONNABORTED)
 
 
 def _detach_one(entry: linux.MountPoint) -> None:

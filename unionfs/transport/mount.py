@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from unionfs.errors import MountError
 from unionfs.linux import mount as linux
 from unionfs.linux.process import try_in_child
 from unionfs.transport.auto_unmount import Guard
+from unionfs.transport.detach import detach
 
 FUSE_DEVICE = "/dev/fuse"
 SUBTYPE = "pyunionfs"
@@ -98,6 +100,16 @@ class FuseMount:
     device: tuple[int, int] | None
     guard: Guard | None
     """Takes the mount away when this process dies; to be released when it has ended well."""
+
+    def detach(self) -> None:
+        """Take it out of the tree wherever it still is."""
+        # Once the kernel has ended the session because it is unmounted, its number may be another mount's.
+        detach(self.device, only_dead=self._has_ended())
+
+    def _has_ended(self) -> bool:
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def check_mountpoint(mountpoint: str) -> None:

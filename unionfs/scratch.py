@@ -1,0 +1,136 @@
+"""The temporary directory of a union: upper, work and mountpoint, as far as nobody has named others.
+
+Made by whoever asks for the union and removed by him; when he is killed, by the daemon. Never removes
+anything but these three, never what is mounted in there, and never a directory that only has the same path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+from unionfs.errors import MountError
+from unionfs.linux.mount import mount_table
+from unionfs.overlay.work import remove_tree
+
+PREFIX = "pyunionfs-"
+
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LAYERS = ("upper", "work")
+_MOUNTPOINT = "merged"
+_PRIVATE = ("trusted.overlay.", "user.overlay.")
+
+
+class Scratch:
+    """One such directory, held by a descriptor: it is the same one whatever lies over its path."""
+
+    __slots__ = ("_fd", "path")
+
+    def __init__(self, path: str) -> None:
+        """Take over the directory that `make` made, in this process or in another."""
+        self.path = path
+        self._fd = os.open(path, _OPEN_DIR)
+
+    @classmethod
+    def make(cls, place: str, prefix: str = PREFIX) -> Scratch:
+        """A new one in the directory `place`, which only this user may enter."""
+        # Here, because the daemon that holds one does not need it, and it is slow to load.
+        import tempfile
+
+        try:
+            return cls(os.path.realpath(tempfile.mkdtemp(prefix=prefix, dir=place)))
+        except OSError as error:
+            raise MountError(
+                f"cannot make a temporary directory in {place}: {error.strerror}; name another place by"
+                " tmpdir=... or by the environment variable TMPDIR"
+            ) from error
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def add(self, name: str) -> str:
+        """Make one of the three directories in it, and return its path."""
+        assert name in (*_LAYERS, _MOUNTPOINT)
+        # Whatever the umask: the root of the merged tree shows this mode.
+        os.mkdir(name, 0o700, dir_fd=self._fd)
+        os.chmod(name, 0o755, dir_fd=self._fd)
+        return os.path.join(self.path, name)
+
+    def remove(self) -> None:
+        """Remove it with the layers that are in it. MountError: it could not be, and the rest is as it was.
+
+        Twice is as good as once.
+        """
+        if self._fd < 0:
+            return
+        inside = [entry.path for entry in mount_table() if entry.path.startswith(self.path + "/")]
+        if inside and self._is_there():
+            raise MountError(
+                f"the temporary directory {self.path} stays, because {inside[-1]} is mounted in it: unmount"
+                " that, then remove the directory"
+            )
+        try:
+            for name in _LAYERS:
+                remove_tree(self._fd, os.fsencode(name))
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(_MOUNTPOINT, dir_fd=self._fd)
+            if self._is_there():
+                os.rmdir(self.path)
+        except OSError as error:
+            raise MountError(
+                f"cannot remove the temporary directory {self.path}: {error.strerror}: remove it by hand"
+            ) from error
+        self.close()
+
+    def _is_there(self) -> bool:
+        """Whether the path still leads to it."""
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Let go of it, without removing anything."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def look_like(upper: str, lower: str) -> None:
+    """Give a new upper the owner, mode, attributes and times of the lower: its root is the merged tree's.
+
+    What an ordinary user may not give stays his own. A lower that cannot be looked at is none: who opens the
+    layers says so.
+    """
+    try:
+        st = os.stat(lower)
+    except OSError:
+        return
+    root = os.geteuid() == 0
+    if root:
+        # A user namespace's root cannot give to who is not in it (EINVAL).
+        with contextlib.suppress(OSError):
+            os.chown(upper, st.st_uid, st.st_gid)
+    os.chmod(upper, stat.S_IMODE(st.st_mode))
+    for name in _xattrs(lower):
+        try:
+            os.setxattr(upper, name, os.getxattr(lower, name))
+        except OSError as error:
+            # Upper's filesystem has none of that kind, they are not for this user, or it is gone meanwhile.
+            if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENODATA):
+                raise
+    if not root:
+        # The daemon writes as this user, who must not be kept out; an ACL may have done that, too.
+        os.chmod(upper, stat.S_IMODE(os.stat(upper).st_mode) | stat.S_IRWXU)
+    os.utime(upper, ns=(st.st_atime_ns, st.st_mtime_ns))
+
+
+def _xattrs(path: str) -> list[str]:
+    try:
+        return [name for name in os.listxattr(path) if not name.startswith(_PRIVATE)]
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return []
+        raise
