@@ -2,12 +2,14 @@
 
 The public Python API, and nothing else:
 
-    options = unionfs.parse_options(["lower1:lower2", "upper", "work", "merged"], ["volatile"])
-    unionfs.mount(options)      # forks a daemon; returns when it serves
-    unionfs.umount("merged")    # returns when the daemon has written everything out and is gone
+    with unionfs.mount(lowers=["site", "base"]) as merged:      # a pathlib.Path
+        (merged / "etc/motd").write_text("base is as it was")
+
+    unionfs.mounts()          # what is mounted
+    unionfs.umount("merged")  # returns when everything is written out and the daemon is gone
 
 What is refused is a `MountError` or an `OptionError`, with a message for people. Names load when they are
-first used.
+first used; none of them loads trio or pyfuse3, for the daemon is another process.
 """
 
 from __future__ import annotations
@@ -17,39 +19,45 @@ from typing import TYPE_CHECKING, Any
 from unionfs.errors import MountError, OptionError, PyUnionFSError
 
 if TYPE_CHECKING:
-    from unionfs.control import mounts as status
-    from unionfs.daemon import mount
-    from unionfs.options import MountOptions
-    from unionfs.options import parse as parse_options
-    from unionfs.unmount import umount
+    from unionfs.api.keywords import Options
+    from unionfs.api.table import Mounted, mounts, umount
+    from unionfs.api.union import Mount, mount
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Mount",
     "MountError",
-    "MountOptions",
+    "Mounted",
     "OptionError",
+    "Options",
     "PyUnionFSError",
     "__version__",
     "mount",
-    "parse_options",
-    "status",
+    "mounts",
     "umount",
 ]
 
 _PLACES = {
-    "MountOptions": ("unionfs.options", "MountOptions"),
-    "mount": ("unionfs.daemon", "mount"),
-    "parse_options": ("unionfs.options", "parse"),
-    "status": ("unionfs.control", "mounts"),
-    "umount": ("unionfs.unmount", "umount"),
+    "Mount": "unionfs.api.union",
+    "Mounted": "unionfs.api.table",
+    "Options": "unionfs.api.keywords",
+    "mount": "unionfs.api.union",
+    "mounts": "unionfs.api.table",
+    "umount": "unionfs.api.table",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+if not TYPE_CHECKING:  # a type checker would take it for "any name will do"
 
-    module, attribute = _PLACES[name]
-    return getattr(importlib.import_module(module), attribute)
+    def __getattr__(name: str) -> Any:
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        value = globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

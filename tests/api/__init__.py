@@ -1,0 +1,1 @@
+"""The Python API and the pytest plugin: what programs that import unionfs meet."""

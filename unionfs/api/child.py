@@ -1,0 +1,43 @@
+"""What `launch.py` starts: a fresh process that parses, checks, leaves a daemon behind, answers and ends.
+
+The answer on standard output is JSON, `[status, message]`: 0 for a mount that serves, else as the command's
+exit status.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any, NoReturn
+
+from unionfs.errors import OptionError, PyUnionFSError
+
+
+def main(request: dict[str, Any]) -> NoReturn:
+    """Do what was asked, and end this process without clearing up memory."""
+    # The caller's thread may have had some blocked.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    status, message = 0, ""
+    try:
+        _mount(request)
+    except OptionError as error:
+        status, message = 2, str(error)
+    except (PyUnionFSError, OSError) as error:
+        status, message = 1, str(error)
+    with open(1, "wb", closefd=False) as out:
+        out.write(json.dumps([status, message]).encode())
+    os._exit(0)
+
+
+def _mount(request: dict[str, Any]) -> None:
+    from unionfs import daemon, options
+    from unionfs.caller import Caller
+    from unionfs.scratch import Scratch
+
+    parsed = options.parse([request["mountpoint"]], request["options"])
+    caller = None
+    if request["pidfd"] >= 0:
+        scratch = request["scratch"]
+        caller = Caller(request["pidfd"], None if scratch is None else Scratch(scratch))
+    daemon.mount(parsed, caller)

@@ -1,0 +1,124 @@
+"""Starting the daemon of a union as a process of its own: what a program asks, and what it is answered.
+
+The program may have threads, locks, open files and signal handlers of any kind, so nothing here forks it: a
+fresh interpreter is started, which gets everything by a pipe (an argument list has limits that many lowers
+reach) and answers by another. The program's current directory, environment variables for Python and site
+hooks (coverage's, say) have no say in what that interpreter loads. `child.py` is the other end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import unionfs
+from unionfs.errors import MountError, OptionError
+from unionfs.scratch import Scratch
+
+logger = logging.getLogger("unionfs")
+
+_OPTION_ERROR = 2
+
+# The package is loaded from the very place that this one was loaded from, whatever else is installed.
+_BOOT = """
+import json, sys
+from importlib import util
+request = json.loads(sys.stdin.buffer.read())
+sys.path += [entry for entry in request["path"] if entry not in sys.path]
+package = request["package"]
+spec = util.spec_from_file_location("unionfs", package + "/__init__.py", submodule_search_locations=[package])
+module = sys.modules["unionfs"] = util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from unionfs.api import child
+child.main(request)
+"""
+
+
+def launch(mountpoint: str, words: Sequence[str], scratch: Scratch | None, *, keep: bool) -> None:
+    """Mount with these words of `-o`, and return when the union serves.
+
+    Without `keep` its daemon ends when this process has ended, and removes `scratch` then. OptionError,
+    MountError: it was refused, in the daemon's words.
+    """
+    pidfd = -1 if keep else _this_process()
+    try:
+        request = {
+            "path": [entry for entry in sys.path if os.path.isabs(entry)],
+            "package": next(iter(unionfs.__path__)),
+            "mountpoint": mountpoint,
+            "options": list(words),
+            "pidfd": pidfd,
+            "scratch": None if scratch is None else scratch.path,
+        }
+        _read_answer(mountpoint, *_run(json.dumps(request).encode(), pidfd))
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+
+
+def _this_process() -> int:
+    try:
+        return os.pidfd_open(os.getpid())
+    except OSError as error:
+        raise MountError(
+            f"the daemon could not see when this process ends (pidfd_open: {error.strerror}): Linux 5.4 or"
+            " later is needed, and a sandbox that allows that call"
+        ) from error
+
+
+def _interpreter() -> list[str]:
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise MountError(
+            "this program has no Python interpreter to start a daemon with (it is frozen or embeds Python):"
+            " have it run the command `pyunionfs mount` instead"
+        )
+    # Paths are bytes: both sides must read them alike.
+    flags = ["-X", "utf8"] if sys.flags.utf8_mode else []
+    flags += ["-B"] if sys.dont_write_bytecode else []
+    return [sys.executable, "-I", "-S", *flags, "-c", _BOOT]
+
+
+def _run(request: bytes, pidfd: int) -> tuple[bytes, bytes]:
+    """What the new process answers, and what it says on standard error."""
+    try:
+        process = subprocess.Popen(
+            _interpreter(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=() if pidfd < 0 else (pidfd,),
+            # Ctrl-C at the terminal is for the program, which then unmounts.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise MountError(f"cannot start the daemon with {sys.executable}: {error.strerror}") from error
+    with process:
+        try:
+            # The daemon lets go of both pipes when it serves.
+            return process.communicate(request)
+        except BaseException:
+            # Ctrl-C, say. The daemon sees that nobody waits any more, and takes its mount away, unless it was
+            # ready before; either way it has come to that at the end of the pipe.
+            process.kill()
+            assert process.stdout is not None
+            process.stdout.read()
+            raise
+
+
+def _read_answer(mountpoint: str, answer: bytes, said: bytes) -> None:
+    try:
+        status, message = json.loads(answer)
+    except ValueError:
+        lines = os.fsdecode(said).strip().splitlines()
+        raise MountError(
+            f"cannot mount {mountpoint}: the daemon ended before it served"
+            + (f": {lines[-1]}" if lines else " and said nothing")
+        ) from None
+    if status:
+        raise (OptionError if status == _OPTION_ERROR else MountError)(message)
+    if said:
+        logger.warning("%s", os.fsdecode(said).strip())

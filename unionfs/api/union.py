@@ -1,0 +1,329 @@
+"""`unionfs.mount`: a union that a program makes, uses and takes away again.
+
+Whatever ends the program ends its unions: the `with` block, `Mount.umount`, the interpreter's end, or, for a
+program that was killed, the daemon, which watches it. Nothing here needs an event loop or starts a thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Unpack
+
+from unionfs.api import holders
+from unionfs.api.keywords import Options, Paths, StrOrBytesPath, one_path, several_paths, words
+from unionfs.api.launch import launch
+from unionfs.api.table import umount
+from unionfs.errors import MountError, OptionError, PyUnionFSError
+from unionfs.linux.mount import MountPoint, mount_at, mount_table
+from unionfs.options import resolve_mountpoint
+from unionfs.scratch import Scratch, look_like
+from unionfs.separated import escape
+
+_END_TIME = 10.0
+_PAUSE = 0.01
+
+
+def mount(
+    lowers: Paths,
+    mountpoint: StrOrBytesPath | None = None,
+    *,
+    upper: StrOrBytesPath | None = None,
+    work: StrOrBytesPath | None = None,
+    data_lowers: Paths = (),
+    tmpdir: StrOrBytesPath | None = None,
+    keep: bool = False,
+    **options: Unpack[Options],
+) -> Mount:
+    """Show `lowers`, the topmost first, with `upper` over them as one tree, and return when it can be used.
+
+        with unionfs.mount(lowers=["site", "base"]) as merged:
+            (merged / "etc/motd").write_text("changed in a temporary upper, base is as it was")
+
+    What is left out is made in a temporary directory, in `tmpdir` or where `tempfile` makes them, and removed
+    at the end: the mountpoint, `upper` and `work`; for an `upper` that is given, `work` is made beside it.
+    With `ro=True` and no `upper` there is none. Without `keep` the union ends with this process at the
+    latest; with it only `umount` ends it, and all directories must be given. `data_lowers` lie below `lowers`
+    and are only reached through metacopy files. An upper that is thrown away is `volatile` unless it is said
+    otherwise. The remaining keywords are `Options`.
+
+    OptionError: a keyword or its value is wrong. MountError: the machine or the directories refuse. Nothing
+    is mounted then, and nothing left behind.
+    """
+    layers = _Layers(lowers, data_lowers, upper, work)
+    given = dict(options)
+    layers.refuse_contradictions(given, keep=keep, mountpoint=mountpoint)
+    place = None if tmpdir is None else one_path("tmpdir", tmpdir)
+    with contextlib.ExitStack() as undo:
+        scratches = _Scratches(place)
+        undo.callback(scratches.remove)
+        layers.complete(given, scratches)
+        path = one_path("mountpoint", mountpoint) if mountpoint is not None else scratches.add("merged")
+        resolved = resolve_mountpoint(path)
+        before = mount_at(resolved)
+        try:
+            launch(resolved, [*layers.words(), *words(given)], scratches.main, keep=keep)
+        except MountError as error:
+            raise scratches.explained(error) from None
+        except BaseException:
+            _take_back(resolved, before)
+            raise
+        undo.pop_all()
+    return Mount(Path(path), resolved, layers, scratches, keep=keep)
+
+
+class _Layers:
+    """What the union is made of, as it was given and as it is completed."""
+
+    def __init__(
+        self,
+        lowers: Paths,
+        data_lowers: Paths,
+        upper: StrOrBytesPath | None,
+        work: StrOrBytesPath | None,
+    ) -> None:
+        self.lowers = several_paths("lowers", lowers)
+        self.data_lowers = several_paths("data_lowers", data_lowers)
+        self.upper = None if upper is None else one_path("upper", upper)
+        self.work = None if work is None else one_path("work", work)
+        if not self.lowers:
+            raise OptionError("lowers is empty: a union needs a lower")
+        if self.work is not None and self.upper is None:
+            raise OptionError("work was given without upper: add that, or leave work out")
+
+    def refuse_contradictions(
+        self, given: dict[str, object], *, keep: bool, mountpoint: StrOrBytesPath | None
+    ) -> None:
+        if self.upper is not None and self.work is None:
+            for name in ("index", "volatile"):
+                if given.get(name):
+                    raise OptionError(
+                        f"{name}=True with an upper but no work: what work holds then belongs to upper, so"
+                        " give work=..., an empty directory on the same filesystem"
+                    )
+        if not keep:
+            return
+        read_only = bool(given.get("ro")) and self.upper is None
+        missing = [
+            name
+            for name, value in (("mountpoint", mountpoint), ("upper", self.upper), ("work", self.work))
+            if value is None and not (read_only and name != "mountpoint")
+        ]
+        if missing:
+            raise OptionError(
+                f"keep=True without {' and '.join(missing)}: temporary directories end with this process;"
+                " give all directories, or leave keep out"
+            )
+
+    def complete(self, given: dict[str, object], scratches: _Scratches) -> None:
+        """Make upper and work where they were left out."""
+        if self.upper is None:
+            if given.get("ro"):
+                return
+            self.upper = scratches.add("upper")
+            self.work = scratches.add("work")
+            given.setdefault("volatile", True)
+            look_like(self.upper, self.lowers[0])
+        elif self.work is None:
+            self.work = scratches.add_beside(self.upper)
+
+    def words(self) -> list[str]:
+        """The layers as words of `-o`."""
+        found = [f"lowerdir+={escape(path)}" for path in self.lowers]
+        found += [f"datadir+={escape(path)}" for path in self.data_lowers]
+        if self.upper is not None and self.work is not None:
+            found += [f"upperdir={escape(self.upper)}", f"workdir={escape(self.work)}"]
+        return found
+
+
+class _Scratches:
+    """The temporary directories of one union: the main one, and one for work beside a given upper."""
+
+    def __init__(self, place: str | None) -> None:
+        self._place = place
+        self._beside: Scratch | None = None
+        self._upper: str | None = None
+        self.main: Scratch | None = None
+
+    def add(self, name: str) -> str:
+        if self.main is None:
+            import tempfile
+
+            self.main = Scratch.make(tempfile.gettempdir() if self._place is None else self._place)
+        path = self.main.add(name)
+        if name == "upper":
+            self._upper = path
+        return path
+
+    def add_beside(self, upper: str) -> str:
+        place = os.path.dirname(os.path.realpath(upper))
+        if os.path.isdir(upper) and os.stat(upper).st_dev != os.stat(place).st_dev:
+            raise MountError(
+                f"cannot make work beside upper {upper}, which is the top of a filesystem: give work=..., an"
+                " empty directory on the same one"
+            )
+        try:
+            self._beside = Scratch.make(place, ".pyunionfs-work-")
+        except MountError as error:
+            raise MountError(f"cannot make work beside upper {upper}: give work=... ({error})") from error
+        return self._beside.add("work")
+
+    def explained(self, error: MountError) -> MountError:
+        """The refusal, with what to do about a temporary upper that is the reason of it."""
+        if self._upper is None or self._upper not in str(error):
+            return error
+        return MountError(
+            f"{error}; this upper is temporary: name another place for it by tmpdir=... or by the environment"
+            " variable TMPDIR, or give upper=... and work=..."
+        )
+
+    def remove(self) -> None:
+        for scratch in (self.main, self._beside):
+            if scratch is not None:
+                scratch.remove()
+
+
+class Mount:
+    """A union that was mounted: a context manager, whose `with` gives `path`.
+
+    Outside of a `with` it stays until `umount`, or until this process ends.
+    """
+
+    def __init__(
+        self, path: Path, mountpoint: str, layers: _Layers, scratches: _Scratches, *, keep: bool
+    ) -> None:
+        """Only `mount` makes these."""
+        self.path = path
+        """Where the union is."""
+        self.lowers = tuple(map(Path, layers.lowers))
+        """The topmost first."""
+        self.upper = None if layers.upper is None else Path(layers.upper)
+        """What receives the changes; None: nothing does."""
+        self.work = None if layers.work is None else Path(layers.work)
+        self._mountpoint = mountpoint
+        self._scratches = scratches
+        self._keep = keep
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._ended = False
+        entry = mount_at(mountpoint)
+        self._device = None if entry is None else entry.device
+        if not keep:
+            _living[id(self)] = self
+
+    def __repr__(self) -> str:
+        state = "unmounted" if self._ended else f"lowers {[os.fspath(lower) for lower in self.lowers]}"
+        return f"<unionfs.Mount at {str(self.path)!r}, {state}>"
+
+    def __enter__(self) -> Path:
+        if self._ended:
+            raise MountError(f"the union at {self.path} is unmounted: mount it again by unionfs.mount")
+        return self.path
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Unmount, whatever happened, as `end` does. An error of the block comes first."""
+        try:
+            self.end()
+        except PyUnionFSError as problem:
+            if error is None:
+                raise
+            error.add_note(f"pyunionfs: {problem}")
+
+    def umount(self, *, lazy: bool = False) -> None:
+        """Unmount, wait until everything is written out, and remove what was temporary.
+
+        With `lazy` it vanishes from the tree now, and who has files of it open may use them on. Once it is
+        unmounted, by whomever, this does nothing more. MountError: it is in use (and stays), or the temporary
+        directories cannot be removed.
+        """
+        if os.getpid() != self._process:
+            raise MountError(
+                f"the union at {self.path} belongs to process {self._process}, which has forked this one:"
+                f" unionfs.umount({str(self.path)!r}) ends it all the same"
+            )
+        with self._lock:
+            if self._ended:
+                return
+            if self._is_there():
+                self._unmount(lazy=lazy)
+            self._finish()
+
+    def end(self) -> None:
+        """`umount`, but nothing stays: what is in use is detached, and the MountError says by whom.
+
+        In a process that was forked from the union's this does nothing: it is not its to end.
+        """
+        if os.getpid() != self._process:
+            return
+        try:
+            self.umount()
+        except MountError as problem:
+            if self._ended:
+                raise
+            self.umount(lazy=True)
+            raise MountError(f"{problem} (it was detached from the tree)") from None
+
+    def _is_there(self) -> bool:
+        """Whether it is still mounted. MountError: something else lies over it."""
+        here = [entry for entry in mount_table() if entry.path == self._mountpoint]
+        if self._device is None or all(entry.device != self._device for entry in here):
+            return False
+        if here[-1].device != self._device:
+            raise MountError(
+                f"the union at {self._mountpoint} is covered by a {here[-1].fstype} mount: unmount that first"
+            )
+        return True
+
+    def _unmount(self, *, lazy: bool) -> None:
+        try:
+            umount(self._mountpoint, lazy=lazy)
+        except MountError as problem:
+            if not self._is_there():
+                raise
+            # A file that nobody refers to any more may wait in a cycle for the collector.
+            if not holders.of_this_process(self._mountpoint):
+                raise
+            gc.collect()
+            mine = holders.of_this_process(self._mountpoint)
+            if mine:
+                raise MountError(f"{problem}; this process has {', '.join(mine)}") from None
+            umount(self._mountpoint, lazy=lazy)
+
+    def _finish(self) -> None:
+        self._ended = True
+        _living.pop(id(self), None)
+        self._scratches.remove()
+
+
+_living: dict[int, Mount] = {}
+"""The unions that are to end with the interpreter, in the order in which they were mounted."""
+
+
+@atexit.register
+def _end_all() -> None:
+    for union in reversed(list(_living.values())):
+        try:
+            union.end()
+        except PyUnionFSError as problem:
+            print(f"pyunionfs: {problem}", file=sys.stderr)
+
+
+def _take_back(mountpoint: str, before: MountPoint | None) -> None:
+    """After an interruption: unmount what was mounted all the same, unless the daemon does it itself."""
+    deadline = time.monotonic() + _END_TIME
+    while mount_at(mountpoint) != before and time.monotonic() < deadline:
+        with contextlib.suppress(MountError):  # the daemon was faster
+            umount(mountpoint)
+        time.sleep(_PAUSE)
