@@ -1,0 +1,177 @@
+"""pytest fixtures: a throwaway writable view of a directory tree for each test.
+
+    union           a pathlib.Path: the tree of `union_lowers`, or of the marker `union`, to be scribbled over
+    union_factory   the same for any trees and options, as often as a test likes
+
+Loaded in every run of pytest where pyunionfs is installed, so that it imports next to nothing; the rest comes
+with the first union. Whatever a test leaves behind, its union is gone after it.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+import unionfs
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from unionfs.api.keywords import Options, Paths, StrOrBytesPath
+    from unionfs.api.union import Mount
+
+_WHERE_MISSING = "union_where_missing"
+
+
+class UnionFactory(Protocol):
+    """The fixture `union_factory`: mounts `lowers`, the topmost first, and gives the `pathlib.Path`.
+
+    Without any they are those of the fixture `union`. The keywords are those of `unionfs.mount`.
+    """
+
+    def __call__(
+        self,
+        *lowers: StrOrBytesPath,
+        mountpoint: StrOrBytesPath | None = None,
+        upper: StrOrBytesPath | None = None,
+        work: StrOrBytesPath | None = None,
+        data_lowers: Paths = (),
+        tmpdir: StrOrBytesPath | None = None,
+        **options: Unpack[Options],
+    ) -> Path: ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The settings of pytest.ini or pyproject.toml."""
+    parser.addini(
+        "union_lowers",
+        "pyunionfs: the trees that the fixture `union` shows, topmost first, relative to this file",
+        type="paths",
+        default=[],
+    )
+    parser.addini(
+        "union_tmpdir",
+        "pyunionfs: where the fixtures put what tests change (default: TMPDIR, else /tmp)",
+        default="",
+    )
+    parser.addini(
+        _WHERE_MISSING,
+        "pyunionfs: what becomes of tests that need a union on a machine that cannot mount one: fail or skip",
+        default="fail",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker; and a setting that cannot be is refused at once."""
+    config.addinivalue_line(
+        "markers",
+        "union(*lowers, **options): which trees the fixture `union` shows (topmost first, relative to the"
+        " test's file) and with which options of unionfs.mount",
+    )
+    given = config.getini(_WHERE_MISSING)
+    if given not in ("fail", "skip"):
+        raise pytest.UsageError(f"{_WHERE_MISSING} = {given}: it is fail or skip")
+
+
+@pytest.fixture(scope="session")
+def union_lowers(pytestconfig: pytest.Config) -> Sequence[StrOrBytesPath]:
+    """The trees that `union` shows, topmost first: the setting `union_lowers`, or what overrides this."""
+    lowers: list[Path] = pytestconfig.getini("union_lowers")
+    return lowers
+
+
+@pytest.fixture(scope="session")
+def union_options() -> Mapping[str, Any]:
+    """Options of `unionfs.mount` for every union of these fixtures: none, or what overrides this."""
+    return {}
+
+
+@pytest.fixture
+def union_factory(request: pytest.FixtureRequest) -> Iterator[UnionFactory]:
+    """Mounts unions, each with an upper of its own, all of which are gone after the test."""
+    mounted: list[Mount] = []
+
+    def make(*lowers: StrOrBytesPath, **options: Any) -> Path:
+        union = _mount(request, lowers or _default_lowers(request), options)
+        mounted.append(union)
+        return union.path
+
+    yield make
+    _end(mounted)
+
+
+@pytest.fixture
+def union(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A writable view of a prepared tree, which stays as it is: changes are thrown away after the test."""
+    options: dict[str, Any] = {}
+    # The closest marker last, so that it decides.
+    for marker in reversed(list(request.node.iter_markers("union"))):
+        options.update(marker.kwargs)
+    try:
+        mounted = _mount(request, _default_lowers(request), options)
+    except unionfs.PyUnionFSError as error:
+        # The message says it all; the way to it does not.
+        pytest.fail(f"no union could be mounted: {error}", pytrace=False)
+    yield mounted.path
+    _end([mounted])
+
+
+def _default_lowers(request: pytest.FixtureRequest) -> Sequence[StrOrBytesPath]:
+    """The closest marker's, else the fixture's."""
+    for marker in request.node.iter_markers("union"):
+        if marker.args:
+            return [request.path.parent / os.fsdecode(lower) for lower in marker.args]
+    lowers: Sequence[StrOrBytesPath] = request.getfixturevalue("union_lowers")
+    if not lowers:
+        pytest.fail(
+            "which tree shall the fixture `union` show? Set union_lowers in pytest's configuration, mark the"
+            ' test with @pytest.mark.union("tree"), or override the fixture union_lowers',
+            pytrace=False,
+        )
+    return lowers
+
+
+def _mount(
+    request: pytest.FixtureRequest, lowers: Sequence[StrOrBytesPath], options: Mapping[str, Any]
+) -> Mount:
+    __tracebackhide__ = True
+    config = request.config
+    given = {**request.getfixturevalue("union_options"), **options}
+    if config.getini("union_tmpdir"):
+        given.setdefault("tmpdir", (config.inipath or config.rootpath).parent / config.getini("union_tmpdir"))
+    try:
+        return unionfs.mount(lowers, **given)
+    except unionfs.MountError:
+        # Asked only now, so that it costs nothing where all is well.
+        if config.getini(_WHERE_MISSING) == "skip" and (reason := _reason_why_never()) is not None:
+            pytest.skip(f"this machine cannot mount a union: {reason}")
+        raise
+
+
+def _reason_why_never() -> str | None:
+    """What hinders even the simplest union; None: it was something about the one that was asked for."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="pyunionfs-probe-") as lower:
+        try:
+            with unionfs.mount(lowers=[lower], ro=True):
+                return None
+        except unionfs.MountError as error:
+            return str(error)
+
+
+def _end(mounted: list[Mount]) -> None:
+    """Take them away, the last one first. What a test has left open is a warning, not its failure."""
+    left: list[str] = []
+    for union in reversed(mounted):
+        try:
+            union.end()
+        except unionfs.MountError as error:
+            left.append(str(error))
+    for text in left:
+        warnings.warn(pytest.PytestWarning(text), stacklevel=1)
