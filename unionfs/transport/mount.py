@@ -45,7 +45,7 @@ class FuseMountOptions:
     """What the kernel is told at mount(2). The defaults are overlayfs's: devices and setuid bits work.
 
     `allow_other` lets other users in. `default_permissions` is always given: the kernel checks modes and
-    ACLs. `access_times` is "noatime", "strictatime", or
+    ACLs (not with `acl` False). `access_times` is "noatime", "strictatime", or
     empty for what the kernel does by default. `context` and so on are SELinux's.
     """
 
@@ -64,6 +64,7 @@ class FuseMountOptions:
     sync: bool = False
     dirsync: bool = False
     max_read: int | None = None
+    acl: bool = True
     context: str | None = None
     fscontext: str | None = None
     defcontext: str | None = None
@@ -201,7 +202,7 @@ def _no_device(mountpoint: str) -> MountError:
 def _mount_directly(fd: int, mountpoint: str, options: FuseMountOptions) -> None:
     # MS_POSIXACL makes the kernel leave creation modes unmasked and send the umask beside them, as default
     # ACLs need: where a directory has one, the umask must not count.
-    flags = linux.MS_POSIXACL
+    flags = linux.MS_POSIXACL if options.acl else 0
     for name in options.flag_names():
         flags |= _FLAGS[name]
     root_mode = stat.S_IFMT(os.stat(mountpoint).st_mode)
