@@ -44,8 +44,6 @@ tmp_dir = "{root}/tmp"
 network_config_dir = "{root}/network"
 """
 
-_POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}\n'
-
 
 def missing() -> str | None:
     """The first program that the tests need and this machine has not; None: all are here."""
@@ -59,8 +57,8 @@ def write_mount_program(path: Path) -> None:
     Engines start it with an environment of their own.
     """
     path.write_text(
-        f'#!/bin/sh\nPYTHONPATH="{REPOSITORY}" PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1'
-        f' exec "{sys.executable}" -m unionfs "$@"\n'
+        f"#!{sys.executable} -B\nimport sys\nsys.path[0] = {str(REPOSITORY)!r}\n"
+        "from unionfs.cli import command\ncommand()\n"
     )
     path.chmod(0o755)
 
@@ -74,7 +72,6 @@ class Engine:
         self.runtime.mkdir(mode=0o700)
         for name in ("tmp", "network", "files"):
             (root / name).mkdir()
-        (root / "policy.json").write_text(_POLICY)
         (root / "storage.conf").write_text(
             _STORAGE.format(root=root, program=program, overlay_options=overlay_options, options=options)
         )

@@ -58,17 +58,9 @@ def life(uid: int, program: str | None, *options: str) -> dict[str, Any]:
         if program is None:
             program = str(home / "pyunionfs")
             write_mount_program(Path(program))
+        start = [*unshared(), "tests.containers.start", f"{uid}", f"{uid}"]
         done = subprocess.run(
-            [
-                *unshared(),
-                "tests.containers.start",
-                f"{uid}",
-                f"{uid}",
-                "tests.containers.life",
-                str(home),
-                program,
-                *options,
-            ],
+            [*start, "tests.containers.life", str(home), program, *options],
             env=environment(),
             capture_output=True,
             text=True,
