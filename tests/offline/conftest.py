@@ -1,4 +1,4 @@
-"""A fresh stack for each test. Every test must leave no descriptor open."""
+"""A fresh stack for each test, and the process as it was afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.overlay.rig import Stack, descriptors
+from tests.overlay.conftest import _process_as_it_was  # noqa: F401  (for all tests here)
+from tests.overlay.rig import Stack
 from tests.support.mounts import scratch
 
 
@@ -23,6 +24,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def stack(tmp_path: Path) -> Iterator[Stack]:
     """Empty layers, on a filesystem that can hold them."""
     with scratch(tmp_path) as where:
-        before = descriptors()
         yield Stack(where)
-        assert descriptors() == before, "descriptors leaked"
