@@ -62,8 +62,8 @@ def test_random_unions(ground: Path, worker: Worker, name: str) -> None:
             told += _check_marks(stack, union, below, listed, seed)
         finally:
             shutil.rmtree(base)
-    # What upper's marks tell is mostly the same.
-    assert told[True] > 4 * told[False], told
+    # What upper's marks tell is mostly the same; of a directory that has moved they do not tell what is in it.
+    assert told[True] > 3 * told[False], told
 
 
 def _check(
