@@ -33,8 +33,7 @@ _LAYER_KEYS = ("lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir")
 class MountOptions:
     """Everything that one mount was asked to be. All paths are absolute and free of symlinks.
 
-    `lock_patience` is how long, in seconds, it waits for an upper or work that another still has
-    whose mount is gone.
+    `lock_patience` is how long, in seconds, a mount waits for an upper or work that another still has.
     """
 
     config: UnionConfig
@@ -47,7 +46,7 @@ class MountOptions:
     passthrough: str = "auto"
     coherent: bool = False
     writeback: bool = True
-    lock_patience: float = 10.0
+    lock_patience: float = 0.0
 
     def session(self) -> SessionOptions:
         """What concerns the transport."""
@@ -167,9 +166,27 @@ def parse(
     )
 
 
-def parse_mount_flags(option_texts: Iterable[str]) -> FuseMountOptions:
-    """What `-o` texts say about the mount itself. Whatever they say about the union is not looked at."""
-    return _replace_given(FuseMountOptions(), _parse_options(option_texts, lambda name: None))
+def parse_union(arguments: Sequence[str], option_texts: Sequence[str] = ()) -> UnionConfig:
+    """The union that `check LOWER[:LOWER...] UPPER WORK` and its `-o` texts name: as for `parse`, but MERGED.
+
+    One with an upper; it may be named by options instead.
+    """
+    values = _parse_options(option_texts, None)
+    named = [key for key in _LAYER_KEYS if key in values]
+    if named and arguments:
+        raise OptionError(
+            f"{len(arguments)} directories were given beside the mount option {named[0]}: name the layers in"
+            " one way only"
+        )
+    if not named and len(arguments) != 3:
+        raise OptionError(
+            f"{len(arguments)} directories were given: it takes three, LOWER[:LOWER...] UPPER WORK, or none"
+            " where -o lowerdir=,upperdir=,workdir= names them"
+        )
+    config = parse([*arguments, "/"], option_texts).config
+    if config.upper is None:
+        raise OptionError("no upper was given: add upperdir= and workdir= to the options, or give UPPER WORK")
+    return config
 
 
 def _replace_given(given: _Fields, values: Values) -> _Fields:
@@ -213,11 +230,6 @@ def _layer_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], st
         raise OptionError(
             f"three directories were given ({', '.join(arguments)}): a writable union needs LOWER UPPER WORK"
             " MERGED, a read-only one LOWER MERGED"
-        )
-    if len(arguments) == 1:
-        raise OptionError(
-            f"no layers were given for {arguments[0]}: give them as mount options, as in"
-            " lowerdir=LOWER[:LOWER...],upperdir=UPPER,workdir=WORK, or as arguments of `pyunionfs mount`"
         )
     if len(arguments) not in (2, 4):
         raise OptionError(
@@ -266,7 +278,7 @@ def _parse_options(texts: Iterable[str], unknown: Callable[[str], None] | None) 
             option = OPTIONS.get(name)
             if option is None:
                 if unknown is None:
-                    raise unknown_option(name)
+                    raise _unknown(name)
                 unknown(name)
                 continue
             # A list of lowers has escapes of its own.
@@ -279,8 +291,7 @@ def _parse_options(texts: Iterable[str], unknown: Callable[[str], None] | None) 
     return values
 
 
-def unknown_option(name: str) -> OptionError:
-    """What is said of a mount option that nobody knows."""
+def _unknown(name: str) -> OptionError:
     if name in ("dirs", "br"):
         return OptionError(
             f"mount option {name}: the layers are arguments here, or lowerdir= and upperdir= as overlayfs has"

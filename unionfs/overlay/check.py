@@ -1,9 +1,8 @@
 """What is refused before a union is opened, because it could not work or would lose data.
 
-`check` looks at the directories; `lock` takes upper and work for this process and then looks at what only
-their
-holder may judge: what lies in work, and whether the filesystem can hold marks (by trying). A refusal is a
-`MountError` with one line for people and leaves the directories as they were.
+`check` looks at the directories; `lock` takes upper and work for this process (`take` does only that) and
+then looks at what only their holder may judge: what lies in work, and whether the filesystem can hold marks
+(by trying). A refusal is a `MountError` with one line for people and leaves the directories as they were.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 
 from unionfs.errors import MountError
@@ -22,11 +22,10 @@ from unionfs.linux.mount import MountPoint
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.work import remove_tree
 
+_LOOK_AGAIN = 0.02
+"""Seconds between two looks at a lock: flock(2) has no time limit of its own."""
+
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
-
-class InUse(MountError):
-    """Another mount has upper or work."""
 
 
 class Lock:
@@ -71,13 +70,21 @@ class Lock:
         finally:
             os.close(top)
 
-    def take(self, kind: str, path: str) -> None:
+    def take(self, kind: str, path: str, deadline: float) -> None:
+        """Lock a directory, waiting for who has it until *deadline* (time.monotonic())."""
         fd = os.open(path, _OPEN_DIR)
         self._fds.append(fd)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise
+                time.sleep(_LOOK_AGAIN)
         except BlockingIOError:
-            raise InUse(
+            raise MountError(
                 f"{kind} {path} is in use by another mount: unmount that one (`pyunionfs status` lists the"
                 " mounts),"
                 " or use other directories"
@@ -92,8 +99,11 @@ class Lock:
             os.close(self._fds.pop())
 
 
-def check(config: UnionConfig, mountpoint: str) -> None:
-    """Refuse what a look at the directories shows. Changes nothing."""
+def check(config: UnionConfig, mountpoint: str, *, writable: bool = True) -> None:
+    """Refuse what a look at the directories shows. Changes nothing.
+
+    *writable* False: upper and work are only going to be looked at.
+    """
     for kind, path in _lowers(config):
         _check_directory(kind, path)
     if config.upper is None or config.work is None:
@@ -101,23 +111,39 @@ def check(config: UnionConfig, mountpoint: str) -> None:
     upper, work = config.upper, config.work
     for kind, path in (("upper", upper), ("work", work)):
         _check_directory(kind, path)
-        _check_writable(kind, path)
+        if writable:
+            _check_writable(kind, path)
     _check_one_filesystem(upper, work)
     _check_nesting(config, mountpoint)
 
 
-def lock(config: UnionConfig) -> Lock:
-    """Take upper and work for this process, and refuse what is wrong inside them. InUse: another has them."""
-    taken = Lock()
+def lock(config: UnionConfig, patience: float = 0.0) -> Lock:
+    """Take upper and work for this process, and refuse what is wrong inside them.
+
+    A mount that has them is waited for, *patience* seconds: it may be about to end.
+    """
+    taken = take(config, patience)
     try:
         if config.upper is not None and config.work is not None:
-            taken.take("upper", config.upper)
-            taken.take("work", config.work)
-            _check_other_programs(config.upper, config.work)
             if not config.any_work:
                 _check_work_content(config.upper, config.work)
             _try_marks(config.upper, config.work, config.userxattr)
             taken.note(config.work)
+    except BaseException:
+        taken.close()
+        raise
+    return taken
+
+
+def take(config: UnionConfig, patience: float = 0.0) -> Lock:
+    """Take upper and work for this process, whatever lies in them; refuse where another mount has them."""
+    taken = Lock()
+    try:
+        if config.upper is not None and config.work is not None:
+            deadline = time.monotonic() + patience
+            taken.take("upper", config.upper, deadline)
+            taken.take("work", config.work, deadline)
+            _check_other_programs(config.upper, config.work)
     except BaseException:
         taken.close()
         raise

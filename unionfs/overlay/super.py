@@ -102,11 +102,6 @@ class Union:
         if fs.upper is not None and not fs.config.volatile:
             linux.syncfs(fs.upper.root_fd)
 
-    def syncfs_for_caller(self) -> None:
-        """syncfs(2), which `fsync=0` leaves out, too. Any thread."""
-        if self.fs.syncs:
-            self.syncfs()
-
     def stats(self) -> dict[str, int]:
         fs = self.fs
         return {
@@ -380,7 +375,7 @@ class Union:
 
     def sync_file(self, handle: OpenFile) -> int | None:
         """A descriptor of the upper file to fsync and close, in any thread; None: nothing to sync."""
-        return handle.sync_fd() if self.fs.syncs else None
+        return None if self.fs.config.volatile else handle.sync_fd()
 
     def open_dir(self, ino: int) -> DirHandle:
         directory = self.directory(ino)
@@ -438,6 +433,6 @@ class Union:
     def sync_dir(self, ino: int) -> int | None:
         """A descriptor of the upper directory to fsync and close, in any thread; None: nothing to sync."""
         upper = self.directory(ino).upper
-        if upper is None or not self.fs.syncs:
+        if upper is None or self.fs.config.volatile:
             return None
         return listing_fd(self.fs, upper)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from unionfs.overlay.attr import blocks
+from unionfs.overlay.attr import blocks, link_count
 from unionfs.overlay.inode import File, Inode
 from unionfs.transport.direct.nodes import Nodes
 from unionfs.transport.direct.protocol import ATTR_OUT, ENTRY_OUT
@@ -20,7 +20,6 @@ FOREVER = 10**9
 SECOND = 1_000_000_000
 
 Pack = Callable[..., bytes]
-LinkCount = Callable[[Inode, os.stat_result], int]
 
 
 def device_number(rdev: int) -> int:
@@ -37,11 +36,10 @@ def real_device(number: int) -> int:
 class Replies:
     """Packs entries and attributes with the mount's timeouts and node numbers."""
 
-    __slots__ = ("_current", "_mapped", "_nodes", "_nsec", "_sec", "links")
+    __slots__ = ("_current", "_mapped", "_nodes", "_nsec", "_sec")
 
-    def __init__(self, nodes: Nodes, timeout: float | None, links: LinkCount) -> None:
+    def __init__(self, nodes: Nodes, timeout: float | None) -> None:
         self._nodes = nodes
-        self.links = links
         self._current = nodes.current
         self._mapped = nodes.mapped
         self._sec, self._nsec = (FOREVER, 0) if timeout is None else split_time(int(timeout * SECOND))
@@ -71,7 +69,8 @@ class Replies:
         """That there is no such name, for the kernel to remember."""
         return ENTRY_OUT.pack(0, 0, self._sec, 0, self._nsec, *(0,) * 17)
 
-    def _pack(self, pack: Pack, head: tuple[int, ...], inode: Inode, st: os.stat_result) -> bytes:
+    @staticmethod
+    def _pack(pack: Pack, head: tuple[int, ...], inode: Inode, st: os.stat_result) -> bytes:
         # All at once, and the times in whole seconds, which is not what the attributes give.
         fields: Any = st
         mode, _, _, _, uid, gid, size, atime, mtime, ctime = fields
@@ -88,7 +87,7 @@ class Replies:
             st.st_mtime_ns - mtime * SECOND,
             st.st_ctime_ns - ctime * SECOND,
             mode,
-            self.links(inode, st),
+            link_count(inode, st),
             uid,
             gid,
             device_number(rdev) if rdev else 0,

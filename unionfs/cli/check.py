@@ -1,0 +1,183 @@
+"""`pyunionfs check`: what does not fit together in the layers of a union that is not mounted.
+
+Looks, mends if told to, and says all of it. What is wrong and what may be mended is decided in
+`unionfs.offline`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from unionfs import options
+from unionfs.cli import terminal
+from unionfs.cli.parser import Parser
+from unionfs.cli.text import printable
+from unionfs.errors import OptionError
+
+if TYPE_CHECKING:
+    from unionfs.offline.findings import Finding
+    from unionfs.offline.repair import Outcome
+    from unionfs.overlay.config import UnionConfig
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+_NOTES = (
+    "The exit status is 0 where nothing was found or all of it was mended (notes do not count), 1 where"
+    " something is left or the layers are refused, as those of a mounted union are, and 2 where the command"
+    " line is wrong.\n\n"
+    "--repair never writes a lower, never removes anything of UPPER that has content, and leaves the tree"
+    " that the union shows as it is. Give exactly the lowers that the union is mounted with: a whiteout over"
+    " a name that only a forgotten lower has looks like one over nothing."
+)
+
+
+def parser() -> Parser:
+    made = Parser(
+        "check",
+        "Find what does not fit together in the layers of a union that is not mounted: whiteouts over"
+        " nothing, redirects to nothing, metacopy without data, broken origins and index entries, litter"
+        " in WORK, the mark of a volatile mount.",
+        _NOTES,
+        usage=(
+            "pyunionfs check [OPTION...] LOWER[:LOWER...] UPPER WORK",
+            "pyunionfs check [OPTION...] -o lowerdir=...,upperdir=U,workdir=W",
+        ),
+        examples=[
+            ("pyunionfs check site:base upper work", "look, and change nothing"),
+            ("pyunionfs check --repair site:base upper work", "mend what can be mended safely"),
+            ("pyunionfs check --json site:base upper work", "for programs"),
+            (
+                "pyunionfs check -o index=on,metacopy=on base upper work",
+                "with the options that it is mounted with",
+            ),
+        ],
+    )
+    made.add_argument("directories", nargs="*", metavar="DIRECTORY", help="the layers, top first, and WORK")
+    made.add_argument("--repair", action="store_true", help="mend what can be mended safely")
+    made.add_argument(
+        "--accept-lowers",
+        action="store_true",
+        help="these are the right lowers, though upper was made over others or one has lost a directory",
+    )
+    made.add_argument(
+        "--accept-volatile",
+        action="store_true",
+        help="upper is complete, though a volatile mount used it: sync it and remove the mark",
+    )
+    made.add_argument(
+        "-o",
+        dest="options",
+        action="append",
+        default=[],
+        metavar="OPTIONS",
+        help="the options of the mount, as for `pyunionfs mount`; lowerdir=, upperdir= and workdir= may name"
+        " the layers",
+    )
+    made.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    return made
+
+
+def run(words: list[str]) -> int:
+    given = parser().parse_intermixed_args(words)
+    if not given.repair and (given.accept_lowers or given.accept_volatile):
+        raise OptionError("--accept-lowers and --accept-volatile say what may be mended: add --repair")
+    config = options.parse_union(given.directories, given.options)
+
+    from unionfs.offline import consistency, repair, stack
+    from unionfs.offline.findings import Consent
+
+    consents = []
+    if given.accept_lowers:
+        consents.append(Consent.LOWERS)
+    if given.accept_volatile:
+        consents.append(Consent.VOLATILE)
+    looked_at = 0
+    with stack.opened(config, writable=given.repair) as layers:
+        with terminal.progress(f"checking {config.upper}") as shown:
+
+            def advance() -> None:
+                nonlocal looked_at
+                looked_at += 1
+                shown()
+
+            findings = list(consistency.examine(layers, advance))
+        if given.repair:
+            with terminal.progress("mending", len(findings)) as shown:
+                outcomes = []
+                for outcome in repair.repair(layers, findings, consents):
+                    outcomes.append(outcome)
+                    shown()
+        else:
+            outcomes = [repair.Outcome(finding) for finding in findings]
+    left = sum(outcome.done is None and outcome.finding.counts for outcome in outcomes)
+    if given.json:
+        print(json.dumps(_as_json(config, outcomes, looked_at, left), indent=2))
+    else:
+        _print(outcomes, looked_at, repaired=given.repair)
+    return 1 if left else 0
+
+
+def _as_json(config: UnionConfig, outcomes: Iterable[Outcome], looked_at: int, left: int) -> dict[str, Any]:
+    return {
+        "lowers": list(config.lowers),
+        "data_lowers": list(config.data_lowers),
+        "upper": config.upper,
+        "work": config.work,
+        "names": looked_at,
+        "findings": [_finding_as_json(outcome.finding, outcome) for outcome in outcomes],
+        "left": left,
+    }
+
+
+def _finding_as_json(finding: Finding, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "kind": finding.kind,
+        "severity": finding.severity,
+        "path": finding.shown_path,
+        "reason": finding.reason,
+        "next_step": finding.advice,
+        "repairable": finding.mend is not None,
+        "mended": outcome.done,
+        "not_mended": outcome.left,
+    }
+
+
+def _print(outcomes: list[Outcome], looked_at: int, *, repaired: bool) -> None:
+    from rich.text import Text
+
+    out = terminal.console()
+    for outcome in outcomes:
+        finding = outcome.finding
+        out.print(
+            Text.assemble((finding.severity, _STYLES[finding.severity]), f" {printable(finding.shown_path)}"),
+            soft_wrap=True,
+        )
+        out.print(Text(f"    {printable(finding.reason)}"), soft_wrap=True)
+        if outcome.done is not None:
+            out.print(
+                Text.assemble("    ", ("mended", "green"), f": {printable(outcome.done)}"), soft_wrap=True
+            )
+            continue
+        if outcome.left is not None:
+            out.print(Text(f"    not mended: {printable(outcome.left)}"), soft_wrap=True)
+        out.print(Text(f"    next: {printable(finding.advice)}"), soft_wrap=True)
+    out.print(Text(_summary(outcomes, looked_at, repaired=repaired)), soft_wrap=True)
+
+
+def _summary(outcomes: list[Outcome], looked_at: int, *, repaired: bool) -> str:
+    names = f"{looked_at} {'name' if looked_at == 1 else 'names'} looked at"
+    if not outcomes:
+        return f"{names}: nothing found"
+    counts = Counter(str(outcome.finding.severity) for outcome in outcomes)
+    words = [
+        f"{counts[each]} {each if counts[each] == 1 else each + 's'}" for each in _STYLES if counts[each]
+    ]
+    text = f"{names}: {', '.join(words)}"
+    if repaired:
+        mended = sum(outcome.done is not None for outcome in outcomes)
+        return f"{text}; {mended} mended"
+    mendable = sum(outcome.finding.mend is not None for outcome in outcomes)
+    return f"{text}; --repair can mend {mendable}" if mendable else text

@@ -1,0 +1,175 @@
+"""What `pyunionfs check --repair` does to upper and work: small steps, each safe by itself at any moment.
+
+A mend looks again before it acts, so that one which is run later or twice does no harm, and an interruption
+leaves the object either as it was or mended. None of them writes a lower, removes anything of upper that has
+content, or changes what the union shows of a file; times of directories are put back.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from unionfs.linux import fs as linux
+from unionfs.offline.stack import Stack
+from unionfs.overlay.access import PLACE, WRITE, OwnerAccess, Placing, set_mark
+from unionfs.overlay.format import WHITEOUT_PREFIX
+from unionfs.overlay.layer import RealDir, is_mark_file, is_whiteout_device
+from unionfs.overlay.work import remove_tree
+
+_NOT_SET = (errno.ENODATA, errno.EOPNOTSUPP)
+
+
+class Mend(Protocol):
+    """One step that puts something right."""
+
+    def apply(self, stack: Stack) -> str:
+        """Do it and say in words what was done. Raises OSError where it cannot be done, nothing changed."""
+
+
+class ChangedError(OSError):
+    """The object is not any more what the check has seen."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ESTALE, "it has changed since it was looked at: run the check again")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveWhiteout:
+    """Remove a whiteout that hides nothing, of whichever form, from a directory of upper."""
+
+    directory: bytes
+    name: bytes
+
+    def apply(self, stack: Stack) -> str:
+        fs = stack.fs
+        real = stack.upper_dir(self.directory)
+        aufs = WHITEOUT_PREFIX + self.name
+        doomed = []
+        st = real.lstat(self.name)
+        if st is not None and (is_whiteout_device(st) or fs.format.is_whiteout_file(real, self.name, st)):
+            doomed.append(self.name)
+        mark = real.lstat(aufs)
+        if mark is not None and is_mark_file(mark) and mark.st_size == 0:
+            doomed.append(aufs)
+        if not doomed:
+            raise ChangedError
+        with Placing(fs, real):
+            for name in doomed:
+                os.unlink(name, dir_fd=real.open())
+        return "the whiteout was removed"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeMarks:
+    """Set some marks of an object in upper (or in work), then remove others.
+
+    *place* is "upper" or "index"; *path* is relative to it, b"" for that directory itself. *was* is what a
+    mark that will be changed must still be.
+    """
+
+    path: bytes
+    done: str
+    place: str = "upper"
+    put: dict[str, bytes] = field(default_factory=dict)
+    remove: tuple[str, ...] = ()
+    was: dict[str, bytes] = field(default_factory=dict)
+
+    def apply(self, stack: Stack) -> str:
+        fs = stack.fs
+        holder, name_there = self._reach(stack)
+        path, follow = (holder.proc_path(name_there), False) if name_there else (_itself(holder), True)
+        for name, value in self.was.items():
+            if fs.format.read(path, name, follow=follow) != value:
+                raise ChangedError
+        for name, value in self.put.items():
+            set_mark(fs, path, name, value, follow=follow)
+        for name in self.remove:
+            with OwnerAccess(fs, path, WRITE, follow=follow):
+                try:
+                    os.removexattr(path, name, follow_symlinks=follow)
+                except OSError as error:
+                    if error.errno not in _NOT_SET:
+                        raise
+        return self.done
+
+    def _reach(self, stack: Stack) -> tuple[RealDir, bytes]:
+        """A directory and the object's name in it, which is empty for the directory itself."""
+        if self.place == "index":
+            return stack.work.child(b"index"), self.path
+        above, _, name = self.path.rpartition(b"/")
+        return stack.upper_dir(above), name
+
+
+def _itself(directory: RealDir) -> bytes:
+    return b"/proc/self/fd/%d" % directory.open()
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Mends of one kind for one reason."""
+
+    mends: tuple[Mend, ...]
+    done: str
+
+    def apply(self, stack: Stack) -> str:
+        for mend in self.mends:
+            stack.fs.dirfds.trim()
+            mend.apply(stack)
+        return self.done
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveLitter:
+    """Remove a temporary object from work/work or work/index, with all that is in it."""
+
+    inside: bytes
+    name: bytes
+
+    def apply(self, stack: Stack) -> str:
+        if not self.name.startswith(b"#"):
+            raise ChangedError
+        real = stack.work.child(self.inside)
+        with OwnerAccess(stack.fs, _itself(real), PLACE, follow=True):
+            remove_tree(real.open(), self.name)
+        return "it was removed"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveIndexEntry:
+    """Remove an entry of work/index through which nobody finds anything.
+
+    Never one that alone has data, unless *orphan* says that the file it was has no name in the union.
+    """
+
+    name: bytes
+    orphan: bool = False
+
+    def apply(self, stack: Stack) -> str:
+        real = stack.work.child(b"index")
+        st = real.lstat(self.name)
+        if st is None or (st.st_nlink < 2 and st.st_size and stat.S_ISREG(st.st_mode) and not self.orphan):
+            raise ChangedError
+        with OwnerAccess(stack.fs, _itself(real), PLACE, follow=True):
+            if stat.S_ISDIR(st.st_mode):
+                os.rmdir(self.name, dir_fd=real.open())
+            else:
+                os.unlink(self.name, dir_fd=real.open())
+        return "the entry was removed"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveVolatile:
+    """Have everything written to the disk, then take the mark of a volatile mount away."""
+
+    def apply(self, stack: Stack) -> str:
+        linux.syncfs(stack.upper.root_fd)
+        work = stack.work.child(b"work")
+        incompat = work.child(b"incompat")
+        remove_tree(incompat.open(), b"volatile")
+        if not os.listdir(_itself(incompat)):
+            os.rmdir(b"incompat", dir_fd=work.open())
+        return "upper was synced and the mark removed"

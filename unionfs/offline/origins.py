@@ -1,0 +1,176 @@
+"""Where an `overlay.origin` leads: to an object of a lower, of something else, or nowhere any more.
+
+The rules are those of ovl_decode_real_fh() and ovl_check_origin_fh(). Opening a handle needs
+CAP_DAC_READ_SEARCH: without it all that is told is whether an origin is well-formed and of which filesystem.
+Reads only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from unionfs.linux import fs as linux
+from unionfs.offline.stack import Stack
+from unionfs.overlay.format import Origin
+from unionfs.overlay.layer import Layer, RealDir
+
+_MAGIC = 0xFB
+_NO_UUID = bytes(16)
+_GONE = (errno.ESTALE, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT)
+
+
+class State(Enum):
+    """What became of the object that an origin names."""
+
+    EMPTY = auto()
+    """It names none: copied up from a filesystem without handles."""
+    MALFORMED = auto()
+    OTHER_FORMAT = auto()
+    """Of another version, or of a machine of the other byte order; overlayfs ignores it."""
+    FOREIGN = auto()
+    """On a filesystem that no layer lies on; overlayfs ignores it."""
+    STALE = auto()
+    LIVE = auto()
+    UNKNOWN = auto()
+    """It does not say enough for overlayfs to look for it: the filesystem has no UUID that tells it apart."""
+    UNOPENED = auto()
+    """Of a lower's filesystem; but we may not open handles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of an origin; `st` and `inside` (whether it lies in one of the lowers) of a live one.
+
+    `inside` is known of directories only: other objects do not tell where they lie.
+    """
+
+    state: State
+    st: os.stat_result | None = None
+    inside: bool | None = None
+
+
+class Origins:
+    """Looks origins up in the lowers of one stack."""
+
+    __slots__ = ("_can_open", "_format", "_lowers", "_roots", "_upper_device")
+
+    def __init__(self, stack: Stack) -> None:
+        self._format = stack.fs.format
+        self._lowers = stack.fs.lowers
+        self._can_open = stack.fs.identity.privileged
+        self._upper_device = os.fstat(stack.upper.root_fd).st_dev
+        self._roots = {_identity(os.fstat(layer.root_fd)) for layer in self._lowers}
+
+    def look(self, value: bytes) -> Seen:
+        """Where an origin leads."""
+        return self.look_in(value, self._lowers)
+
+    def look_in(self, value: bytes, layers: Sequence[Layer]) -> Seen:
+        """The same among other layers' filesystems."""
+        if not value:
+            return Seen(State.EMPTY)
+        origin = self._format.decode_origin(value)
+        if origin is None:
+            other = len(value) > 3 and value[1] == _MAGIC and value[2] == len(value) > 21
+            return Seen(State.OTHER_FORMAT if other else State.MALFORMED)
+        if any(layer.uuid is None for layer in layers):
+            return Seen(State.UNKNOWN)
+        places = [layer for layer in layers if layer.uuid == origin.uuid]
+        if origin.uuid == _NO_UUID:
+            # So does overlayfs with uuid=null; and of filesystems without one it trusts upper's own alone.
+            places = [layer for layer in places if os.fstat(layer.root_fd).st_dev == self._upper_device]
+            if not places:
+                return Seen(State.UNKNOWN)
+        if not places:
+            return Seen(State.FOREIGN)
+        for layer in places:
+            fd = self._open(layer, origin)
+            if fd is not None:
+                try:
+                    return self._seen(fd)
+                finally:
+                    os.close(fd)
+        return Seen(State.STALE if self._can_open else State.UNOPENED)
+
+    def _open(self, layer: Layer, origin: Origin) -> int | None:
+        if not self._can_open:
+            return None
+        # Through a descriptor of the whole mount: with the private one of the layer's own tree a directory
+        # outside of it could not be told from one that is gone.
+        try:
+            with _Plain(layer) as mount_fd:
+                return linux.open_by_handle(mount_fd, origin.type, origin.handle, os.O_PATH)
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                self._can_open = False
+            elif error.errno not in _GONE:
+                raise
+        return None
+
+    def _seen(self, fd: int) -> Seen:
+        st = os.fstat(fd)
+        if not st.st_nlink:
+            return Seen(State.STALE)  # deleted, and held open by somebody
+        return Seen(State.LIVE, st, self._is_inside(fd) if stat.S_ISDIR(st.st_mode) else None)
+
+    def _is_inside(self, fd: int) -> bool:
+        """Whether a directory lies in one of the lowers: by its parents, up to the top."""
+        here = os.open(b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            last = None
+            while True:
+                own = _identity(os.fstat(here))
+                if own in self._roots:
+                    return True
+                if own == last:
+                    return False
+                last = own
+                above = os.open(b"..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+                os.close(here)
+                here = above
+        finally:
+            os.close(here)
+
+    def is_object(self, value: bytes, fd: int) -> bool:
+        """Whether an origin names the object that *fd* is open on; True where nobody can tell."""
+        origin = self._format.decode_origin(value)
+        uuid = linux.fs_uuid(fd)
+        if origin is None or uuid is None:
+            return origin is not None
+        try:
+            kind, handle = linux.name_to_handle(fd, b"")
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EOVERFLOW, errno.EPERM):
+                return True
+            raise
+        return (origin.type, origin.handle) == (kind, handle) and origin.uuid in (uuid, _NO_UUID)
+
+    def encode(self, directory: RealDir, name: bytes) -> bytes:
+        """The origin of a lower object."""
+        return self._format.encode_origin(directory.layer, directory, name)
+
+
+class _Plain:
+    """A descriptor of a layer's root as the machine has it mounted."""
+
+    __slots__ = ("_fd", "_layer")
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self._fd = -1
+
+    def __enter__(self) -> int:
+        self._fd = os.open(self._layer.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._fd
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)
+
+
+def _identity(st: os.stat_result) -> tuple[int, int]:
+    return st.st_dev, st.st_ino
