@@ -1,4 +1,4 @@
-"""A fresh stack for each test, and the process as it was afterwards."""
+"""A fresh stack for each test, and the process as it was afterwards: no descriptor open."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.overlay.conftest import _process_as_it_was  # noqa: F401  (for all tests here)
-from tests.overlay.rig import Stack
-from tests.support.mounts import scratch
+from tests.overlay.conftest import _process_as_it_was, base, memory_ext4
+from tests.overlay.rig import Stack, descriptors
+
+__all__ = ["_process_as_it_was", "base", "memory_ext4"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,7 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
+def stack(base: Path) -> Iterator[Stack]:
     """Empty layers, on a filesystem that can hold them."""
-    with scratch(tmp_path) as where:
-        yield Stack(where)
+    before = descriptors()
+    yield Stack(base)
+    assert descriptors() == before, "descriptors leaked"

@@ -128,7 +128,7 @@ class Ground:
     other_fs: Path
 
 
-class _Stage:
+class Stage:
     """One side's directories, mount and worker."""
 
     def __init__(self, name: str, side: Side, case: Case, ground: Ground) -> None:
@@ -208,7 +208,7 @@ class _Stage:
                 f"{self.case.seed} stack {number} {self.case.config}",
                 links=is_upper or self.case.config.index,
             )
-            return replace(stack, ops=tuple(op for op, _ in _draw(self.worker, workload, STACK_OPS)))
+            return replace(stack, ops=tuple(op for op, _ in draw(self.worker, workload, STACK_OPS)))
 
     # The comparison's operations ----------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class _Stage:
         return sorted(os.listdir(self.union.work / "work"))
 
 
-def _draw(worker: Worker, workload: Workload, count: int) -> Iterator[tuple[Op, Outcome]]:
+def draw(worker: Worker, workload: Workload, count: int) -> Iterator[tuple[Op, Outcome]]:
     workload.show(worker.tree())
     for _ in range(count):
         op = workload.draw()
@@ -243,10 +243,10 @@ def run(
     others.
     """
     with ExitStack() as cleanup:
-        left = _Stage("reference", reference, case, ground)
+        left = Stage("reference", reference, case, ground)
         cleanup.callback(left.worker.close)
         case = left.build()
-        right = _Stage("subject", subject, case, ground)
+        right = Stage("subject", subject, case, ground)
         cleanup.callback(right.worker.close)
         right.build()
         _check_oracle(left, right)
@@ -261,7 +261,7 @@ def run(
 
 
 def _verdict(
-    left: _Stage, right: _Stage, outcomes: list[Outcome], left_tree: snapshot.Snapshot, until: str
+    left: Stage, right: Stage, outcomes: list[Outcome], left_tree: snapshot.Snapshot, until: str
 ) -> Difference | None:
     lowers = right.layer_fingerprints()
     try:
@@ -278,12 +278,12 @@ def _verdict(
     return _swap(left, right, left_tree, failed) or _changed_lowers(lowers, right)
 
 
-def _changed_lowers(before: dict[str, object], right: _Stage) -> Difference | None:
+def _changed_lowers(before: dict[str, object], right: Stage) -> Difference | None:
     now = right.layer_fingerprints()
     return None if now == before else Difference("lowers", "a lower layer was changed", before, now)
 
 
-def _check_oracle(left: _Stage, right: _Stage) -> None:
+def _check_oracle(left: Stage, right: Stage) -> None:
     """What both sides start from must be equal, or nothing that comes after means anything."""
     pairs = [*zip(left.union.lowers, right.union.lowers, strict=True), (left.union.upper, right.union.upper)]
     for one, other in pairs:
@@ -296,7 +296,7 @@ def _raw(directory: Path) -> snapshot.Snapshot:
     return snapshot.raw_upper(os.fsencode(directory))
 
 
-def _reference(left: _Stage, case: Case, count: int) -> tuple[list[Outcome], snapshot.Snapshot, Case]:
+def _reference(left: Stage, case: Case, count: int) -> tuple[list[Outcome], snapshot.Snapshot, Case]:
     outcomes: list[Outcome] = []
     tree = snapshot.Snapshot()
     if case.ops:
@@ -314,7 +314,7 @@ def _reference(left: _Stage, case: Case, count: int) -> tuple[list[Outcome], sna
     done: list[Op] = []
     for number, share in enumerate((first, count - first)):
         with left.union_mounted():
-            for op, outcome in _draw(left.worker, workload, share):
+            for op, outcome in draw(left.worker, workload, share):
                 done.append(op)
                 outcomes.append(outcome)
             if number == 0:
@@ -336,7 +336,7 @@ def _split_at_remounts(ops: tuple[Op, ...]) -> list[list[Op]]:
 
 
 def _subject(
-    right: _Stage, case: Case, outcomes: list[Outcome], left_tree: snapshot.Snapshot
+    right: Stage, case: Case, outcomes: list[Outcome], left_tree: snapshot.Snapshot
 ) -> Difference | None:
     index = 0
     tree = snapshot.Snapshot()
@@ -422,7 +422,7 @@ def _first(phase: str, left: snapshot.Snapshot, right: snapshot.Snapshot) -> Dif
     return None
 
 
-def _uppers(left: _Stage, right: _Stage, failed: FailedOperations) -> Difference | None:
+def _uppers(left: Stage, right: Stage, failed: FailedOperations) -> Difference | None:
     """What lies in upper: whiteouts, opaque marks, redirects, metacopies must be what the kernel writes."""
     theirs, ours = _raw(left.union.upper), _raw(right.union.upper)
     if right.case.config.index:
@@ -433,7 +433,7 @@ def _uppers(left: _Stage, right: _Stage, failed: FailedOperations) -> Difference
 
 
 def _swap(
-    left: _Stage, right: _Stage, left_tree: snapshot.Snapshot, failed: FailedOperations
+    left: Stage, right: Stage, left_tree: snapshot.Snapshot, failed: FailedOperations
 ) -> Difference | None:
     """Each side's upper mounted by the other must show the tree that both agreed on."""
     with right.union_mounted(left.side):

@@ -1,1 +1,0 @@
-"""What docs/ says about systemd, under a systemd of the test's own."""
