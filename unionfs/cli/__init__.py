@@ -21,7 +21,7 @@ _COMMANDS = {
     "umount": "end a mount and wait until its data is written out",
     "status": "list the mounts, their layers, memory and requests",
     "changes": "list what a union holds that its lowers do not",
-    "check": "find what does not fit together in the layers of a union, and mend it",
+    "check": "find what does not fit together in the layers, and mend it",
 }
 
 _OTHER_NAME = "fuse-overlayfs"
