@@ -21,7 +21,8 @@ python=$(command -v "${PYTHON:-python3}") || die "no ${PYTHON:-python3} on PATH:
 # to build pyfuse3 and to mount; then what the demo and the tests use
 packages=(gcc libc6-dev pkg-config libfuse3-dev fuse3 ca-certificates
           git make mount util-linux passwd procps busybox-static
-          attr acl libcap2-bin debootstrap fuse-overlayfs uidmap xfsprogs btrfs-progs e2fsprogs rsync sqlite3 tar xz-utils)
+          attr acl libcap2-bin debootstrap xfsprogs btrfs-progs e2fsprogs rsync sqlite3 tar xz-utils
+          fuse-overlayfs uidmap podman buildah crun)
 
 # A distribution's own python3 comes in pieces: venv (with pip) and the headers are packages of their own. An
 # interpreter from elsewhere (pyenv, a container image's /usr/local) brings both.

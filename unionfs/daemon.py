@@ -18,7 +18,8 @@ from unionfs.answer import Status
 from unionfs.caller import Caller
 from unionfs.control import ControlSocket, log_beside, make_directory
 from unionfs.errors import MountError, PyUnionFSError
-from unionfs.linux import process
+from unionfs.handover import take_over
+from unionfs.linux import notify, process
 from unionfs.options import MountOptions
 from unionfs.overlay import check
 from unionfs.readiness import FAILED, READY, SIGNALS, Readiness
@@ -40,7 +41,7 @@ def mount(options: MountOptions, caller: Caller | None = None) -> int:
     """
     check_mountpoint(options.mountpoint)
     check.check(options.config, options.mountpoint)
-    lock = check.lock(options.config, options.lock_patience)
+    lock = take_over(options.config, options.lock_patience)
     try:
         if options.foreground:
             return _Life(options, lock, None, caller).run()
@@ -105,7 +106,9 @@ class _Life:
         self.options = options
         self.lock = lock
         self.caller = caller
-        self.readiness = Readiness(options, ready)
+        # In the background it was the command that a service manager started, and the daemon is not it.
+        self.notifier = notify.Notifier(os.environ.get(notify.VARIABLE) if options.foreground else None)
+        self.readiness = Readiness(options, ready, self.notifier)
         self.transport = ""
         self.started = time.time()
         self.log_place = ""
@@ -150,6 +153,7 @@ class _Life:
             self.lock.close()
             if control is not None:
                 control.close()
+            self.notifier.close()
 
     def _mount_and_serve(self, control: ControlSocket | None) -> int:
         try:
@@ -164,6 +168,7 @@ class _Life:
             try:
                 clean = self._serve(control)
             finally:
+                self.notifier.tell("STOPPING=1", "STATUS=writing everything out")
                 self.session.close()
         finally:
             clean = self._let_go() and clean

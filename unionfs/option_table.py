@@ -336,6 +336,22 @@ OPTIONS: dict[str, Option] = {
 }
 
 
+_FSTAB_WORDS = """
+    defaults auto noauto nofail _netdev _rnetdev user nouser users nousers owner noowner group nogroup
+    comment uhelper helper silent loud remount
+"""
+_FSTAB = frozenset(_FSTAB_WORDS.split())
+
+
+def is_for_mount8(name: str) -> bool:
+    """Whether mount(8), its fstab or systemd means something by this option, and a union nothing.
+
+    What follows from them is among the other options that mount(8) gives its helpers: `user` brings nosuid,
+    nodev and noexec along.
+    """
+    return name in _FSTAB or name.startswith(("x-", "X-"))
+
+
 def option_table() -> list[tuple[str, str]]:
     """How every option is written and what it does, for help texts."""
     return [(option.syntax(name), option.help) for name, option in OPTIONS.items()]

@@ -33,7 +33,8 @@ _LAYER_KEYS = ("lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir")
 class MountOptions:
     """Everything that one mount was asked to be. All paths are absolute and free of symlinks.
 
-    `lock_patience` is how long, in seconds, a mount waits for an upper or work that another still has.
+    `lock_patience` is how long, in seconds, it waits for an upper or work that another still has
+    whose mount is gone.
     """
 
     config: UnionConfig
@@ -46,7 +47,7 @@ class MountOptions:
     passthrough: str = "auto"
     coherent: bool = False
     writeback: bool = True
-    lock_patience: float = 0.0
+    lock_patience: float = 10.0
 
     def session(self) -> SessionOptions:
         """What concerns the transport."""
@@ -166,6 +167,11 @@ def parse(
     )
 
 
+def parse_mount_flags(option_texts: Iterable[str]) -> FuseMountOptions:
+    """What `-o` texts say about the mount itself. Whatever they say about the union is not looked at."""
+    return _replace_given(FuseMountOptions(), _parse_options(option_texts, lambda name: None))
+
+
 def parse_union(arguments: Sequence[str], option_texts: Sequence[str] = ()) -> UnionConfig:
     """The union that `check LOWER[:LOWER...] UPPER WORK` and its `-o` texts name: as for `parse`, but MERGED.
 
@@ -231,6 +237,11 @@ def _layer_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], st
             f"three directories were given ({', '.join(arguments)}): a writable union needs LOWER UPPER WORK"
             " MERGED, a read-only one LOWER MERGED"
         )
+    if len(arguments) == 1:
+        raise OptionError(
+            f"no layers were given for {arguments[0]}: give them as mount options, as in"
+            " lowerdir=LOWER[:LOWER...],upperdir=UPPER,workdir=WORK, or as arguments of `pyunionfs mount`"
+        )
     if len(arguments) not in (2, 4):
         raise OptionError(
             f"{len(arguments)} directories were given: `pyunionfs mount LOWER[:LOWER...] [UPPER WORK] MERGED`"
@@ -278,7 +289,7 @@ def _parse_options(texts: Iterable[str], unknown: Callable[[str], None] | None) 
             option = OPTIONS.get(name)
             if option is None:
                 if unknown is None:
-                    raise _unknown(name)
+                    raise unknown_option(name)
                 unknown(name)
                 continue
             # A list of lowers has escapes of its own.
@@ -291,7 +302,8 @@ def _parse_options(texts: Iterable[str], unknown: Callable[[str], None] | None) 
     return values
 
 
-def _unknown(name: str) -> OptionError:
+def unknown_option(name: str) -> OptionError:
+    """What is said of a mount option that nobody knows."""
     if name in ("dirs", "br"):
         return OptionError(
             f"mount option {name}: the layers are arguments here, or lowerdir= and upperdir= as overlayfs has"

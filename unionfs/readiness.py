@@ -13,6 +13,7 @@ import threading
 import time
 
 from unionfs.errors import MountError
+from unionfs.linux.notify import Notifier
 from unionfs.options import MountOptions
 from unionfs.separated import join_lowers
 from unionfs.transport.session import Session
@@ -42,11 +43,13 @@ class Outcome(enum.Enum):
 
 
 class Readiness:
-    """The one who waits, at the other end of the pipe `ready`; None: nobody, in the foreground."""
+    """The one who waits, at the other end of the pipe `ready`; None: in the foreground, where a service
+    manager may wait."""
 
-    def __init__(self, options: MountOptions, ready: int | None) -> None:
+    def __init__(self, options: MountOptions, ready: int | None, notifier: Notifier) -> None:
         self.options = options
         self.ready = ready
+        self.notifier = notifier
         self.failure: MountError | None = None
         # Opened now, because the mount may cover /dev.
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -86,6 +89,7 @@ class Readiness:
         logger.info("%s is mounted: %s", options.mountpoint, self._layers())
         if self.ready is not None and not self._leave_terminal(self.ready):
             return Outcome.ABANDONED
+        self.notifier.tell("READY=1", f"STATUS=serving {options.mountpoint}")
         return Outcome.SERVES
 
     def refuse(self, error: Exception) -> None:

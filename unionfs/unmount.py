@@ -33,11 +33,14 @@ def _to_stderr(text: str) -> None:
     print(f"pyunionfs: {text}", file=sys.stderr)
 
 
-def umount(path: str, *, lazy: bool = False, tell: Callable[[str], None] = _to_stderr) -> None:
+def umount(
+    path: str, *, lazy: bool = False, force: bool = False, tell: Callable[[str], None] = _to_stderr
+) -> None:
     """Unmount `path` and wait for its daemon. With `lazy` it vanishes now, and open files go on being served.
 
-    `tell` is told why it takes long. MountError: nothing of ours is mounted there, it is in use, or it is
-    another user's.
+    `force` is for a daemon that does not answer: what it was asked fails, and it is waited for no longer than
+    a few seconds. `tell` is told why it takes long. MountError: nothing of ours is mounted there, it is in
+    use, or it is another user's.
     """
     mountpoint = resolve_mountpoint(path)
     entry = mount_at(mountpoint)
@@ -51,17 +54,17 @@ def umount(path: str, *, lazy: bool = False, tell: Callable[[str], None] = _to_s
         raise MountError(f"{mountpoint} was mounted by user {owner}: only that user or root can unmount it")
     daemons = _Daemons(mountpoint, entry, found)
     try:
-        _unmount(mountpoint, entry, lazy)
+        _unmount(mountpoint, entry, lazy, force)
         if not lazy:
-            daemons.wait(tell)
+            daemons.wait(force, tell)
     finally:
         daemons.close()
 
 
-def _unmount(mountpoint: str, entry: MountPoint, lazy: bool) -> None:
+def _unmount(mountpoint: str, entry: MountPoint, lazy: bool, force: bool) -> None:
     for attempt in range(_BUSY_TRIES):
         try:
-            unmount(mountpoint, lazy=lazy)
+            unmount(mountpoint, lazy=lazy, force=force)
             return
         except OSError as error:
             if error.errno != errno.EBUSY:
@@ -102,8 +105,11 @@ class _Daemons:
         pidfds = [process.open_process(each.pid) for each in found if each.pid != 0]
         self._pidfds = [pidfd for pidfd in pidfds if pidfd is not None]
 
-    def wait(self, tell: Callable[[str], None]) -> None:
-        """Until they are gone. They may have much to write out, or serve a copy of the mount elsewhere."""
+    def wait(self, force: bool, tell: Callable[[str], None]) -> None:
+        """Until they are gone. They may have much to write out, or serve a copy of the mount elsewhere.
+
+        With `force` one that does not end may be stuck for good, and is left alone.
+        """
         mountpoint = self._mountpoint
         if self._dead:
             return
@@ -126,6 +132,9 @@ class _Daemons:
                 f"{mountpoint} is unmounted here, but its daemon still serves it in another mount namespace"
                 " (a container that was started meanwhile): it ends when that does"
             )
+        if force:
+            tell(f"{mountpoint} is unmounted, but its daemon does not end")
+            return
         tell(f"waiting until the data of {mountpoint} is written out")
         self._gone(None)
 

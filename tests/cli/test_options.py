@@ -261,7 +261,7 @@ def test_options_about_upper_need_one(text: str) -> None:
     ("directories", "says"),
     [
         ([], "0 directories were given"),
-        (["/l"], "1 directories were given"),
+        (["/l"], "no layers were given for /l"),
         (["/l", "/u", "/m"], "three directories were given"),
         (["/l", "/u", "/w", "/m", "/x"], "5 directories were given"),
         (["", "/m"], "LOWER is empty"),

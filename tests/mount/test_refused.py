@@ -117,7 +117,7 @@ def test_directories(base: Path, words: list[str], says: str) -> None:
         (["-o", "timeout=never", *STACK], "timeout=never"),
         (["-o", "metacopy=on,redirect_dir=off", *STACK], "contradict each other"),
         (["lower", "upper", "merged"], "three directories were given"),
-        (["lower::other", *STACK[1:]], "has an empty entry"),
+        (["lower:::other", *STACK[1:]], "has an empty entry"),
         (["lower\\", *STACK[1:]], "end in a backslash"),
         (["-o", "volatile", "lower", "merged"], "volatile needs an upper layer"),
     ],

@@ -62,8 +62,8 @@ def test_random_unions(ground: Path, worker: Worker, name: str) -> None:
             told += _check_marks(stack, union, below, listed, seed)
         finally:
             shutil.rmtree(base)
-    # What upper's marks tell is mostly the same.
-    assert told[True] > 4 * told[False], told
+    # What upper's marks tell is mostly the same, but for what is in directories that have moved.
+    assert told[True] > 3 * told[False], told
 
 
 def _check(

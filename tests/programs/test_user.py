@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import environment, needs_fuse, needs_root, scratch
+from tests.support.mounts import environment, needs_fuse, needs_root
+from tests.support.users import as_user, open_home, ordinary_user
 
 pytestmark = [needs_root, needs_fuse]
 
@@ -21,43 +22,19 @@ UNSHARE_USER = ["unshare", "--user", "--map-root-user", "--mount"]
 
 @pytest.fixture
 def user() -> Iterator[pwd.struct_passwd]:
-    """An ordinary user, made for the test and removed after it."""
-    name = f"pyunionfs{os.getpid()}"
-    subprocess.run(["useradd", "--no-create-home", "--user-group", "--shell", "/bin/sh", name], check=True)
-    try:
-        yield pwd.getpwnam(name)
-    finally:
-        subprocess.run(["userdel", name], check=True)
+    with ordinary_user() as made:
+        yield made
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A directory that everybody can reach and whose filesystem has user.* attributes."""
-    with scratch() as where:
-        os.chmod(where, 0o755)
-        if not all(above.stat().st_mode & 0o001 for above in where.parents):
-            pytest.skip(f"{where} cannot be reached by an ordinary user (set TMPDIR)")
-        home = where / "home"
-        home.mkdir()
-        try:
-            os.setxattr(home, "user.probe", b"")
-            os.removexattr(home, "user.probe")
-        except OSError as error:
-            pytest.skip(f"{where} has no user.* attributes: {error}")
-        yield home
+    with open_home() as made:
+        yield made
 
 
 def user_namespaces() -> bool:
     """Whether the kernel lets this process make one."""
     return subprocess.run([*UNSHARE_USER, "true"], capture_output=True).returncode == 0
-
-
-def as_user(user: pwd.struct_passwd, *module: str | Path) -> list[str]:
-    """The command that runs a module of the test suite as `user`."""
-    arguments = [str(user.pw_uid), str(user.pw_gid), *map(str, module)]
-    # A process namespace too, so that a daemon that fails to end does not outlive the test and its user.
-    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    return [*unshare, sys.executable, "-m", "tests.programs.as_user", *arguments]
 
 
 def life(command: list[str]) -> None:

@@ -5,6 +5,7 @@ Run as that user (see as_user.py) with an empty directory of its own.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -67,6 +68,37 @@ def refused(base: Path) -> None:
         assert mount_types(base / "merged") == []
 
 
+def without(base: Path) -> None:
+    """What is left of ACLs, attributes and link counts where an option takes them away; the umask counts."""
+    merged = base / "merged"
+    os.setxattr(base / "lower" / "file", "user.x", b"1")
+    for option, x, acl, links in (
+        ("rw", 0, errno.ENODATA, 4),
+        ("noacl", 0, errno.EOPNOTSUPP, 4),
+        ("noxattrs", errno.EOPNOTSUPP, errno.ENODATA, 4),
+        ("static_nlink", 0, errno.ENODATA, 1),
+    ):
+        (base / "upper" / option / "below").mkdir(parents=True)
+        mount(base, "-o", option)
+        before = os.umask(0o027)
+        (merged / option / "made").mkdir()  # its parent has two directories from now on
+        os.umask(before)
+        answers = [_errno_of(merged / "file", name) for name in ("user.x", "system.posix_acl_access")]
+        found = [*answers, (merged / option / "below").parent.stat().st_nlink]
+        mode = (merged / option / "made").stat().st_mode & 0o777
+        run("umount", merged)
+        assert found == [x, acl, links], option
+        assert mode == 0o750, option
+
+
+def _errno_of(path: Path, name: str) -> int:
+    try:
+        os.getxattr(path, name)
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
 def main(base: Path) -> None:
     for name in STACK:
         (base / name).mkdir()
@@ -74,6 +106,7 @@ def main(base: Path) -> None:
     auto_unmount(base)
     shown(base)
     refused(base)
+    without(base)
     print("all done")
 
 

@@ -1,6 +1,6 @@
 """`pyunionfs changes`: what a union holds that its lowers do not, as `docker diff` says it.
 
-Finds out which layers are meant, has `offline/changes.py` look at them, and prints. Writes to no layer.
+Has `offline/changes.py` look at the layers, and prints what it says. Writes to no layer.
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ import base64
 import json
 import os
 import sys
-from dataclasses import dataclass
 from typing import Any
 
-from unionfs import control
+from unionfs.cli.mounted_layers import Layers, layers_of_mount
 from unionfs.cli.parser import Parser
 from unionfs.cli.terminal import console, human_size, progress
 from unionfs.cli.text import printable
-from unionfs.errors import MountError, OptionError
-from unionfs.linux import mount as linux
-from unionfs.linux.mount import MountPoint
+from unionfs.errors import OptionError
 from unionfs.offline.change import Change, Problem, Totals
-from unionfs.offline.changes import changes, uses_userxattr
+from unionfs.offline.changes import changes, check_layer, uses_userxattr
 from unionfs.options import resolve_mountpoint
 from unionfs.separated import split_lowers
 
@@ -54,25 +51,13 @@ def parser() -> Parser:
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class _Layers:
-    """What is looked at. All paths are absolute."""
-
-    upper: str
-    lowers: tuple[str, ...] | None
-    userxattr: bool | None = None
-    merged: str | None = None
-
-
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
     layers = _layers(given.directory, given.lowers, userxattr=given.userxattr)
-    if layers.userxattr is None and os.path.isdir(layers.upper):
-        layers = _Layers(layers.upper, layers.lowers, uses_userxattr(layers.upper), layers.merged)
     found: list[Change] = []
     problems: list[Problem] = []
     with progress("changes found:") as advance:
-        for each in changes(layers.upper, layers.lowers, userxattr=layers.userxattr):
+        for each in changes(layers.upper, layers.lowers, layers.data_lowers, userxattr=layers.userxattr):
             if isinstance(each, Problem):
                 problems.append(each)
             else:
@@ -90,63 +75,24 @@ def run(words: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _layers(directory: str, lowers: str | None, *, userxattr: bool) -> _Layers:
+def _layers(directory: str, lowers: str | None, *, userxattr: bool) -> Layers:
     """Which layers the words mean. Raises MountError, and OptionError for --lowers beside a mount."""
-    forced = True if userxattr else None
     path = resolve_mountpoint(directory)
-    entry = linux.mount_at(path)
-    found = None if entry is None else _of_mount(entry)
-    if found is None:
-        if lowers is None:
-            return _Layers(path, None, forced)
-        below, data = split_lowers(lowers)
-        return _Layers(path, tuple(map(os.path.realpath, [*below, *data])), forced)
-    if lowers is not None:
-        raise OptionError(f"{path} is a mount, which knows its lowers: leave --lowers out, or give its UPPER")
-    return found
-
-
-def _of_mount(entry: MountPoint) -> _Layers | None:
-    """The layers of the union that is mounted there; None if no union is."""
-    if entry.fstype == "overlay":
-        return _of_overlayfs(entry)
-    for status in control.mounts():
-        if status["mountpoint"] != entry.path or status["state"] == "detached":
-            continue
-        if status["state"] != "serving":
-            raise MountError(
-                f"the daemon of {entry.path} does not say what its layers are (see `pyunionfs status"
-                f" {entry.path}`): give its upper directory instead"
+    found = layers_of_mount(path)
+    if found is not None:
+        if lowers is not None:
+            raise OptionError(
+                f"{path} is a mount, which knows its lowers: leave --lowers out, or give its UPPER instead"
             )
-        if status["upper"] is None:
-            raise _no_upper(entry.path)
-        return _Layers(status["upper"], tuple(status["lowers"]), "userxattr" in status["options"], entry.path)
-    return None
-
-
-def _of_overlayfs(entry: MountPoint) -> _Layers:
-    """The layers of a mount of kernel overlayfs, as the mount table has them."""
-    upper = entry.super_option("upperdir")
-    if upper is None:
-        raise _no_upper(entry.path)
-    lowers: list[str] = []
-    for option in entry.super_options:
-        name, _, value = option.partition("=")
-        if name == "lowerdir":
-            lowers += split_lowers(value)[0]
-        elif name == "lowerdir+":
-            lowers.append(value)
-    relative = [path for path in (upper, *lowers) if not path.startswith("/")]
-    if relative or not lowers:
-        raise MountError(
-            f"the mount table does not say where the layers of {entry.path} are (it has {relative[:1]}): give"
-            " `--lowers LOWER[:LOWER...] UPPER`"
-        )
-    return _Layers(upper, tuple(lowers), "userxattr" in entry.super_options, entry.path)
-
-
-def _no_upper(path: str) -> MountError:
-    return MountError(f"{path} is mounted read-only, without an upper: nothing in it can have changed")
+        return found
+    check_layer("upper", path)
+    below, data = split_lowers(lowers) if lowers is not None else (None, [])
+    return Layers(
+        path,
+        None if below is None else tuple(map(os.path.realpath, below)),
+        tuple(map(os.path.realpath, data)),
+        userxattr=userxattr or uses_userxattr(path),
+    )
 
 
 def _print(found: list[Change], *, stat: bool) -> None:
@@ -191,8 +137,8 @@ def _remark(found: list[Change]) -> None:
         if change.unlisted_links and change.number not in told:
             told.add(change.number)
             print(
-                f"pyunionfs: {_shown(change.path)}: {change.unlisted_links} more of its names, in the lowers"
-                " only, show the same file",
+                f"pyunionfs: {_shown(change.path)}: {change.unlisted_links} more links of it, by names that"
+                " upper does not hold, show the same file",
                 file=sys.stderr,
             )
 
@@ -201,11 +147,12 @@ def _shown(path: bytes) -> str:
     return printable(os.fsdecode(path))
 
 
-def _document(layers: _Layers, found: list[Change], problems: list[Problem]) -> dict[str, Any]:
+def _document(layers: Layers, found: list[Change], problems: list[Problem]) -> dict[str, Any]:
     return {
         "merged": layers.merged,
         "upper": layers.upper,
         "lowers": None if layers.lowers is None else list(layers.lowers),
+        "data_lowers": list(layers.data_lowers),
         "userxattr": layers.userxattr,
         "changes": [_as_dict(change) for change in found],
         "totals": _totals(found).as_dict(),

@@ -142,7 +142,7 @@ class _Walk:
             return self._there("A", path, union, None, source)
         if union.upper is None and places(union.lowers) == places(below.lowers):
             return None
-        differs = differences(self.look.fs.format, union, below)
+        differs = differences(self.look.fs, union, below)
         self._enter(node, path, union, below, source, listed=bool(differs))
         return self._there("C", path, union, below, source, differs) if differs else None
 

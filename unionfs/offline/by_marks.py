@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from unionfs.offline.change import Change, Kind, Problem, type_name
-from unionfs.overlay.format import OPAQUE_FILE, WHITEOUT_PREFIX, Format
+from unionfs.overlay.format import FUSE_OVERLAYFS_PREFIX, OPAQUE_FILE, WHITEOUT_PREFIX, Format
 from unionfs.overlay.layer import Layer, RealDir, is_mark_file
 from unionfs.overlay.readdir import scan
 
-_FUSE_PREFIX = "user.fuseoverlayfs."
-_FUSE_OPAQUE = _FUSE_PREFIX + "opaque"
-_FUSE_ORIGIN = _FUSE_PREFIX + "origin"
+_FUSE_OPAQUE = FUSE_OVERLAYFS_PREFIX + "opaque"
+_FUSE_ORIGIN = FUSE_OVERLAYFS_PREFIX + "origin"
 
 
 class _State(enum.Enum):
@@ -111,7 +110,7 @@ class _Walk:
         if st is None:  # it has gone meanwhile
             return
         marks = self.fmt.names(node.real, name) or []
-        if any(mark.startswith(_FUSE_PREFIX) for mark in marks):
+        if any(mark in (_FUSE_OPAQUE, _FUSE_ORIGIN) for mark in marks):
             self.by_fuse_overlayfs = True
         if stat.S_ISDIR(st.st_mode):
             yield from self._directory(node, name, st, marks, replaced=replaced)

@@ -24,7 +24,11 @@ _USER = "user.overlay."
 
 
 def changes(
-    upper: str, lowers: Sequence[str] | None = None, *, userxattr: bool | None = None
+    upper: str,
+    lowers: Sequence[str] | None = None,
+    data_lowers: Sequence[str] = (),
+    *,
+    userxattr: bool | None = None,
 ) -> Iterator[Change | Problem]:
     """Every change, in no order, and a `Problem` for each path that could not be looked at.
 
@@ -32,12 +36,13 @@ def changes(
     without, it is what upper's marks say. *userxattr* as the mount option; None: `uses_userxattr` tells.
     Raises MountError where a layer cannot be opened.
     """
-    for path in [upper, *(lowers or ())]:
-        _check(path)
+    check_layer("upper", upper)
+    for path in [*(lowers or ()), *data_lowers]:
+        check_layer("lower", path)
     if userxattr is None:
         userxattr = uses_userxattr(upper)
     if lowers is not None:
-        with opened(upper, lowers, userxattr=userxattr) as look:
+        with opened(upper, lowers, data_lowers, userxattr=userxattr) as look:
             yield from by_lowers.changes(look)
         return
     dirfds = DirFds(_OPEN_DIRECTORIES)
@@ -79,7 +84,8 @@ def _attributes(dirfd: int, name: bytes) -> list[str]:
         return []
 
 
-def _check(path: str) -> None:
+def check_layer(kind: str, path: str) -> None:
+    """Raise MountError for what is no directory."""
     if not os.path.isdir(path):
         what = "is not a directory" if os.path.lexists(path) else "does not exist"
-        raise MountError(f"layer {path} {what}: give the directory that was mounted")
+        raise MountError(f"{kind} {path} {what}: give a directory that is a layer of a union")

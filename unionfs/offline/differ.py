@@ -12,17 +12,20 @@ import stat
 
 from unionfs.linux import xattr
 from unionfs.offline.look import top
-from unionfs.overlay.format import Format
+from unionfs.overlay.format import FUSE_OVERLAYFS_PREFIX, Format
+from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import Found, Hit
 from unionfs.overlay.layer import RealDir
 
 _PIECE = 1 << 20
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NOT_SHOWN = frozenset((b"security.evm", b"user.fuseoverlayfs.opaque", b"user.fuseoverlayfs.origin"))
+_NOT_SHOWN = frozenset(
+    (b"security.evm", *(f"{FUSE_OVERLAYFS_PREFIX}{mark}".encode() for mark in ("opaque", "origin")))
+)
 """What belongs to one real object and not to what it stands for: a signature of the inode, and marks."""
 
 
-def differences(fmt: Format, union: Found, below: Found) -> tuple[str, ...]:
+def differences(fs: OverlayFs, union: Found, below: Found) -> tuple[str, ...]:
     """How what the union shows differs from what the lowers have; empty: not at all.
 
     `type` alone when it is something else altogether. Raises OSError where one of them cannot be read.
@@ -30,14 +33,14 @@ def differences(fmt: Format, union: Found, below: Found) -> tuple[str, ...]:
     ours, theirs = top(union), top(below)
     if stat.S_IFMT(ours.st.st_mode) != stat.S_IFMT(theirs.st.st_mode):
         return ("type",)
-    found = attribute_differences(fmt, ours, theirs)
+    found = attribute_differences(fs.format, ours, theirs)
     if ours.st.st_mtime_ns != theirs.st.st_mtime_ns:
         found.append("mtime")
     mode = ours.st.st_mode
     if stat.S_ISREG(mode):
         if ours.st.st_size != theirs.st.st_size:
             found.append("size")
-        elif not found and not _same_data(_data(union), _data(below)):
+        elif not found and not _same_data(_data(fs, union), _data(fs, below)):
             found.append("data")
     elif stat.S_ISLNK(mode):
         if _readlink(ours) != _readlink(theirs):
@@ -77,18 +80,21 @@ def _readlink(hit: Hit) -> bytes:
     return os.readlink(hit.name, dir_fd=hit.directory.open())
 
 
-def _data(found: Found) -> Hit:
-    """The object that holds a regular file's data."""
-    return found.lowers[-1] if found.lowers else top(found)
+def _data(fs: OverlayFs, found: Found) -> tuple[RealDir, bytes]:
+    """Where the data of a regular file lies."""
+    if found.data is not None and fs.data is not None:
+        return fs.data.find(found.data)
+    hit = found.lowers[-1] if found.lowers else top(found)
+    return hit.directory, hit.name
 
 
-def _same_data(ours: Hit, theirs: Hit) -> bool:
-    if (ours.st.st_dev, ours.st.st_ino) == (theirs.st.st_dev, theirs.st.st_ino):
-        return True
+def _same_data(ours: tuple[RealDir, bytes], theirs: tuple[RealDir, bytes]) -> bool:
     with (
-        open(_open(ours.directory, ours.name), "rb", _PIECE) as one,
-        open(_open(theirs.directory, theirs.name), "rb", _PIECE) as other,
+        open(_open(*ours), "rb", _PIECE) as one,
+        open(_open(*theirs), "rb", _PIECE) as other,
     ):
+        if os.path.sameopenfile(one.fileno(), other.fileno()):
+            return True
         while piece := one.read(_PIECE):
             if piece != other.read(_PIECE):
                 return False

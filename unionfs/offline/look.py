@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import Identity
+from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import Found, Hit, lower_dirs
 from unionfs.overlay.inode import Directory
@@ -48,11 +49,14 @@ class Look:
 
 
 @contextlib.contextmanager
-def opened(upper: str, lowers: Sequence[str], *, userxattr: bool) -> Iterator[Look]:
+def opened(
+    upper: str, lowers: Sequence[str], data_lowers: Sequence[str] = (), *, userxattr: bool
+) -> Iterator[Look]:
     """Open the layers (absolute paths, lowers top first). Raises MountError where one cannot be opened."""
     config = UnionConfig(
         tuple(lowers),
         upper=upper,
+        data_lowers=tuple(data_lowers),
         # Whatever the mount follows: the objects are there.
         redirect_dir="follow",
         userxattr=userxattr,
@@ -66,10 +70,14 @@ def opened(upper: str, lowers: Sequence[str], *, userxattr: bool) -> Iterator[Lo
         layers = open_lowers(config.lowers, dirfds)
         for layer in layers:
             cleanup.callback(layer.close)
+        data = open_lowers(config.data_lowers, dirfds, len(layers))
+        for layer in data:
+            cleanup.callback(layer.close)
         top = open_upper_to_look(upper, dirfds)
         cleanup.callback(top.close)
         # As if privileged: who is not would lend himself permissions by chmod(2), which is no looking.
-        fs = OverlayFs(config, top, None, layers, dirfds, Identity(privileged=True))
+        identity = Identity(privileged=True)
+        fs = OverlayFs(config, top, None, layers, dirfds, identity, DataLayers(data) if data else None)
         cleanup.callback(dirfds.close_all)
         yield Look(fs, top)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from unionfs.linux import fileattr as linux
@@ -82,6 +83,15 @@ def link_count(inode: Inode, st: os.stat_result) -> int:
         return 1 if inode.merged else st.st_nlink
     assert isinstance(inode, File)
     return st.st_nlink if inode.nlink is None else inode.nlink
+
+
+def link_counter(fs: OverlayFs) -> Callable[[Inode, os.stat_result], int]:
+    """`link_count`, or with `static_nlink` what says 1 for every directory."""
+    return _one_for_directories if fs.config.static_nlink else link_count
+
+
+def _one_for_directories(inode: Inode, st: os.stat_result) -> int:
+    return 1 if isinstance(inode, Directory) else link_count(inode, st)
 
 
 def blocks(inode: Inode, st: os.stat_result) -> int:

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import os
 import stat
-import time
 from collections.abc import Iterator
 
 from unionfs.errors import MountError
@@ -22,10 +21,11 @@ from unionfs.linux.mount import MountPoint
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.work import remove_tree
 
-_LOOK_AGAIN = 0.02
-"""Seconds between two looks at a lock: flock(2) has no time limit of its own."""
-
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class InUse(MountError):
+    """Another mount has upper or work."""
 
 
 class Lock:
@@ -70,21 +70,13 @@ class Lock:
         finally:
             os.close(top)
 
-    def take(self, kind: str, path: str, deadline: float) -> None:
-        """Lock a directory, waiting for who has it until *deadline* (time.monotonic())."""
+    def take(self, kind: str, path: str) -> None:
         fd = os.open(path, _OPEN_DIR)
         self._fds.append(fd)
         try:
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise
-                time.sleep(_LOOK_AGAIN)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise MountError(
+            raise InUse(
                 f"{kind} {path} is in use by another mount: unmount that one (`pyunionfs status` lists the"
                 " mounts),"
                 " or use other directories"
@@ -117,12 +109,9 @@ def check(config: UnionConfig, mountpoint: str, *, writable: bool = True) -> Non
     _check_nesting(config, mountpoint)
 
 
-def lock(config: UnionConfig, patience: float = 0.0) -> Lock:
-    """Take upper and work for this process, and refuse what is wrong inside them.
-
-    A mount that has them is waited for, *patience* seconds: it may be about to end.
-    """
-    taken = take(config, patience)
+def lock(config: UnionConfig) -> Lock:
+    """Take upper and work for this process, and refuse what is wrong inside them. InUse: another has them."""
+    taken = take(config)
     try:
         if config.upper is not None and config.work is not None:
             if not config.any_work:
@@ -135,14 +124,13 @@ def lock(config: UnionConfig, patience: float = 0.0) -> Lock:
     return taken
 
 
-def take(config: UnionConfig, patience: float = 0.0) -> Lock:
-    """Take upper and work for this process, whatever lies in them; refuse where another mount has them."""
+def take(config: UnionConfig) -> Lock:
+    """Take upper and work for this process, whatever lies in them. InUse: another mount has them."""
     taken = Lock()
     try:
         if config.upper is not None and config.work is not None:
-            deadline = time.monotonic() + patience
-            taken.take("upper", config.upper, deadline)
-            taken.take("work", config.work, deadline)
+            taken.take("upper", config.upper)
+            taken.take("work", config.work)
             _check_other_programs(config.upper, config.work)
     except BaseException:
         taken.close()

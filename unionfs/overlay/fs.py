@@ -19,7 +19,7 @@ from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.cred import Identity
 from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.format import ForeignFormat, Format, Origin
-from unionfs.overlay.inode import ROOT_INO, Directory, File, InodeTable
+from unionfs.overlay.inode import ROOT_INO, Directory, File, InodeTable, Numbers
 from unionfs.overlay.layer import DirFds, Layer, RealDir
 from unionfs.overlay.owners import Owners
 from unionfs.overlay.under_way import UnderWay
@@ -49,8 +49,10 @@ class OverlayFs:
         "new_file",
         "owners",
         "pace",
+        "refused_xattrs",
         "root",
         "stale",
+        "syncs",
         "table",
         "trust",
         "under_way",
@@ -83,7 +85,12 @@ class OverlayFs:
         self.new_file: Callable[[int, int], File] = File if owners is None else owners.new_file
         self.new_directory: NewDirectory = Directory if owners is None else owners.new_directory
         self.format = (ForeignFormat if config.foreign_marks else Format)(config.userxattr)
-        self.table = InodeTable()
+        self.table = InodeTable(Numbers(xino=config.xino != "off", ino32=config.ino32))
+        # Of what names attributes are neither shown nor set; b"" begins every name.
+        self.refused_xattrs: tuple[bytes, ...] = () if config.acl else (b"system.posix_acl_",)
+        if not config.xattrs:
+            self.refused_xattrs = (b"",)
+        self.syncs = config.fsync and not config.volatile
         self.trust = config.timeout is None
         # `work/index/` as a directory of the upper layer; None without index=on.
         self.index_dir: RealDir | None = None
@@ -110,6 +117,8 @@ class OverlayFs:
         self.under_way = UnderWay()
         # Whether open_by_handle_at is ours to use; the first refusal settles it.
         self.handle_can_open = True
+        if config.uuid == "off":
+            _leave_uuids_out(list(self.layers()))
         numbers = self.table.numbers
         for layer in [upper, *lowers] if upper is not None else lowers:
             st = os.fstat(layer.root_fd)
@@ -175,3 +184,14 @@ class OverlayFs:
             finally:
                 os.close(fd)
         return None
+
+
+def _leave_uuids_out(layers: list[Layer]) -> None:
+    """What `uuid=off` means: origins name no filesystem, so that they are good in a copy of it, too.
+
+    As with overlayfs, only where all layers are of one: nothing else would tell them apart.
+    """
+    if len({os.fstat(layer.root_fd).st_dev for layer in layers}) == 1:
+        for layer in layers:
+            if layer.uuid is not None:
+                layer.uuid = bytes(16)

@@ -39,22 +39,28 @@ class Numbers:
     """Inode numbers that are unique in the mount: the real one, with the filesystem in the high bits.
 
     The first filesystem (upper's, else the top lower's) shows its own numbers; the others are told apart in
-    bits 56 to 62, as overlayfs's xino does. A number that does not fit is given one for the mount's life.
+    bits 56 to 62, as overlayfs's xino does. A number that does not fit is given one for the mount's life:
+    with *xino* off all of other filesystems than the first, and with *ino32*, where no number is longer than
+    32 bits, those of 2**31 and more as well.
     """
 
-    __slots__ = ("_allocated", "_filesystems", "_next")
+    __slots__ = ("_allocated", "_end", "_filesystems", "_most", "_next", "limit")
 
-    def __init__(self) -> None:
+    def __init__(self, *, xino: bool = True, ino32: bool = False) -> None:
         self._filesystems: dict[int, int] = {}
         self._allocated: dict[tuple[int, int], int] = {}
-        self._next = _ALLOCATED
+        # The last filesystem whose numbers are shown, and what no real number of it may reach for that.
+        self._most = _FS_MAX if xino and not ino32 else 0
+        self.limit = 1 << (31 if ino32 else _FS_SHIFT)
+        self._next = self.limit if ino32 else _ALLOCATED
+        self._end = 1 << (32 if ino32 else 63)
 
     def of(self, dev: int, ino: int) -> int:
         """The union's number for the object *ino* of the filesystem *dev*."""
         high = self._filesystems.get(dev)
         if high is None:
             high = self._filesystems[dev] = len(self._filesystems)
-        if high <= _FS_MAX and ROOT_INO < ino < 1 << _FS_SHIFT:
+        if high <= self._most and ROOT_INO < ino < self.limit:
             return ino | high << _FS_SHIFT
         key = (dev, ino)
         number = self._allocated.get(key)
@@ -67,11 +73,13 @@ class Numbers:
         high = self._filesystems.get(dev)
         if high is None:
             high = self._filesystems[dev] = len(self._filesystems)
-        return high << _FS_SHIFT if high <= _FS_MAX else None
+        return high << _FS_SHIFT if high <= self._most else None
 
     def allocate(self) -> int:
-        """A number that no other object has."""
+        """A number that no other object has; EOVERFLOW when there is none left (of 32 bits)."""
         self._next += 1
+        if self._next >= self._end:
+            raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW))
         return self._next
 
 
@@ -345,11 +353,11 @@ class InodeTable:
 
     __slots__ = ("_by_ino", "_freeze_at", "_most", "numbers")
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Numbers | None = None) -> None:
         self._by_ino: dict[int, Inode] = {}
         self._most = 0
         self._freeze_at = _FREEZE_STEP
-        self.numbers = Numbers()
+        self.numbers = numbers or Numbers()
 
     def __len__(self) -> int:
         return len(self._by_ino)

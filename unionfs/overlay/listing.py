@@ -205,11 +205,12 @@ class ListTask(IndexTask):
 class _Teller:
     """Knows which d_ino of a real directory are what the union's stat(2) says, and in which words."""
 
-    __slots__ = ("_dirs", "_files", "_high")
+    __slots__ = ("_dirs", "_files", "_high", "_largest")
 
     def __init__(self, fs: OverlayFs, directory: Directory, source: Source) -> None:
         layer = source.real.layer
         self._high = fs.table.numbers.high_bits(os.fstat(source.fd).st_dev)
+        self._largest = fs.table.numbers.limit - 1
         self._files = layer.numbers_listed and not (layer.is_upper and _is_impure(fs, directory, source.fd))
         self._dirs = self._files and layer.dir_numbers_listed
 
@@ -219,7 +220,7 @@ class _Teller:
         if high is None or not self._files or not found.numbers:
             return [0] * len(found.names)
         numbers = found.numbers
-        largest = (1 << 56) - 1
+        largest = self._largest
         if min(numbers) <= ROOT_INO or max(numbers) > largest:
             numbers = [number if ROOT_INO < number <= largest else 0 for number in numbers]
         if high:

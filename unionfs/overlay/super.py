@@ -102,6 +102,11 @@ class Union:
         if fs.upper is not None and not fs.config.volatile:
             linux.syncfs(fs.upper.root_fd)
 
+    def syncfs_for_caller(self) -> None:
+        """syncfs(2), which `fsync=0` leaves out, too. Any thread."""
+        if self.fs.syncs:
+            self.syncfs()
+
     def stats(self) -> dict[str, int]:
         fs = self.fs
         return {
@@ -375,7 +380,7 @@ class Union:
 
     def sync_file(self, handle: OpenFile) -> int | None:
         """A descriptor of the upper file to fsync and close, in any thread; None: nothing to sync."""
-        return None if self.fs.config.volatile else handle.sync_fd()
+        return handle.sync_fd() if self.fs.syncs else None
 
     def open_dir(self, ino: int) -> DirHandle:
         directory = self.directory(ino)
@@ -433,6 +438,6 @@ class Union:
     def sync_dir(self, ino: int) -> int | None:
         """A descriptor of the upper directory to fsync and close, in any thread; None: nothing to sync."""
         upper = self.directory(ino).upper
-        if upper is None or self.fs.config.volatile:
+        if upper is None or not self.fs.syncs:
             return None
         return listing_fd(self.fs, upper)

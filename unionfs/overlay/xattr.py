@@ -28,6 +28,12 @@ def _absent() -> OSError:
     return OSError(errno.ENODATA, os.strerror(errno.ENODATA))
 
 
+def _refuse(fs: OverlayFs, name: bytes) -> None:
+    """EOPNOTSUPP for what `noxattrs` or `noacl` takes away."""
+    if name.startswith(fs.refused_xattrs):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
 def _layer(fs: OverlayFs, inode: Inode) -> Layer:
     if inode.on_upper:
         assert fs.upper is not None
@@ -40,6 +46,8 @@ def _layer(fs: OverlayFs, inode: Inode) -> Layer:
 
 def getxattr(fs: OverlayFs, inode: Inode, name: bytes) -> bytes:
     """One attribute; ENODATA where it is not set."""
+    if fs.refused_xattrs:
+        _refuse(fs, name)
     layer = _layer(fs, inode)
     kind = name if name.startswith(b"system.") else name.partition(b".")[0]
     if (
@@ -94,11 +102,12 @@ def _stored_names(inode: Inode) -> list[str]:
 
 def listxattr(fs: OverlayFs, inode: Inode, caller: Caller) -> list[bytes]:
     """The names that *caller* may see: `trusted.` ones only with CAP_SYS_ADMIN."""
+    _refuse(fs, b"")
     shown = []
     trusted: bool | None = None
     for stored in _stored_names(inode):
         name = fs.format.to_shown(os.fsencode(stored))
-        if name is None:
+        if name is None or name.startswith(fs.refused_xattrs):
             continue
         if name.startswith(b"trusted."):
             if trusted is None:
@@ -112,6 +121,7 @@ def listxattr(fs: OverlayFs, inode: Inode, caller: Caller) -> list[bytes]:
 def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
     """Set one attribute; *flags* may be XATTR_CREATE or XATTR_REPLACE. May raise `Wait`."""
     fs.writable_work()
+    _refuse(fs, name)
     fs.format.check_settable(name)
     check_changeable(fs, inode)
     if fs.owners is not None and name.startswith(_ACLS):
@@ -129,6 +139,7 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
 def removexattr(fs: OverlayFs, inode: Inode, name: bytes, caller: Caller) -> None:
     """Remove one attribute; ENODATA, without a copy-up, where it is not set. May raise `Wait`."""
     fs.writable_work()
+    _refuse(fs, name)
     check_changeable(fs, inode)
     stored = fs.format.to_stored(name)
     if not inode.on_upper:

@@ -18,14 +18,16 @@ log = logging.getLogger(__name__)
 _ANSWER_TIME = 1.0
 
 
-def unmount(mountpoint: str, *, lazy: bool = False) -> None:
+def unmount(mountpoint: str, *, lazy: bool = False, force: bool = False) -> None:
     """Unmount what is on top at `mountpoint`, also one whose daemon has died.
 
-    `lazy` takes it out of the tree at once and lets open files go on. OSError EBUSY: files are in use there;
-    EINVAL: nothing is mounted there; MountError: only fusermount3 could, and it did not.
+    `lazy` takes it out of the tree at once and lets open files go on. `force` (root's) first gives up all
+    requests that are not answered yet, also those that write. OSError EBUSY: files are in use there; EINVAL:
+    nothing is mounted there; MountError: only fusermount3 could, and it did not.
     """
+    flags = (linux.MNT_DETACH if lazy else 0) | (linux.MNT_FORCE if force else 0)
     try:
-        linux.umount(mountpoint, linux.UMOUNT_NOFOLLOW | (linux.MNT_DETACH if lazy else 0))
+        linux.umount(mountpoint, linux.UMOUNT_NOFOLLOW | flags)
         return
     except PermissionError:
         pass

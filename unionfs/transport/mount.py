@@ -45,7 +45,7 @@ class FuseMountOptions:
     """What the kernel is told at mount(2). The defaults are overlayfs's: devices and setuid bits work.
 
     `allow_other` lets other users in. `default_permissions` is always given: the kernel checks modes and
-    ACLs. `access_times` is "noatime", "strictatime", or
+    ACLs (not with `acl` False). `access_times` is "noatime", "strictatime", or
     empty for what the kernel does by default. `context` and so on are SELinux's.
     """
 
@@ -64,6 +64,7 @@ class FuseMountOptions:
     sync: bool = False
     dirsync: bool = False
     max_read: int | None = None
+    acl: bool = True
     context: str | None = None
     fscontext: str | None = None
     defcontext: str | None = None
@@ -201,15 +202,26 @@ def _no_device(mountpoint: str) -> MountError:
 def _mount_directly(fd: int, mountpoint: str, options: FuseMountOptions) -> None:
     # MS_POSIXACL makes the kernel leave creation modes unmasked and send the umask beside them, as default
     # ACLs need: where a directory has one, the umask must not count.
-    flags = linux.MS_POSIXACL
-    for name in options.flag_names():
-        flags |= _FLAGS[name]
+    flags = (linux.MS_POSIXACL if options.acl else 0) | _mount_flags(options)
     root_mode = stat.S_IFMT(os.stat(mountpoint).st_mode)
     data = [f"fd={fd}", f"rootmode={root_mode:o}", f"user_id={os.geteuid()}", f"group_id={os.getegid()}"]
     data += options.fuse_options()
     # Quoted, because categories are separated by commas; SELinux takes the quotes off.
     data += [f'{name}="{value}"' for name, value in options.contexts()]
     linux.mount(options.fsname, mountpoint, f"fuse.{options.subtype}", flags, ",".join(data))
+
+
+def _mount_flags(options: FuseMountOptions) -> int:
+    flags = 0
+    for name in options.flag_names():
+        flags |= _FLAGS[name]
+    return flags
+
+
+def change_flags(mountpoint: str, options: FuseMountOptions) -> None:
+    """Give what is mounted there these flags instead of its own. OSError as mount(2) has it."""
+    # fuse.ko looks at no option then, and the type is that of what is there.
+    linux.mount(options.fsname, mountpoint, "none", linux.MS_REMOUNT | _mount_flags(options), "")
 
 
 def _hint(error: OSError, options: FuseMountOptions) -> str:

@@ -45,7 +45,7 @@ PLACES: list[tuple[str, Opcode]] = [
     ("create", Opcode.CREATE),
     ("tmpfile", Opcode.TMPFILE),
     ("statx", Opcode.STATX),
-    ("syncfs", Opcode.SYNCFS),
+    ("syncfs_for_caller", Opcode.SYNCFS),
     ("get_flags", Opcode.IOCTL),
     ("allocate_job", Opcode.FALLOCATE),
     ("seek", Opcode.LSEEK),

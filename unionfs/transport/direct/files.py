@@ -330,7 +330,7 @@ class Files:
     def syncfs(self, buffer: Buffer, end: int, ino: int) -> object:
         server = self._server
         return server.later(
-            server.syncers, Opcode.SYNCFS, IN_HEADER.unpack_from(buffer)[2], self._union.syncfs
+            server.syncers, Opcode.SYNCFS, IN_HEADER.unpack_from(buffer)[2], self._union.syncfs_for_caller
         )
 
     def fallocate(self, buffer: Buffer, end: int, ino: int) -> object:

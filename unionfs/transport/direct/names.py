@@ -9,7 +9,7 @@ import errno
 import os
 from time import time_ns
 
-from unionfs.overlay.attr import Changes, blocks, link_count
+from unionfs.overlay.attr import Changes, blocks
 from unionfs.transport.direct import protocol as p
 from unionfs.transport.direct.files import Files
 from unionfs.transport.direct.protocol import BODY, Opcode
@@ -237,7 +237,7 @@ class Names:
         return p.STATX_OUT.pack(
             *(*self._replies.validity(inode), 0),
             *(known, st.st_blksize, more.attributes),
-            *(link_count(inode, st), st.st_uid, st.st_gid, st.st_mode, 0),
+            *(self._replies.links(inode, st), st.st_uid, st.st_gid, st.st_mode, 0),
             *(inode.ino, st.st_size, blocks(inode, st), more.attributes_mask),
             *times,
             *(os.major(rdev), os.minor(rdev), 0, 0),

@@ -49,12 +49,13 @@ _ALWAYS = (
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What the mount would like. `stack_depth` is how many stacked filesystems lie between us and a disk, and
-    us; `trust` says that nothing changes but through the mount."""
+    us; `trust` says that nothing changes but through the mount, `acl` that there are ACLs."""
 
     passthrough: bool
     writeback: bool
     trust: bool
     stack_depth: int = 1
+    acl: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,9 @@ def negotiate(request: bytes | bytearray, end: int, wanted: Wanted) -> Connectio
     if offered & InitFlag.INIT_EXT and end >= flags2_at + INIT_FLAGS2.size:
         offered |= InitFlag(INIT_FLAGS2.unpack_from(request, flags2_at)[0] << 32)
     flags = offered & _ALWAYS
+    if not wanted.acl:
+        # Without ACLs no directory has anything to say instead of the umask, which the kernel then applies.
+        flags &= ~(InitFlag.POSIX_ACL | InitFlag.DONT_MASK)
     # Version 1 says the same of whose work it is, and lets the daemon judge by itself.
     flags |= offered & InitFlag.HANDLE_KILLPRIV_V2 or offered & InitFlag.HANDLE_KILLPRIV
     # Before 7.38 the contexts stand where no length tells.

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from unionfs.overlay.attr import blocks, link_count
+from unionfs.overlay.attr import blocks
 from unionfs.overlay.inode import File, Inode
 from unionfs.transport.direct.nodes import Nodes
 from unionfs.transport.direct.protocol import ATTR_OUT, ENTRY_OUT
@@ -20,6 +20,7 @@ FOREVER = 10**9
 SECOND = 1_000_000_000
 
 Pack = Callable[..., bytes]
+LinkCount = Callable[[Inode, os.stat_result], int]
 
 
 def device_number(rdev: int) -> int:
@@ -36,10 +37,11 @@ def real_device(number: int) -> int:
 class Replies:
     """Packs entries and attributes with the mount's timeouts and node numbers."""
 
-    __slots__ = ("_current", "_mapped", "_nodes", "_nsec", "_sec")
+    __slots__ = ("_current", "_mapped", "_nodes", "_nsec", "_sec", "links")
 
-    def __init__(self, nodes: Nodes, timeout: float | None) -> None:
+    def __init__(self, nodes: Nodes, timeout: float | None, links: LinkCount) -> None:
         self._nodes = nodes
+        self.links = links
         self._current = nodes.current
         self._mapped = nodes.mapped
         self._sec, self._nsec = (FOREVER, 0) if timeout is None else split_time(int(timeout * SECOND))
@@ -69,8 +71,7 @@ class Replies:
         """That there is no such name, for the kernel to remember."""
         return ENTRY_OUT.pack(0, 0, self._sec, 0, self._nsec, *(0,) * 17)
 
-    @staticmethod
-    def _pack(pack: Pack, head: tuple[int, ...], inode: Inode, st: os.stat_result) -> bytes:
+    def _pack(self, pack: Pack, head: tuple[int, ...], inode: Inode, st: os.stat_result) -> bytes:
         # All at once, and the times in whole seconds, which is not what the attributes give.
         fields: Any = st
         mode, _, _, _, uid, gid, size, atime, mtime, ctime = fields
@@ -87,7 +88,7 @@ class Replies:
             st.st_mtime_ns - mtime * SECOND,
             st.st_ctime_ns - ctime * SECOND,
             mode,
-            link_count(inode, st),
+            self.links(inode, st),
             uid,
             gid,
             device_number(rdev) if rdev else 0,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from unionfs.linux.fs import filesystem_type
 from unionfs.linux.process import may_use_backing_files
+from unionfs.overlay.attr import link_counter
 from unionfs.overlay.super import Union
 from unionfs.transport.direct.files import Files
 from unionfs.transport.direct.listings import Listings
@@ -31,6 +32,19 @@ from unionfs.transport.session import SessionOptions
 log = logging.getLogger(__name__)
 
 _OVERLAYFS = 0x794C7630
+
+
+def _left_out(union: Union) -> list[Opcode]:
+    """The requests that the mount's options leave without an answer of their own."""
+    opcodes = [] if union.fs.config.fsync else [Opcode.FSYNC, Opcode.FSYNCDIR]
+    if not union.fs.config.xattrs:
+        opcodes += [Opcode.GETXATTR, Opcode.SETXATTR, Opcode.LISTXATTR, Opcode.REMOVEXATTR]
+    return opcodes
+
+
+def _unsupported(buffer: Buffer, end: int, node: int) -> Answer:
+    """The kernel asks no more after this: of attributes it says EOPNOTSUPP, of a sync that it is done."""
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 class Session:
@@ -127,7 +141,7 @@ class Session:
             self._problem = "it needs CAP_SYS_ADMIN of the machine's root"
         # A filesystem on top of an overlay is the second that is stacked, and two is the kernel's limit.
         depth = 2 if any(filesystem_type(layer.root_fd) == _OVERLAYFS for layer in fs.layers()) else 1
-        return Wanted(self._problem is None, options.writeback and fs.trust, fs.trust, depth)
+        return Wanted(self._problem is None, options.writeback and fs.trust, fs.trust, depth, fs.config.acl)
 
     def _init(self, buffer: Buffer, end: int, node: int) -> Answer:
         if self._connection is not None:
@@ -153,7 +167,7 @@ class Session:
         nodes = Nodes()
         server.numbered = nodes.inos
         server.nodes_of = nodes.of
-        replies = Replies(nodes, union.fs.config.timeout)
+        replies = Replies(nodes, union.fs.config.timeout, link_counter(union.fs))
         killpriv = InitFlag.HANDLE_KILLPRIV_V2 in flags
         passthrough = None
         if InitFlag.PASSTHROUGH in flags:
@@ -183,4 +197,5 @@ class Session:
             killpriv=killpriv,
         )
         server.handle_by({**names.handlers(), **files.handlers(), **listings.handlers()})
+        server.handle_by(dict.fromkeys(_left_out(union), _unsupported))
         self._files, self._listings = files, listings

@@ -19,7 +19,7 @@ import pyfuse3
 import trio
 
 from unionfs.linux.fs import filesystem_type
-from unionfs.overlay.attr import Changes, blocks, link_count
+from unionfs.overlay.attr import Changes, blocks, link_counter
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import Inode
@@ -53,6 +53,7 @@ class Operations(pyfuse3.Operations):
 
     def __init__(self, union: Union) -> None:
         super().__init__()
+        self.enable_acl = union.fs.config.acl
         self.union = union
         self.debug = log.isEnabledFor(logging.DEBUG)
         self.fs = union.fs
@@ -66,11 +67,21 @@ class Operations(pyfuse3.Operations):
         self._copiers = trio.CapacityLimiter(_COPIERS)
         self._syncers = trio.CapacityLimiter(_SYNCERS)
         timeout = union.fs.config.timeout
+        self._links = link_counter(union.fs)
         self._timeout = _FOREVER if timeout is None else timeout
         self._keep_cache = timeout is None
         self._flush_matters = filesystem_type(union.fs.root.top.open()) not in _LOCAL_FILESYSTEMS
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def _need(available: bool) -> None:
+        """ENOSYS for what the mount's options leave out.
+
+        The kernel asks no more after that: of attributes it says EOPNOTSUPP, of a sync that it is done.
+        """
+        if not available:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
 
     async def settle(self, task: Task, opcode: str) -> None:
         """Have slow work done once, whoever asked; the first who asks gets its failure."""
@@ -112,7 +123,7 @@ class Operations(pyfuse3.Operations):
         entry.st_ino = inode.ino
         entry.entry_timeout = entry.attr_timeout = self._timeout
         entry.st_mode = st.st_mode
-        entry.st_nlink = link_count(inode, st)
+        entry.st_nlink = self._links(inode, st)
         entry.st_uid = st.st_uid
         entry.st_gid = st.st_gid
         entry.st_rdev = st.st_rdev
@@ -267,20 +278,24 @@ class Operations(pyfuse3.Operations):
 
     @op("GETXATTR")
     def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        self._need(self.fs.config.xattrs)
         return self.union.getxattr(inode, name)
 
     @op("LISTXATTR")
     def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
+        self._need(self.fs.config.xattrs)
         return self.union.listxattr(inode, _caller(ctx))
 
     @op("SETXATTR")
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._need(self.fs.config.xattrs)
         # pyfuse3 has checked XATTR_CREATE and XATTR_REPLACE by a getxattr; the kernel holds the inode's
         # lock all the while, so nothing comes in between.
         self.union.setxattr(inode, name, value, 0, _caller(ctx))
 
     @op("REMOVEXATTR")
     def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._need(self.fs.config.xattrs)
         self.union.removexattr(inode, name, _caller(ctx))
 
     # --- open files ------------------------------------------------------------------------------
@@ -314,6 +329,7 @@ class Operations(pyfuse3.Operations):
 
     @slow_op("FSYNC")
     async def fsync(self, fh: int, datasync: bool) -> None:
+        self._need(self.fs.config.fsync)
         await self._sync(self.union.sync_file(self.files[fh]), datasync)
 
     # --- open directories ------------------------------------------------------------------------
@@ -345,6 +361,7 @@ class Operations(pyfuse3.Operations):
 
     @slow_op("FSYNCDIR")
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        self._need(self.fs.config.fsync)
         await self._sync(self.union.sync_dir(self.dirs[fh].directory.ino), datasync)
 
     async def _sync(self, fd: int | None, data_only: bool) -> None:

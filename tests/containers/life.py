@@ -1,0 +1,206 @@
+"""The life of an image under one mount program, run by `start.py`: `tests.containers.life DIRECTORY PROGRAM`.
+
+Prints what came of it as JSON; who compares that with another program's knows nothing of engines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.containers import tree
+from tests.containers.engines import Engine
+from tests.support.mounts import mount_types
+
+APPLETS = (
+    "sh",
+    "ls",
+    "rm",
+    "cat",
+    "echo",
+    "mkdir",
+    "mv",
+    "chmod",
+    "chown",
+    "touch",
+    "ln",
+    "head",
+    "mkfifo",
+    "grep",
+)
+
+CONTAINERFILE = """\
+FROM localhost/base
+RUN echo built > /data/built && rm /data/two && rm -r /gone && chmod 600 /data/one && chown 3:4 /data/kept
+COPY file /data/copied
+RUN mv /data/tree /data/moved && echo linked > /data/new && ln /data/new /data/link && chmod 4755 /data/link
+"""
+
+CHANGES = """\
+set -e
+echo changed >> /data/built
+rm /data/copied
+rm -r /data/moved/sub
+mkdir "/data/new dir"
+echo content > "/data/new dir/file"
+ln -s /data/one /data/symlink
+mkfifo /data/fifo
+mv /data/kept /data/renamed
+chown 7:8 /data/one
+touch /data/.wh.one 2>/dev/null || echo refused
+ls -a /data
+grep ' / ' /proc/mounts
+"""
+
+SECOND_LOOK = """\
+cat /data/built '/data/new dir/file'
+ls -ln /data/link /data/renamed | cut -c1-30
+ls -a /data /data/moved
+"""
+
+REMADE = """\
+mkdir /data/.wh.dir 2>/dev/null || echo refused
+ls /full /data/moved
+rm -r /data/moved /full
+mkdir /data/moved /full
+echo only > /data/moved/this
+"""
+
+
+def make_root(root: Path) -> None:
+    """A root filesystem of busybox."""
+    for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "data/tree/sub", "gone", "full/of"):
+        (root / name).mkdir(parents=True)
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    shutil.copy(busybox, root / "bin/busybox")
+    for applet in APPLETS:
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
+    for name in ("one", "two", "kept", "tree/leaf", "tree/sub/leaf"):
+        (root / "data" / name).write_text(f"{name}\n")
+    for name in ("gone/file", "full/of/files", "full/file"):
+        (root / name).write_text(f"{name}\n")
+    os.chmod(root / "data/two", 0o4755)
+
+
+def make_base(engine: Engine) -> None:
+    root = engine.root / "files/root"
+    make_root(root)
+    archive = engine.root / "files/root.tar"
+    engine.run("tar", "--create", "--owner=0", "--group=0", "--file", archive, "--directory", root, ".")
+    engine.podman("import", archive, "localhost/base")
+
+
+def build(engine: Engine) -> None:
+    context = engine.root / "files/context"
+    context.mkdir()
+    (context / "file").write_text("copied\n")
+    (context / "Containerfile").write_text(CONTAINERFILE)
+    engine.buildah("bud", "--isolation", "chroot", "--layers", "--tag", "localhost/built", context)
+
+
+def compared(engine: Engine) -> dict[str, object]:
+    """What must be the same under every mount program."""
+    run = engine.podman("run", "--name", "one", "localhost/built", "sh", "-c", CHANGES)
+    *listing, mounted = run.splitlines()
+    diff = sorted(engine.podman("diff", "one").splitlines())
+    engine.podman("commit", "--quiet", "one", "localhost/result")
+    again = engine.podman(
+        *("run", "--rm", "localhost/result", "sh", "-c"),
+        SECOND_LOOK,
+    )
+    archive = engine.root / "files/result.tar"
+    engine.podman("save", "--quiet", "--output", archive, "localhost/result")
+    return {
+        "filesystem": mounted.split()[2],
+        "listing": listing,
+        "diff": diff,
+        "again": again.splitlines(),
+        "image": tree.of_image(archive),
+    }
+
+
+def container_restarts(engine: Engine) -> list[str]:
+    """A container that is started again sees what it changed, and a directory that was remade stays empty."""
+    engine.podman("create", "--name", "two", "localhost/built", "sh", "-c", REMADE)
+    said = [engine.podman("start", "--attach", "two") for _ in range(2)]
+    engine.podman("commit", "--quiet", "two", "localhost/remade")
+    said.append(engine.podman("run", "--rm", "localhost/remade", "ls", "/full", "/data/moved"))
+    return said
+
+
+def upper_mounted_by_hand(engine: Engine, program: str) -> list[object]:
+    """The tree as the engine mounts a container, and as `pyunionfs mount` mounts its layers."""
+    layers = json.loads(engine.podman("inspect", "--format", "{{json .GraphDriver.Data}}", "one"))
+    merged = engine.root / "files/merged"
+    merged.mkdir()
+    python = f"{sys.executable} -m tests.containers.tree"
+    script = f"""
+        set -e
+        export PYTHONPATH={os.environ["PYTHONPATH"]}
+        {python} "$(podman mount one)" > files/by-engine
+        podman umount one > files/umount
+        {program} mount '{layers["LowerDir"]}' {layers["UpperDir"]} {layers["WorkDir"]} {merged}
+        {python} {merged} > files/by-hand
+        {program} umount {merged}
+    """
+    inside = [] if os.geteuid() == 0 else ["podman", "unshare"]
+    engine.run(*inside, "sh", "-c", script)
+    return [json.loads((engine.root / "files" / name).read_text()) for name in ("by-engine", "by-hand")]
+
+
+def left_over(engine: Engine) -> dict[str, list[str]]:
+    """Mounts of unions and processes that should be gone."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    inside = [] if os.geteuid() == 0 else ["podman", "unshare"]
+    if inside:
+        lines += engine.run(*inside, "cat", "/proc/self/mountinfo").splitlines()
+    processes = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, NotADirectoryError, ProcessLookupError, PermissionError):
+            continue
+        # A zombie has none: nobody in here waits for processes that outlive their parents.
+        if "lowerdir=" in words:
+            processes.append(words)
+    mounts = [line for line in lines if " - fuse." in line and str(engine.root) in line]
+    layers = [path.name for path in (engine.root / "store/overlay").iterdir() if len(path.name) == 64]
+    return {"mounts": mounts, "processes": processes, "layers": layers}
+
+
+def main(directory: Path, program: str, overlay_options: str) -> None:
+    engine = Engine(directory, program, overlay_options=overlay_options)
+    outcome: dict[str, object] = {}
+    try:
+        make_base(engine)
+        build(engine)
+        outcome |= compared(engine)
+        if "fuse-overlayfs" not in program:
+            outcome["version"] = engine.podman("info", "--format", "{{json .Store.GraphOptions}}")
+            outcome["restarts"] = container_restarts(engine)
+            outcome["by hand"] = upper_mounted_by_hand(engine, program)
+        engine.clear_away()
+        outcome["left"] = left_over(engine)
+    finally:
+        if os.geteuid() != 0:
+            # What containers made belongs to users that only the user namespace knows.
+            subprocess.run(
+                ["podman", "unshare", "rm", "-rf", directory / "store", directory / "run"],
+                env=engine.environment(),
+                cwd=directory,
+                check=False,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        assert mount_types(directory / "files/merged") == []
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], *sys.argv[3:] or [""])

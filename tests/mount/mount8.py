@@ -1,0 +1,77 @@
+"""mount(8) and umount(8) with pyunionfs installed, for tests: in namespaces, the machine keeps its own.
+
+mount(8) looks for its helpers in /sbin only, notes what it did in /run/mount, and reads /etc/fstab. Here each
+of these is a copy in memory, which ends with the script that uses it, as do all mounts and daemons.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import programs
+from tests.support.mounts import scratch
+
+needs_mount8 = pytest.mark.skipif(
+    any(shutil.which(name) is None for name in ("mount", "umount", "findmnt", "unshare")),
+    reason="needs util-linux (packages mount and util-linux)",
+)
+
+_PREPARE = """
+set -eu
+mount -t tmpfs -o mode=755 tmpfs /run
+for directory in /usr/sbin /etc; do
+    name=$(basename $directory)
+    mkdir "$SPACE/$name" "$SPACE/$name.work"
+    layers="lowerdir=$directory,upperdir=$SPACE/$name,workdir=$SPACE/$name.work"
+    mount -t overlay -o "$layers" overlay $directory
+done
+cp -a "$SPACE"/programs/*mount* /usr/sbin/
+cat "$SPACE/fstab" > /etc/fstab
+cd "$BASE"
+set +eu
+"""
+
+
+@dataclass(frozen=True)
+class Mount8:
+    """Where scripts run: `base` has the layers, and is their working directory and $BASE."""
+
+    base: Path
+
+    def run(self, script: str, *, fstab: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+        """Have a shell run this with these lines in /etc/fstab; its last command decides about the status."""
+        with scratch() as space:
+            os.chmod(space, 0o755)
+            (space / "programs").mkdir()
+            programs.install(space / "programs", space / "programs")
+            (space / "fstab").write_text("".join(f"{line}\n" for line in fstab))
+            namespaces = [
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "--propagation=private",
+            ]
+            return subprocess.run(
+                ["unshare", *namespaces, "bash", "-c", _PREPARE + script],
+                env={
+                    **os.environ,
+                    "BASE": str(self.base),
+                    "SPACE": str(space),
+                    "PATH": f"{space}/programs:{os.environ['PATH']}",
+                    "LC_ALL": "C",
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=60,
+            )

@@ -1,0 +1,303 @@
+"""mount(8), umount(8) and /etc/fstab: real ones, with pyunionfs installed where they look for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mount8 import Mount8, needs_mount8
+from tests.support.mounts import needs_fuse, needs_overlayfs, needs_root
+from tests.support.transports import one_transport
+
+pytestmark = [needs_root, needs_fuse, needs_overlayfs, needs_mount8, one_transport]
+
+NO_DAEMON = "! pgrep -x pyunionfs"
+
+
+@pytest.fixture
+def mount8(base: Path) -> Mount8:
+    (base / "lower2").mkdir()
+    (base / "lower2" / "second").write_text("second\n")
+    return Mount8(base)
+
+
+def layers(base: Path) -> str:
+    return f"lowerdir={base}/lower:{base}/lower2,upperdir={base}/upper,workdir={base}/work"
+
+
+@pytest.mark.parametrize("fstype", ["fuse.pyunionfs", "pyunionfs"])
+def test_mount_and_umount(mount8: Mount8, base: Path, fstype: str) -> None:
+    done = mount8.run(
+        f"""mount -t {fstype} anything merged -o {layers(base)} || exit
+        findmnt -no SOURCE,FSTYPE,OPTIONS $BASE/merged
+        cat merged/file merged/second
+        echo changed > merged/file
+        umount merged || exit
+        for i in {{1..100}}; do {NO_DAEMON} > /dev/null && break; sleep 0.05; done
+        {NO_DAEMON}"""
+    )
+    assert done.returncode == 0, done.stdout
+    first, *rest = done.stdout.splitlines()
+    source, shown, options = first.split()
+    assert (source, shown) == ("anything", "fuse.pyunionfs")
+    assert options.startswith("rw,relatime,")
+    assert rest == ["lower", "second"]
+    assert (base / "upper" / "file").read_text() == "changed\n"
+    assert (base / "lower" / "file").read_text() == "lower\n"
+
+
+def test_without_an_upper_it_is_read_only(mount8: Mount8) -> None:
+    done = mount8.run(
+        """mount -t fuse.pyunionfs overlay merged -o lowerdir=$BASE/lower || exit
+        findmnt -no OPTIONS $BASE/merged
+        touch merged/new"""
+    )
+    assert done.stdout.startswith("ro,")
+    assert "Read-only file system" in done.stdout
+
+
+WORDS = [
+    "defaults",
+    "auto",
+    "nofail",
+    "_netdev",
+    "user",
+    "users",
+    "owner",
+    "group",
+    "nouser",
+    "comment=what it is for",
+    "uhelper=fuse.pyunionfs",
+    "helper=fuse.pyunionfs",
+    "x-systemd.automount",
+    "x-systemd.requires=network.target",
+    "x-gvfs-show",
+    "X-mount.mkdir",
+    "silent",
+]
+
+
+def test_a_line_of_fstab_with_all_that_only_fstab_means_something_by(mount8: Mount8, base: Path) -> None:
+    options = ",".join([*WORDS, "noexec", layers(base)]).replace(" ", "\\040")
+    done = mount8.run(
+        """mount -a -v && mount -a -v || exit
+        findmnt -no SOURCE,OPTIONS $BASE/merged
+        grep -c ' fuse.pyunionfs ' /proc/self/mountinfo
+        umount merged && ! findmnt merged && pgrep -x pyunionfs""",
+        fstab=[f"site {base}/merged fuse.pyunionfs {options} 0 0"],
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("mount.fuse.pyunionfs: site mounted on "), done.stdout
+    assert "successfully mounted" in lines[1]
+    # The second time mount(8) finds by the source that it is mounted.
+    assert "already mounted" in lines[2]
+    source, shown = lines[3].split()
+    assert source == "site"
+    assert {"rw", "nosuid", "nodev", "noexec"} <= set(shown.split(","))
+    assert lines[4:] == ["1"], "no daemon is left when umount(8) has come back"
+
+
+def test_every_such_word_by_itself(mount8: Mount8, base: Path) -> None:
+    words = [*WORDS, "noauto"]
+    for number in range(len(words)):
+        (base / str(number)).mkdir()
+    lines = [
+        f"overlay {base}/{number} fuse.pyunionfs {word},lowerdir={base}/lower 0 0"
+        for number, word in enumerate(word.replace(" ", "\\040") for word in words)
+    ]
+    helper = f"mount.fuse.pyunionfs -f overlay merged -o lowerdir={base}/lower -o"
+    script = [f"mount -f {number} || exit; {helper} '{word}' || exit" for number, word in enumerate(words)]
+    done = mount8.run("\n".join(script), fstab=lines)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout
+
+
+def test_names_that_need_escapes(mount8: Mount8, base: Path) -> None:
+    odd = base / "a name, with:everything\\"
+    odd.mkdir()
+    (odd / "odd").touch()
+    target = base / "a target"
+    target.mkdir()
+    escaped = str(odd).replace("\\", "\\\\").replace(":", "\\:")
+    # fstab has its own, which mount(8) undoes.
+    in_fstab = escaped.replace("\\", "\\134").replace(" ", "\\040")
+    done = mount8.run(
+        f"""OPTIONS='lowerdir="{escaped}:{base}/lower"'
+        mount "$BASE/a target" || exit
+        ls "a target" && umount "a target" || exit
+        mount -t fuse.pyunionfs overlay merged -o "$OPTIONS" || exit
+        ls merged && umount merged""",
+        fstab=[f'overlay {base}/a\\040target fuse.pyunionfs lowerdir="{in_fstab}:{base}/lower",noauto 0 0'],
+    )
+    assert (done.returncode, done.stdout) == (0, "file\nodd\n" * 2), done.stdout
+
+
+def test_relative_paths_are_the_callers(mount8: Mount8, base: Path) -> None:
+    options = "lowerdir=lower:lower2,upperdir=upper,workdir=work"
+    done = mount8.run(f"mount -t fuse.pyunionfs overlay merged -o {options} && ls merged && umount merged")
+    assert (done.returncode, done.stdout) == (0, "file\nsecond\n")
+
+
+def test_a_very_long_line(mount8: Mount8, base: Path) -> None:
+    names = [f"layer-with-a-long-name-{number:03}" for number in range(200)]
+    for name in names:
+        (base / name).mkdir()
+        (base / name / name).touch()
+    lowers = ":".join(str(base / name) for name in names)
+    assert len(lowers) > 2 * 4096
+    done = mount8.run(
+        "mount merged && ls merged | wc -l && umount merged",
+        fstab=[f"overlay {base}/merged fuse.pyunionfs lowerdir={lowers} 0 0"],
+    )
+    assert (done.returncode, done.stdout) == (0, "200\n")
+
+
+def test_mount_again_at_once(mount8: Mount8, base: Path) -> None:
+    """umount(8) that knows nothing of the helper (-i) comes back before the daemon is gone."""
+    once = "mount merged && echo x >> merged/file && umount -i merged || exit"
+    done = mount8.run(
+        "\n".join([once] * 5), fstab=[f"overlay {base}/merged fuse.pyunionfs {layers(base)} 0 0"]
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout
+    assert (base / "upper" / "file").read_text() == "lower\n" + 5 * "x\n"
+
+
+class TestRemount:
+    def test_read_only_and_back(self, mount8: Mount8, base: Path) -> None:
+        done = mount8.run(
+            """mount merged && touch merged/one && mount -v -o remount,ro merged || exit
+            findmnt -no OPTIONS $BASE/merged
+            touch merged/two
+            mount -v -o remount,rw merged && touch merged/two && findmnt -no OPTIONS $BASE/merged""",
+            fstab=[f"overlay {base}/merged fuse.pyunionfs {layers(base)},nosuid 0 0"],
+        )
+        assert done.returncode == 0, done.stdout
+        lines = done.stdout.splitlines()
+        assert lines[0].endswith("/merged remounted with ro,nosuid")
+        assert lines[1].startswith("ro,nosuid,relatime,")
+        assert "Read-only file system" in lines[2]
+        assert lines[3].endswith("/merged remounted with nosuid")
+        assert lines[4].startswith("rw,nosuid,relatime,")
+
+    def test_by_the_mount_table_alone(self, mount8: Mount8, base: Path) -> None:
+        mounted = f"mount -t fuse.pyunionfs overlay merged -o {layers(base)},noexec,noatime,max_read=65536"
+        done = mount8.run(f"{mounted} && mount -o remount,ro merged && findmnt -no OPTIONS $BASE/merged")
+        assert done.stdout.startswith("ro,noexec,noatime,"), done.stdout
+
+    def test_what_has_no_upper_stays_read_only(self, mount8: Mount8, base: Path) -> None:
+        done = mount8.run(
+            "mount merged && mount -o remount,rw merged; echo $?; findmnt -no OPTIONS $BASE/merged",
+            fstab=[f"overlay {base}/merged fuse.pyunionfs lowerdir={base}/lower 0 0"],
+        )
+        complaint, status, shown = done.stdout.splitlines()
+        assert "for writing: it has no upper" in complaint
+        assert status == "32"
+        assert shown.startswith("ro,")
+
+    def test_what_is_open_for_writing_stays_writable(self, mount8: Mount8, base: Path) -> None:
+        done = mount8.run(
+            "mount merged && exec 9> merged/open && mount -o remount,ro merged; echo $?; exec 9>&-",
+            fstab=[f"overlay {base}/merged fuse.pyunionfs {layers(base)} 0 0"],
+        )
+        complaint, status = done.stdout.splitlines()
+        assert "files in it are open for writing" in complaint
+        assert status == "32"
+
+    def test_what_is_not_ours(self, mount8: Mount8) -> None:
+        done = mount8.run("mount.fuse.pyunionfs x /run -o remount,ro; echo $?; touch /run/still-writable")
+        assert "it is a tmpfs mount and not pyunionfs's\n32\n" in done.stdout
+        assert done.returncode == 0
+        done = mount8.run("mount.fuse.pyunionfs x merged -o remount,ro")
+        assert (done.returncode, "nothing is mounted there" in done.stdout) == (32, True)
+
+
+class TestStatus:
+    """The exit status is one of mount(8)'s, and the message one line."""
+
+    def complaint(self, mount8: Mount8, command: str, status: int) -> str:
+        done = mount8.run(f"{command}; status=$?; mountpoint -q merged && exit 99; exit $status")
+        assert (done.returncode, done.stdout.count("\n")) == (status, 1), done.stdout
+        assert done.stdout.startswith("mount.fuse.pyunionfs: ")
+        return done.stdout
+
+    def test_without_layers(self, mount8: Mount8) -> None:
+        said = self.complaint(mount8, "mount -t fuse.pyunionfs overlay merged", 1)
+        assert "no layers were given" in said
+        assert "lowerdir=" in said
+
+    def test_an_unknown_option(self, mount8: Mount8) -> None:
+        command = "mount -t fuse.pyunionfs overlay merged -o lowerdir=lower,volatil"
+        assert "did you mean volatile?" in self.complaint(mount8, command, 1)
+
+    def test_a_wrong_value_also_with_s(self, mount8: Mount8) -> None:
+        command = "mount -s -t fuse.pyunionfs overlay merged -o lowerdir=lower,index=maybe"
+        assert "index=maybe" in self.complaint(mount8, command, 1)
+
+    def test_a_missing_layer(self, mount8: Mount8) -> None:
+        command = "mount -t fuse.pyunionfs overlay merged -o lowerdir=/not/there,nofail"
+        assert "lower /not/there does not exist" in self.complaint(mount8, command, 32)
+
+    def test_a_missing_layer_when_it_is_only_tried(self, mount8: Mount8) -> None:
+        command = "mount -f -t fuse.pyunionfs overlay merged -o lowerdir=/not/there"
+        assert "lower /not/there does not exist" in self.complaint(mount8, command, 32)
+
+    def test_another_namespace(self, mount8: Mount8) -> None:
+        command = "mount -N 1 -t fuse.pyunionfs overlay $BASE/merged -o lowerdir=$BASE/lower"
+        assert "`nsenter --mount=NAMESPACE mount ...`" in self.complaint(mount8, command, 1)
+
+    def test_too_few_and_too_many_words(self, mount8: Mount8) -> None:
+        assert "SOURCE and TARGET are needed" in self.complaint(mount8, "mount.fuse.pyunionfs overlay", 1)
+        assert "unrecognized arguments: c" in self.complaint(mount8, "mount.fuse.pyunionfs a b c", 1)
+
+
+def test_sloppy_fake_and_verbose(mount8: Mount8, base: Path) -> None:
+    done = mount8.run(
+        f"""mount -s -v -t fuse.pyunionfs overlay merged -o bogus,{layers(base)} || exit
+        umount -v merged || exit
+        mount -f -v -t fuse.pyunionfs overlay merged -o {layers(base)} || exit
+        findmnt $BASE/merged; find upper work/index"""
+    )
+    made = f"lowers {base}/lower:{base}/lower2, upper {base}/upper, work {base}/work"
+    assert done.stdout.splitlines()[0] == (f"mount.fuse.pyunionfs: overlay mounted on {base}/merged: {made}")
+    assert f"mount.fuse.pyunionfs: overlay could be mounted on {base}/merged: {made}\n" in done.stdout
+    assert done.stdout.endswith("upper\nfind: 'work/index': No such file or directory\n")
+
+
+def test_a_busy_mount(mount8: Mount8, base: Path) -> None:
+    line = f"overlay {base}/merged fuse.pyunionfs {layers(base)},x-note 0 0"
+    done = mount8.run(
+        f"""mount merged && exec 9< merged/file
+        umount merged; echo $?
+        umount -r -v merged || exit
+        touch merged/new
+        umount -l merged || exit
+        cat <&9
+        exec 9<&-
+        for i in {{1..100}}; do {NO_DAEMON} > /dev/null && break; sleep 0.05; done
+        {NO_DAEMON}""",
+        fstab=[line],
+    )
+    assert done.returncode == 0, done.stdout
+    busy, status, read_only, refused, content = done.stdout.splitlines()
+    assert busy.startswith("umount.fuse.pyunionfs: ")
+    assert "is busy: in use by bash" in busy
+    assert status == "32"
+    assert read_only.endswith("/merged is busy, and read-only from now on")
+    assert "Read-only file system" in refused
+    assert content == "lower"
+
+
+def test_a_stuck_daemon_is_got_rid_of_by_force(mount8: Mount8, base: Path) -> None:
+    done = mount8.run(
+        f"""mount -t fuse.pyunionfs overlay merged -o {layers(base)},x-note || exit
+        pkill -STOP -x pyunionfs
+        (stat merged/second > out 2>&1; echo $? >> out) &
+        umount -f merged; echo $?
+        wait
+        cat out
+        findmnt $BASE/merged
+        pkill -KILL -x pyunionfs"""
+    )
+    assert done.returncode == 0, done.stdout
+    assert "is unmounted, but its daemon does not end" in done.stdout
+    assert "\n0\n" in done.stdout

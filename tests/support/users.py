@@ -1,0 +1,68 @@
+"""Ordinary users, made for a test and removed after it, with or without ids of their own to hand out."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounts import scratch
+
+_FIRST_ID = 700_000_000
+"""Above what useradd hands out by itself."""
+_IDS = 65536
+
+
+@contextmanager
+def ordinary_user(*, subordinate_ids: bool = False) -> Iterator[pwd.struct_passwd]:
+    """A user with a group of its own; with 65536 ids for its user namespaces if asked for, else with none."""
+    name = f"pyunionfs{os.getpid()}"
+    none = ["--key", "SUB_UID_COUNT=0", "--key", "SUB_GID_COUNT=0"]
+    words = ["useradd", *none, "--no-create-home", "--user-group", "--shell", "/bin/sh", name]
+    subprocess.run(words, check=True)
+    try:
+        if subordinate_ids:
+            ids = f"{_FIRST_ID}-{_FIRST_ID + _IDS - 1}"
+            words = ["usermod", "--add-subuids", ids, "--add-subgids", ids, name]
+            subprocess.run(words, check=True)
+        yield pwd.getpwnam(name)
+    finally:
+        subprocess.run(["userdel", name], check=True)
+
+
+@contextmanager
+def open_home(owner: int = 0) -> Iterator[Path]:
+    """A directory that everybody can reach and whose filesystem has user.* attributes; skips without one."""
+    with scratch() as where:
+        os.chmod(where, 0o755)
+        if not all(above.stat().st_mode & 0o001 for above in where.parents):
+            pytest.skip(f"{where} cannot be reached by an ordinary user (set TMPDIR)")
+        home = where / "home"
+        home.mkdir()
+        try:
+            os.setxattr(home, "user.probe", b"")
+            os.removexattr(home, "user.probe")
+        except OSError as error:
+            pytest.skip(f"{where} has no user.* attributes: {error}")
+        os.chown(home, owner, owner)
+        yield home
+
+
+def as_user(user: pwd.struct_passwd, *module: str | Path) -> list[str]:
+    """The command that runs a module of the test suite as `user`."""
+    return [*unshared(), "tests.programs.as_user", str(user.pw_uid), str(user.pw_gid), *map(str, module)]
+
+
+def unshared() -> list[str]:
+    """The beginning of a command that runs a module in a mount and a process namespace of its own.
+
+    In the latter, so that a daemon that fails to end does not outlive the test and its user.
+    """
+    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return [*unshare, sys.executable, "-m"]

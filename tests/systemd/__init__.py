@@ -1,0 +1,1 @@
+"""What docs/ says about systemd, under a systemd of the test's own."""

@@ -1,0 +1,95 @@
+"""`mount.fuse.pyunionfs`, which mount(8) runs for `-t fuse.pyunionfs` and for such lines in /etc/fstab.
+
+The calling convention is that of mount(8), "EXTERNAL HELPERS". Never mounts with other rights than its
+caller's: for an ordinary user mount(8) runs it as that user.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from unionfs import options
+from unionfs.cli.helper import HelperParser, end
+from unionfs.cli.text import printable
+from unionfs.errors import OptionError
+from unionfs.option_table import is_for_mount8
+from unionfs.separated import escape, join_lowers, split_options
+
+
+def command() -> NoReturn:
+    end(run)
+
+
+def parser(program: str) -> HelperParser:
+    made = HelperParser(
+        program,
+        "Mount a union as mount(8) asks for it. SOURCE is any word, and shown as the source of the mount."
+        " The options are those of `pyunionfs mount`; what only fstab means something by is accepted.",
+        examples=[
+            (
+                "mount -t fuse.pyunionfs overlay /merged -o lowerdir=/a:/b,upperdir=/u,workdir=/w",
+                "by mount(8), which calls this program",
+            ),
+            ("mount -o remount,ro /merged", "from now on without changes"),
+        ],
+    )
+    made.add_argument("source", metavar="SOURCE", nargs="?", help="what the mount table shows as its source")
+    made.add_argument("target", metavar="TARGET", nargs="?", help="the mountpoint")
+    made.add_argument("-o", dest="options", action="append", default=[], help="comma-separated options")
+    made.add_argument("-f", dest="fake", action="store_true", help="check everything, and mount nothing")
+    made.add_argument("-s", dest="sloppy", action="store_true", help="leave unknown options aside")
+    return made
+
+
+def run(program: str, words: list[str]) -> int:
+    """Do what mount(8) asks for. OptionError: the line is wrong; MountError: it cannot be done."""
+    given = parser(program).parse(words)
+    if given.version:
+        from unionfs import __version__
+
+        print(f"{program} {__version__}")
+        return 0
+    if not given.source or not given.target:
+        raise OptionError(f"SOURCE and TARGET are needed: {program} SOURCE TARGET [-o OPTIONS]")
+    if any("remount" in split_options(text) for text in given.options):
+        from unionfs.remount import remount
+
+        flags = options.parse_mount_flags(given.options)
+        if not given.fake:
+            remount(given.target, flags)
+        _say(
+            given.verbose, f"{program}: {given.target} remounted with {','.join(flags.flag_names()) or 'rw'}"
+        )
+        return 0
+    asked = options.parse(
+        [given.target],
+        # First, so that an fsname among the options counts more.
+        [f"fsname={escape(given.source)}", *given.options],
+        unknown=lambda name: _leave_aside(name, given.sloppy),
+    )
+    if given.fake:
+        from unionfs.overlay import check
+        from unionfs.transport.mount import check_mountpoint
+
+        check_mountpoint(asked.mountpoint)
+        check.check(asked.config, asked.mountpoint)
+    else:
+        from unionfs import daemon
+
+        daemon.mount(asked)
+    config = asked.config
+    upper = "read-only" if config.upper is None else f"upper {config.upper}, work {config.work}"
+    what = "could be mounted" if given.fake else "mounted"
+    lowers = join_lowers(config.lowers, config.data_lowers)
+    _say(given.verbose, f"{program}: {given.source} {what} on {asked.mountpoint}: lowers {lowers}, {upper}")
+    return 0
+
+
+def _leave_aside(name: str, sloppy: bool) -> None:
+    if not sloppy and not is_for_mount8(name):
+        raise options.unknown_option(name)
+
+
+def _say(verbose: bool, text: str) -> None:
+    if verbose:
+        print(printable(text))

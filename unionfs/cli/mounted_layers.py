@@ -1,0 +1,82 @@
+"""Which layers a mounted union is made of, for commands that look at those: its daemon says, or the kernel.
+
+Never looks into a mount, for that may hang, nor into a layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unionfs import control
+from unionfs.errors import MountError
+from unionfs.linux import mount as linux
+from unionfs.linux.mount import MountPoint
+from unionfs.separated import split_lowers
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The layers of a union, by absolute paths, lowers top first. `lowers` is None where nobody has said."""
+
+    upper: str
+    lowers: tuple[str, ...] | None
+    data_lowers: tuple[str, ...] = ()
+    userxattr: bool = False
+    merged: str | None = None
+
+
+def layers_of_mount(path: str) -> Layers | None:
+    """The layers of the union that is mounted at *path* (`options.resolve_mountpoint`); None if none is.
+
+    Raises MountError for one that has no upper, or whose layers nobody tells.
+    """
+    entry = linux.mount_at(path)
+    if entry is None:
+        return None
+    if entry.fstype == "overlay":
+        return _of_overlayfs(entry)
+    for status in control.mounts():
+        if status["mountpoint"] != path or status["state"] == "detached":
+            continue
+        if status["state"] != "serving":
+            raise MountError(
+                f"the daemon of {path} does not say what its layers are (`pyunionfs status` says why): give"
+                " its upper directory instead"
+            )
+        if status["upper"] is None:
+            raise _no_upper(path)
+        userxattr = "userxattr" in status["options"]
+        lowers, data = tuple(status["lowers"]), tuple(status["data_lowers"])
+        return Layers(status["upper"], lowers, data, userxattr=userxattr, merged=path)
+    return None
+
+
+def _of_overlayfs(entry: MountPoint) -> Layers:
+    """The layers of a mount of kernel overlayfs, as the mount table has them."""
+    upper = entry.super_option("upperdir")
+    if upper is None:
+        raise _no_upper(entry.path)
+    lowers: list[str] = []
+    data: list[str] = []
+    for option in entry.super_options:
+        name, _, value = option.partition("=")
+        if name == "lowerdir":
+            more, more_data = split_lowers(value)
+            lowers += more
+            data += more_data
+        elif name == "lowerdir+":
+            lowers.append(value)
+        elif name == "datadir+":
+            data.append(value)
+    relative = [path for path in (upper, *lowers, *data) if not path.startswith("/")]
+    if relative or not lowers:
+        raise MountError(
+            f"the mount table has {relative[0] if relative else 'nothing'} as a layer of {entry.path}, which"
+            " does not say where it is: give --lowers LOWER[:LOWER...] and the upper directory instead"
+        )
+    userxattr = "userxattr" in entry.super_options
+    return Layers(upper, tuple(lowers), tuple(data), userxattr=userxattr, merged=entry.path)
+
+
+def _no_upper(path: str) -> MountError:
+    return MountError(f"{path} is mounted read-only, without an upper: nothing in it can have changed")

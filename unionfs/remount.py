@@ -1,0 +1,52 @@
+"""Changing the flags of a mount that serves, as `mount -o remount` asks: `ro`, `nosuid` and the like.
+
+What the union is made of stays: as overlayfs does, options that concern it are not looked at. Nothing here
+makes a mount writable whose daemon has nowhere to write.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from unionfs import control
+from unionfs.errors import MountError
+from unionfs.linux.mount import MountPoint, mount_at
+from unionfs.options import resolve_mountpoint
+from unionfs.transport.mount import FuseMountOptions, change_flags
+
+
+def remount(path: str, options: FuseMountOptions) -> None:
+    """Have the mount at `path` these flags and no others. MountError: it was refused, and is as it was."""
+    mountpoint = resolve_mountpoint(path)
+    entry = mount_at(mountpoint)
+    if entry is None:
+        raise MountError(f"cannot remount {mountpoint}: nothing is mounted there")
+    if not control.is_ours(entry, control.find(entry)):
+        raise MountError(f"cannot remount {mountpoint}: it is a {entry.fstype} mount and not pyunionfs's")
+    if "ro" in entry.super_options and not options.read_only:
+        _refuse_without_upper(mountpoint, entry)
+    try:
+        change_flags(mountpoint, options)
+    except OSError as error:
+        raise MountError(f"cannot remount {mountpoint}: {_reason(error)}") from error
+
+
+def _refuse_without_upper(mountpoint: str, entry: MountPoint) -> None:
+    device = f"{entry.device[0]}:{entry.device[1]}"
+    answers = [each.status for each in control.running(control.owner_of(entry)) if each.device == device]
+    known = [status["upper"] for status in answers if status is not None]
+    if not known:
+        raise MountError(f"cannot remount {mountpoint} for writing: its daemon does not answer")
+    if known[0] is None:
+        raise MountError(
+            f"cannot remount {mountpoint} for writing: it has no upper; unmount it, and mount it with"
+            " upperdir= and workdir="
+        )
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EBUSY:
+        return "files in it are open for writing (`fuser -vm` shows by whom)"
+    if error.errno == errno.EPERM:
+        return "only root may; unmount it, and mount it with other options"
+    return error.strerror or str(error)
