@@ -19,9 +19,10 @@ from unionfs.errors import OptionError, PyUnionFSError
 _COMMANDS = {
     "mount": "show a stack of directories as one writable tree",
     "umount": "end a mount and wait until its data is written out",
-    "status": "list the mounts, their layers, memory and requests",
+    "status": "list the mounts: layers, memory, requests, work under way",
     "changes": "list what a union holds that its lowers do not",
     "check": "find what does not fit together in the layers, and mend it",
+    "completion": "print what makes a shell complete command lines",
 }
 
 _OTHER_NAME = "fuse-overlayfs"

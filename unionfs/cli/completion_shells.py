@@ -1,0 +1,224 @@
+r"""What completion scripts have beside what shtab makes: functions for kinds of things, for each shell.
+
+The data in them is the table of mount options. In bash there is also a function around shtab's: bash parts
+words at `:` and `=` before it asks, so that lists of directories and of options must be put together again.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+from unionfs.option_table import OPTIONS, Option
+
+KINDS: dict[str, dict[str, str]] = {
+    "file": {"bash": "_pyunionfs_file", "zsh": "_files", "fish": "(__fish_complete_path (commandline -ct))"},
+    "directory": {
+        "bash": "_pyunionfs_dir",
+        "zsh": "_files -/",
+        "fish": "(__fish_complete_directories (commandline -ct) '')",
+    },
+    "layers": {"bash": "_pyunionfs_dir", "zsh": "_pyunionfs_layers", "fish": "(_pyunionfs_layers)"},
+    "mountpoint": {
+        "bash": "_pyunionfs_mountpoint_dir",
+        "zsh": "_pyunionfs_mountpoints",
+        "fish": "(_pyunionfs_mountpoints)",
+    },
+    "any_directory": {
+        "bash": "_pyunionfs_any_dir",
+        "zsh": "_pyunionfs_mountpoints",
+        "fish": "(_pyunionfs_mountpoints)",
+    },
+    "mount_options": {
+        "bash": "_pyunionfs_dir",  # never asked: the function around shtab's is
+        "zsh": "_pyunionfs_mount_options",
+        "fish": "(_pyunionfs_mount_options)",
+    },
+}
+"""What completes each kind, by shell. shtab sees by `_file` or `_dir` in a name that it gives file names."""
+
+_MOUNTPOINTS = "findmnt -nlo TARGET -t fuse.pyunionfs 2>/dev/null"
+
+_LAYERS = ("lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir")
+_FILES = ("log_file",)
+
+
+def _words(name: str, option: Option) -> list[str]:
+    """How the option begins, or is complete."""
+    if option.flag is None:
+        return [f"{name}="]
+    return [name, f"{name}="] if option.takes_value else [name]
+
+
+_BASH = r"""
+_pyunionfs_file() { compgen -f -- "$1"; }
+_pyunionfs_dir() { compgen -d -- "$1"; }
+_pyunionfs_mountpoint_dir() {
+  local mountpoint
+  while IFS= read -r mountpoint; do
+    [[ $mountpoint == "$1"* ]] && printf '%s\n' "$mountpoint"
+  done < <({mountpoints})
+  # A path that is relative, or a mount with another subtype.
+  [[ $1 == /* ]] || compgen -d -- "$1"
+}
+_pyunionfs_any_dir() {
+  _pyunionfs_mountpoint_dir "$1"
+  [[ $1 == /* ]] && compgen -d -- "$1"
+}
+# $1: an option with its value so far; the values that it may have
+_pyunionfs_values() {
+  local name=${1%%=*} value=${1#*=}
+  case $name in
+{values}
+    {layers}) compgen -d -- "${value##*:}" ;;
+    {files}) compgen -f -- "$value" ;;
+  esac
+}
+# $1: mount options so far; each way to go on, as a whole
+_pyunionfs_mount_options() {
+  local last=${1##*,} word
+  local before=${1%"$last"}
+  if [[ $last == *=* ]]; then
+    local name=${last%%=*}=
+    local value=${last#*=}
+    [[ $value == *:* ]] && name+=${value%"${value##*:}"}
+    while IFS= read -r word; do printf '%s\n' "$before$name$word"; done < <(_pyunionfs_values "$last")
+  else
+    while IFS= read -r word; do printf '%s\n' "$before$word"; done < <(
+      compgen -W {words} -- "$last")
+  fi
+}
+# What bash asks. It has parted the line at `:` and `=`, too, and wants to know what comes after the last one.
+_pyunionfs() {
+  local left=${COMP_LINE:0:COMP_POINT}
+  local current=${left##*[[:space:]]}
+  local rest=${left%"$current"}
+  rest=${rest%"${rest##*[![:space:]]}"}
+  local previous=${rest##*[[:space:]]} word
+  local known=${current%"${current##*[:=]}"}
+  COMPREPLY=()
+  if [[ $previous == -o || $current == -o* ]]; then
+    local option=''
+    [[ $previous == -o ]] || option=-o
+    compopt -o nospace 2>/dev/null
+    [[ $current == *dir*=*/* || $current == *log_file=* ]] && compopt -o filenames 2>/dev/null
+    while IFS= read -r word; do COMPREPLY+=("${word#"$known"}"); done < <(
+      while IFS= read -r word; do printf '%s\n' "$option$word"; done < <(
+        _pyunionfs_mount_options "${current#"$option"}"))
+  elif [[ $current == *:* && $current != -* ]]; then
+    compopt -o filenames 2>/dev/null
+    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -d -- "${current##*:}")
+  else
+    _shtab_pyunionfs
+  fi
+}
+"""
+
+_ZSH = r"""
+_pyunionfs_layers() {
+  compset -P '*:'
+  _files -/
+}
+_pyunionfs_mountpoints() {
+  local -a mountpoints
+  mountpoints=(${(f)"$({mountpoints})"})
+  (( $#mountpoints )) && compadd -f -a mountpoints
+  _files -/
+}
+_pyunionfs_mount_options() {
+  _values -s , 'mount option' \
+{specs}
+}
+"""
+
+_FISH = r"""
+function _pyunionfs_layers
+  set -l token (commandline -ct)
+  set -l before (string match -r '^.*:' -- $token)
+  for directory in (__fish_complete_directories (string replace -r '^.*:' '' -- $token) '')
+    printf '%s%s\n' "$before" $directory
+  end
+end
+function _pyunionfs_mountpoints
+  {mountpoints}
+  __fish_complete_directories (commandline -ct) ''
+end
+function _pyunionfs_mount_options
+  set -l token (string replace -r '^-o' '' -- (commandline -ct))
+  set -l before (string match -r '^.*,' -- $token)
+  set -l last (string replace -r '^.*,' '' -- $token)
+  if string match -qr '^({files})=' -- $last
+    for file in (__fish_complete_path (string replace -r '^[^=]*=' '' -- $last))
+      printf '%s%s%s\n' "$before" (string match -r '^[^=]*=' -- $last) $file
+    end
+    return
+  end
+  if string match -qr '^({layers})=' -- $last
+    set before "$before"(string match -r '^(?:[^=]*=)(?:.*:)?' -- $last)
+    for directory in (__fish_complete_directories (string replace -r '^[^=]*=(.*:)?' '' -- $last) '')
+      printf '%s%s\n' "$before" $directory
+    end
+    return
+  end
+{lines}
+end
+"""
+
+
+def _filled(template: str, **parts: str) -> str:
+    for name, text in parts.items():
+        template = template.replace("{" + name + "}", text)
+    return template
+
+
+def _bash() -> str:
+    values = [
+        f'    {name}) compgen -W {shlex.quote(" ".join(option.values))} -- "$value" ;;'
+        for name, option in OPTIONS.items()
+        if option.values
+    ]
+    words = [word for name, option in OPTIONS.items() for word in _words(name, option)]
+    return _filled(
+        _BASH,
+        mountpoints=_MOUNTPOINTS,
+        values="\n".join(values),
+        layers="|".join(_LAYERS),
+        files="|".join(_FILES),
+        words=shlex.quote(" ".join(words)),
+    )
+
+
+def _zsh() -> str:
+    specs = []
+    for name, option in OPTIONS.items():
+        text = "".join("\\" + letter if letter in "[]:\\" else letter for letter in option.help)
+        spec = f"{name}[{text}]"
+        if option.takes_value:
+            what = "_pyunionfs_layers" if name in _LAYERS else "_files" if name in _FILES else ""
+            what = f"({' '.join(option.values)})" if option.values else what or " "
+            spec += f"{'::' if option.flag is not None else ':'}value:{what}"
+        specs.append("    " + shlex.quote(("*" if option.many else "") + spec))
+    return _filled(_ZSH, mountpoints=_MOUNTPOINTS, specs=" \\\n".join(specs))
+
+
+def _fish() -> str:
+    lines = []
+    for name, option in OPTIONS.items():
+        words = [f"{name}={value}" for value in option.values] if option.values else []
+        words = [*([name] if option.flag is not None else []), *words] or [f"{name}="]
+        lines += [
+            f"  printf '%s%s\\t%s\\n' \"$before\" {_fish_quote(word)} {_fish_quote(option.help)}"
+            for word in words
+        ]
+    layers = "|".join(_LAYERS).replace("+", "\\+")
+    return _filled(
+        _FISH, mountpoints=_MOUNTPOINTS, layers=layers, files="|".join(_FILES), lines="\n".join(lines)
+    )
+
+
+def _fish_quote(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+EXTRAS: dict[str, Callable[[], str]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}
+"""What makes the additions for each shell."""
