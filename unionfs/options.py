@@ -73,7 +73,7 @@ class MountOptions:
             name for name, given in (("noacl", not config.acl), ("noxattrs", not config.xattrs)) if given
         ]
         words += ["ino32_t"] if config.ino32 else []
-        if config.redirect_dir != _default_redirect_dir(config.userxattr):
+        if config.redirect_dir != _default_redirect_dir(config.userxattr, config.whiteouts):
             words.append(f"redirect_dir={config.redirect_dir}")
         words += [
             f"{name}={getattr(config, name)}"
@@ -145,8 +145,8 @@ def parse(
         userxattr=bool(values.pop("userxattr", False)) or not privileged,
         owners=_owners(values),
     )
-    if config.userxattr:
-        values.setdefault("redirect_dir", _default_redirect_dir(True))
+    whiteouts = values.get("whiteouts", config.whiteouts)
+    values.setdefault("redirect_dir", _default_redirect_dir(config.userxattr, whiteouts))
     config = _replace_given(config, values)
     fuse = _replace_given(FuseMountOptions(allow_other=os.geteuid() == 0), values)
     if upper is None:
@@ -272,10 +272,12 @@ def _owners(values: Values) -> OwnersConfig:
     return owners
 
 
-def _default_redirect_dir(userxattr: bool) -> str:
+def _default_redirect_dir(userxattr: bool, whiteouts: str) -> str:
     """overlayfs neither writes nor follows redirects with userxattr, and upper should stay one that it can
-    mount; who does not need that may ask for redirect_dir=on."""
-    return "nofollow" if userxattr else UnionConfig(()).redirect_dir
+    mount; who does not need that may ask for redirect_dir=on. With AUFS's whiteouts none can be written."""
+    if userxattr:
+        return "nofollow"
+    return "follow" if whiteouts == "aufs" else UnionConfig(()).redirect_dir
 
 
 def _parse_options(texts: Iterable[str], unknown: Callable[[str], None] | None) -> Values:
@@ -322,6 +324,14 @@ def _refuse_contradictions(config: UnionConfig, values: Mapping[str, Any]) -> No
             "mount option metacopy=on does not go with user.overlay.* marks (userxattr, or no root's"
             " privileges): whoever may write upper could read any file through them; leave it out"
         )
+    if config.whiteouts == "aufs":
+        redirects = config.redirect_dir == "on"
+        for given, name in ((redirects, "redirect_dir=on"), (config.metacopy, "metacopy=on")):
+            if given:
+                raise OptionError(
+                    f"mount options whiteouts=aufs and {name} contradict each other: what moves by a redirect"
+                    " and the .wh. file that it leaves cannot come in one step; leave one of them out"
+                )
     if config.metacopy and config.redirect_dir != "on":
         raise OptionError(
             f"metacopy=on and redirect_dir={config.redirect_dir} contradict each other: a renamed metacopy"

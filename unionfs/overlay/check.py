@@ -116,7 +116,7 @@ def lock(config: UnionConfig) -> Lock:
         if config.upper is not None and config.work is not None:
             if not config.any_work:
                 _check_work_content(config.upper, config.work)
-            _try_marks(config.upper, config.work, config.userxattr)
+            _try_marks(config)
             taken.note(config.work)
     except BaseException:
         taken.close()
@@ -350,8 +350,11 @@ def _check_work_content(upper: str, work: str) -> None:
         )
 
 
-def _try_marks(upper: str, work: str, userxattr: bool) -> None:
+def _try_marks(config: UnionConfig) -> None:
     """Make one mark of each kind in work, as the union will, and take all of it away again."""
+    upper, work = config.upper, config.work
+    assert upper is not None
+    assert work is not None
     with contextlib.ExitStack() as stack:
         top = os.open(work, _OPEN_DIR)
         stack.callback(os.close, top)
@@ -370,8 +373,11 @@ def _try_marks(upper: str, work: str, userxattr: bool) -> None:
         stack.callback(remove_tree, inside, name)
         fd = os.open(name, _OPEN_DIR, dir_fd=inside)
         stack.callback(os.close, fd)
-        _try_xattr(fd, upper, userxattr)
-        _try_whiteout(fd, upper)
+        _try_xattr(fd, upper, config.userxattr)
+        if config.whiteouts == "aufs":
+            _try_exchange(fd, upper)
+        else:
+            _try_whiteout(fd, upper)
 
 
 def _open_up(top: int, name: str) -> None:
@@ -404,7 +410,8 @@ def _try_whiteout(fd: int, upper: str) -> None:
     except OSError as error:
         raise MountError(
             f"the filesystem of upper {upper} cannot hold whiteouts (mknod of a character device 0/0:"
-            f" {error.strerror}): {advice}"
+            f" {error.strerror}): {advice}, or mount with -o whiteouts=aufs, which records deletions by .wh."
+            " files"
         ) from error
     try:
         os.mknod("file", stat.S_IFREG | 0o600, dir_fd=fd)
@@ -414,4 +421,16 @@ def _try_whiteout(fd: int, upper: str) -> None:
         raise MountError(
             f"the filesystem of upper {upper} cannot rename with RENAME_WHITEOUT and RENAME_EXCHANGE"
             f" ({error.strerror}), by which changes stay atomic: {advice}"
+        ) from error
+
+
+def _try_exchange(fd: int, upper: str) -> None:
+    try:
+        for name in (b"one", b"other"):
+            os.mknod(name, stat.S_IFREG | 0o600, dir_fd=fd)
+        linux.renameat2(fd, b"one", fd, b"other", linux.RENAME_EXCHANGE)
+    except OSError as error:
+        raise MountError(
+            f"the filesystem of upper {upper} cannot rename with RENAME_EXCHANGE ({error.strerror}), by which"
+            " changes stay atomic: put upper and work on ext4, xfs, btrfs or tmpfs"
         ) from error

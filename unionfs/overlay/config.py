@@ -72,8 +72,8 @@ class UnionConfig:
 
     @property
     def redirect_create(self) -> bool:
-        """Whether a directory rename may write a redirect."""
-        return self.redirect_dir == "on"
+        """Whether a directory rename may write a redirect; with `whiteouts=aufs` it may not (`aufs.py`)."""
+        return self.redirect_dir == "on" and self.whiteouts != "aufs"
 
     @property
     def offline_changes(self) -> bool:

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable
 
 from unionfs.linux import fs as linux
+from unionfs.overlay import aufs
 from unionfs.overlay.access import WRITE, OwnerAccess, set_mark
 from unionfs.overlay.copy_up import upper_dir
 from unionfs.overlay.cred import CAP_FSETID, Acting, Caller, Contexts
@@ -138,12 +139,14 @@ def _make(
     acting = fs.identity.acting_as(caller)
     slot = find_slot(fs, parent, name)
     place = slot.place
-    opaque = is_dir and (slot.whiteout or slot.lower)
+    opaque = is_dir and (slot.whiteout or slot.lower or slot.mark)
     if slot.whiteout or opaque or caller.contexts:
         fd = _make_through_work(fs, slot, name, caller, acting, make, is_dir=is_dir, opaque=opaque)
     else:
         with acting:
             fd = make(place.open(), name)
+    if slot.mark:
+        aufs.unhide(place, name)
     if is_dir and not opaque and parent.merged and not fs.config.offline_changes:
         # No lower has the name: this only saves looking for it there, and may fail, as in overlayfs.
         with contextlib.suppress(OSError):
@@ -180,6 +183,8 @@ def _make_through_work(
         _set_contexts(path, caller.contexts)
         if opaque:
             set_mark(fs, path, fs.format.opaque, b"y")
+            if fs.aufs:
+                aufs.mark_new_opaque(fs, path)
         if slot.whiteout and not is_dir:
             os.rename(temp, name, src_dir_fd=at, dst_dir_fd=place)
         else:

@@ -12,7 +12,8 @@ import os
 from dataclasses import dataclass
 
 from unionfs.linux import fs as linux
-from unionfs.overlay import index
+from unionfs.overlay import aufs, index
+from unionfs.overlay.access import WRITE, OwnerAccess
 from unionfs.overlay.copy_metadata import set_impure
 from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, settle_at, upper_dir
 from unionfs.overlay.format import WHITEOUT_PREFIX
@@ -33,24 +34,34 @@ def failure(code: int) -> OSError:
 
 @dataclass(slots=True)
 class Slot:
-    """A name in upper at which something is to be placed: the directory and what is there now."""
+    """A name in upper at which something is to be placed: the directory and what is there now.
+
+    `whiteout` is a device 0/0, `mark` a file `.wh.NAME` beside.
+    """
 
     place: RealDir
     whiteout: bool
     lower: bool
+    mark: bool = False
+
+
+def check_new_name(name: bytes) -> None:
+    """EINVAL for a name that whoever mounts this layer would take for a mark."""
+    if name.startswith(WHITEOUT_PREFIX):
+        raise failure(errno.EINVAL)
 
 
 def find_slot(fs: OverlayFs, parent: Directory, name: bytes) -> Slot:
     """Look at a name before something is placed at it; the parent is copied up. May raise `Wait` before."""
-    if name.startswith(WHITEOUT_PREFIX):
-        # Such a name would be taken for a mark by whoever mounts this layer.
-        raise failure(errno.EINVAL)
+    check_new_name(name)
     fs.writable_work()
     lower = lower_has(fs, parent, name)
     place = upper_dir(fs, parent)
     if parent.index is not None and parent.index.upper.get(name) is not HIDDEN:
         return Slot(place, False, lower)
     st = place.lstat(name)
+    if st is None and (parent.index is not None or fs.aufs or not fs.trust):
+        return Slot(place, False, lower, place.has(WHITEOUT_PREFIX + name))
     return Slot(place, st is not None and is_whiteout_device(st), lower)
 
 
@@ -82,6 +93,8 @@ def link(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> os.stat
             raise
     else:
         link_real(inode, slot.place.open(), name)
+        if slot.mark:
+            aufs.unhide(slot.place, name)
     note_upper(parent, name, PRESENT)
     fs.table.attach(inode, parent, name)
     if inode.nlink is not None:
@@ -103,10 +116,21 @@ def unlink(fs: OverlayFs, parent: Directory, name: bytes) -> None:
     work = fs.writable_work()
     check_delete(fs, parent, inode)
     lower = lower_has(fs, parent, name)
+    if lower and fs.aufs:
+        aufs.check_name(name)
     prepare_unlink(fs, inode, parent, name)
     place = upper_dir(fs, parent)
     at = place.open()
-    if parent.lowers and not upper_has(parent, place, name):
+    if lower and fs.aufs:
+        hidden = aufs.hide(fs, place, name)
+        try:
+            if upper_has(parent, place, name):
+                os.unlink(name, dir_fd=at)
+        except BaseException:
+            if hidden:
+                aufs.unhide(place, name)
+            raise
+    elif parent.lowers and not upper_has(parent, place, name):
         work.link_whiteout(at, name)
     elif lower:
         whiteout = work.whiteout()
@@ -195,9 +219,16 @@ def rmdir(fs: OverlayFs, parent: Directory, name: bytes) -> None:
     lower = lower_has(fs, parent, name)
     if lower or not _rmdir_at_once(parent, directory, name):
         check_empty(fs, directory)
+        if lower and fs.aufs:
+            aufs.check_name(name)
         place = upper_dir(fs, parent)
         at = place.open()
-        if directory.upper is None:
+        if lower and fs.aufs:
+            aufs.hide(fs, place, name)
+            if directory.upper is not None:
+                directory.upper.pin()
+                remove_upper_dir(fs, place, name)
+        elif directory.upper is None:
             work.link_whiteout(at, name)
         else:
             directory.upper.pin()
@@ -244,7 +275,9 @@ def remove_upper_dir(fs: OverlayFs, place: RealDir, name: bytes) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     temp = work.temp_name()
-    os.rename(name, temp, src_dir_fd=place.open(), dst_dir_fd=work.fd)
+    # A directory that moves to another parent must be writable itself, for its "..".
+    with OwnerAccess(fs, place.proc_path(name), WRITE):
+        os.rename(name, temp, src_dir_fd=place.open(), dst_dir_fd=work.fd)
     discard_dir(fs, temp)
 
 

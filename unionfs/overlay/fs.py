@@ -34,6 +34,7 @@ class OverlayFs:
 
     __slots__ = (
         "ahead",
+        "aufs",
         "chores",
         "config",
         "copy_ups",
@@ -90,6 +91,7 @@ class OverlayFs:
         self.refused_xattrs: tuple[bytes, ...] = () if config.acl else (b"system.posix_acl_",)
         if not config.xattrs:
             self.refused_xattrs = (b"",)
+        self.aufs = config.whiteouts == "aufs"
         self.syncs = config.fsync and not config.volatile
         self.trust = config.timeout is None
         # `work/index/` as a directory of the upper layer; None without index=on.

@@ -12,14 +12,23 @@ import errno
 import os
 
 from unionfs.linux import fs as linux
+from unionfs.overlay import aufs
 from unionfs.overlay.access import WRITE, OwnerAccess, listing_fd, set_mark
 from unionfs.overlay.copy_metadata import copy_metadata, set_impure
 from unionfs.overlay.copy_up import ensure_upper, link_up
-from unionfs.overlay.dir import check_empty, discard_dir, failure, find_slot, finish_unlink, prepare_unlink
+from unionfs.overlay.dir import (
+    check_empty,
+    check_new_name,
+    discard_dir,
+    failure,
+    find_slot,
+    finish_unlink,
+    prepare_unlink,
+)
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
-from unionfs.overlay.namei import find
+from unionfs.overlay.namei import find, lower_has
 from unionfs.overlay.protect import check_create, check_delete
 from unionfs.overlay.readdir import HIDDEN, PRESENT, note_listed, note_upper
 from unionfs.overlay.redirect import set_redirect
@@ -63,6 +72,10 @@ def rename(
     elif isinstance(new, Directory):
         check_empty(fs, new)
 
+    hides = fs.aufs and not exchange and lower_has(fs, olddir, oldname)
+    if hides:
+        aufs.check_name(oldname)
+    check_new_name(newname)
     source = find_slot(fs, olddir, oldname)
     slot = find_slot(fs, newdir, newname)
     _bring_up(fs, old, olddir, oldname)
@@ -86,17 +99,22 @@ def rename(
     left_whiteout = False
     if exchange:
         how = linux.RENAME_EXCHANGE
-    elif source.lower:
+    elif source.lower and not hides:
         how = linux.RENAME_EXCHANGE if slot.whiteout else linux.RENAME_WHITEOUT
     elif old.is_dir and slot.whiteout:
         how = linux.RENAME_EXCHANGE
         left_whiteout = True
+    hidden = hides and aufs.hide(fs, source.place, oldname)
     try:
         linux.renameat2(source.place.open(), oldname, slot.place.open(), newname, how)
     except OSError:
+        if hidden:
+            aufs.unhide(source.place, oldname)
         if isinstance(new, Directory) and new.upper is not None:
             new.upper.unpin()
         raise
+    if slot.mark:
+        aufs.unhide(slot.place, newname)
     if left_whiteout:
         # A whiteout over nothing does no harm, should it stay; the rename itself is done.
         with contextlib.suppress(OSError):
@@ -129,7 +147,8 @@ def _check_movable(fs: OverlayFs, inode: Inode) -> None:
 
 def _bring_up(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> None:
     """Copy up, and see to it that upper has the very name that is about to move."""
-    ensure_upper(fs, inode, data=False)
+    # Beside its mark a metacopy would be without data (`aufs.py`).
+    ensure_upper(fs, inode, data=fs.aufs)
     if isinstance(inode, File):
         link_up(fs, inode, parent, name)
 
@@ -143,6 +162,8 @@ def _keep_together(fs: OverlayFs, inode: Inode, newdir: Directory, same_dir: boo
         elif not inode.opaque and newdir.merged:
             path, follow = inode.proc_path()
             set_mark(fs, path, fs.format.opaque, b"y", follow=follow)
+            if fs.aufs and inode.upper is not None:
+                aufs.mark_opaque(fs, inode.upper)
             inode.opaque = True
     elif isinstance(inode, File):
         if inode.metacopy:

@@ -67,7 +67,9 @@ class Union:
             if config.upper is not None and config.work is not None:
                 upper, work_fd = open_upper(config.upper, config.work, dirfds)
                 heed = not config.any_work
-                work = Work(work_fd, index=config.index, volatile=config.volatile and heed, heed=heed)
+                aufs = config.whiteouts == "aufs"
+                volatile = config.volatile and heed
+                work = Work(work_fd, index=config.index, volatile=volatile, heed=heed, aufs=aufs)
             data_only = DataLayers(data) if data else None
             if config.owners == OwnersConfig():
                 identity, owners = Identity(privileged=privileged), None

@@ -17,6 +17,8 @@ from unionfs.linux import fs as linux
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WHITEOUT_MODE = stat.S_IFCHR
+MARK_MODE = stat.S_IFREG | stat.S_IRUSR | stat.S_IWUSR
+"""Of the files that AUFS has for marks."""
 
 
 def _names(dirfd: int) -> list[bytes]:
@@ -75,15 +77,18 @@ class Litter:
 class Work:
     """The temporary part of a work directory, open for the life of a mount."""
 
-    __slots__ = ("_counter", "_top", "_whiteout", "fd", "index_fd")
+    __slots__ = ("_counter", "_mode", "_top", "_whiteout", "fd", "index_fd")
 
-    def __init__(self, top: int, *, index: bool, volatile: bool, heed: bool = True) -> None:
+    def __init__(
+        self, top: int, *, index: bool, volatile: bool, heed: bool = True, aufs: bool = False
+    ) -> None:
         """Take over the work directory *top* (a descriptor) and clear what is left in it.
 
         *volatile* leaves the mark of a volatile mount; MountError where another has, unless told not to
-        *heed* it.
+        *heed* it. With *aufs* whiteouts are files.
         """
         self._top = top
+        self._mode = MARK_MODE if aufs else _WHITEOUT_MODE
         self._counter = 0
         self._whiteout: bytes | None = None
         self.fd = self.index_fd = -1
@@ -182,7 +187,7 @@ class Work:
         for _ in range(2):
             if self._whiteout is None:
                 shared = self.temp_name()
-                os.mknod(shared, _WHITEOUT_MODE, os.makedev(0, 0), dir_fd=self.fd)
+                os.mknod(shared, self._mode, os.makedev(0, 0), dir_fd=self.fd)
                 self._whiteout = shared
             try:
                 os.link(self._whiteout, name, src_dir_fd=self.fd, dst_dir_fd=dirfd, follow_symlinks=False)
@@ -194,7 +199,7 @@ class Work:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._whiteout, dir_fd=self.fd)
             self._whiteout = None
-        os.mknod(name, _WHITEOUT_MODE, os.makedev(0, 0), dir_fd=dirfd)
+        os.mknod(name, self._mode, os.makedev(0, 0), dir_fd=dirfd)
 
     def place(self, name: bytes, dirfd: int, target: bytes) -> None:
         """Rename a prepared object to where nothing is yet; never replaces anything."""

@@ -1,0 +1,479 @@
+"""`whiteouts=aufs`: deletions as `.wh.NAME` and `.wh..wh..opq`, with the tree that overlayfs would show.
+
+What each operation leaves, the same errors and trees as kernel overlayfs for every rename, uppers in which
+both kinds of whiteouts lie, and a crash before each system call that changes something.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.overlay.rig import Stack, View, seen, steps
+from tests.overlay.test_rename import CASES, FLAGS, WHERE
+from tests.overlay.test_rename import layers as rename_layers
+from tests.overlay.trees import TIME_NS, WHITEOUT, Obj, Spec, Tree, build, directory, disk, file
+from tests.support.mounts import needs_overlayfs, overlayfs
+from unionfs.linux.fs import RENAME_EXCHANGE, renameat2
+
+MARK = "file ''"
+LOWER: Tree = {
+    "f": "f",
+    "g": "g",
+    "dir": {"a": "a", "b": "b"},
+    "m": {"low": "low", "sub": {"s": "s"}},
+    "empty": {},
+}
+UPPER: Tree = {"m": {"up": "up"}, "own": {"o": "o"}, "f": "F", "u": "u"}
+
+Act = Callable[[View], object]
+
+
+def remove(view: View, path: str) -> None:
+    for name in view.ls(path):
+        below = f"{path}/{name}"
+        if stat.S_ISDIR(view.stat(below).st_mode):
+            remove(view, below)
+        else:
+            view.unlink(below)
+    view.rmdir(path)
+
+
+def tmpfile(view: View, parent: str, name: str) -> None:
+    union = view.union
+    inode, _, handle = union.tmpfile(view.ino(parent), 0o600, os.O_RDWR, view.caller)
+    view.known[inode.ino] += 1
+    try:
+        union.link(inode.ino, view.ino(parent), name.encode())
+        view.known[inode.ino] += 1
+    finally:
+        union.release(handle)
+
+
+UNTOUCHED = {
+    "f": "file 'F'",
+    "m": "dir",
+    "m/up": "file 'up'",
+    "own": "dir",
+    "own/o": "file 'o'",
+    "u": "file 'u'",
+}
+
+# What upper holds after it, where it is not as before; None: nothing there.
+OPERATIONS: dict[str, tuple[Act, dict[str, str | None]]] = {
+    "unlink of a lower file": (lambda v: v.unlink("g"), {".wh.g": MARK}),
+    "unlink of both": (lambda v: v.unlink("f"), {"f": None, ".wh.f": MARK}),
+    "unlink of upper's": (lambda v: v.unlink("u"), {"u": None}),
+    "unlink in a lower directory": (lambda v: v.unlink("dir/a"), {"dir": "dir", "dir/.wh.a": MARK}),
+    "rmdir of a lower directory": (lambda v: v.rmdir("empty"), {".wh.empty": MARK}),
+    "rm -r of a lower directory": (lambda v: remove(v, "dir"), {".wh.dir": MARK}),
+    "rm -r of a merged directory": (
+        lambda v: remove(v, "m"),
+        {"m": None, "m/up": None, ".wh.m": MARK},
+    ),
+    "rm -r of upper's directory": (lambda v: remove(v, "own"), {"own": None, "own/o": None}),
+    "made again": (steps(lambda v: v.unlink("g"), lambda v: v.create("g", b"new")), {"g": "file 'new'"}),
+    "a link instead": (
+        steps(lambda v: v.unlink("g"), lambda v: v.link("u", "g")),
+        {"g": "file 'u'"},
+    ),
+    "a symlink instead": (
+        steps(lambda v: v.unlink("g"), lambda v: v.symlink("there", "g")),
+        {"g": "link 'there'"},
+    ),
+    "a nameless file instead": (
+        steps(lambda v: v.unlink("g"), lambda v: tmpfile(v, "", "g")),
+        {"g": "file ''"},
+    ),
+    "a directory instead of a file": (
+        steps(lambda v: v.unlink("g"), lambda v: v.mkdir("g")),
+        {"g": "dir opaque", "g/.wh..wh..opq": MARK},
+    ),
+    "a directory instead of a directory": (
+        steps(lambda v: remove(v, "dir"), lambda v: v.mkdir("dir"), lambda v: v.create("dir/b")),
+        {"dir": "dir opaque", "dir/.wh..wh..opq": MARK, "dir/b": "file ''"},
+    ),
+    "gone again": (
+        steps(lambda v: remove(v, "dir"), lambda v: v.mkdir("dir"), lambda v: v.rmdir("dir")),
+        {".wh.dir": MARK},
+    ),
+    "mkdir": (lambda v: v.mkdir("n"), {"n": "dir"}),
+    "rename of a lower file": (
+        lambda v: v.rename("g", "moved"),
+        {".wh.g": MARK, "moved": "file 'g'"},
+    ),
+    "rename of both": (lambda v: v.rename("f", "moved"), {"f": None, ".wh.f": MARK, "moved": "file 'F'"}),
+    "rename onto a mark": (
+        steps(lambda v: v.unlink("g"), lambda v: v.rename("u", "g")),
+        {"u": None, "g": "file 'u'"},
+    ),
+    "rename and back": (
+        steps(lambda v: v.rename("g", "moved"), lambda v: v.rename("moved", "g")),
+        {"g": "file 'g'"},
+    ),
+    "rename of a directory onto a mark": (
+        steps(lambda v: v.unlink("g"), lambda v: v.rename("own", "g")),
+        {"own": None, "own/o": None, "g": "dir opaque", "g/.wh..wh..opq": MARK, "g/o": "file 'o'"},
+    ),
+    "rename of a directory over an empty one": (
+        lambda v: v.rename("own", "empty"),
+        {
+            "own": None,
+            "own/o": None,
+            "empty": "dir opaque",
+            "empty/.wh..wh..opq": MARK,
+            "empty/o": "file 'o'",
+        },
+    ),
+    "rename of a directory over one of marks": (
+        steps(
+            lambda v: v.unlink("dir/a"),
+            lambda v: v.unlink("dir/b"),
+            lambda v: v.rename("own", "dir"),
+        ),
+        {"own": None, "own/o": None, "dir": "dir opaque", "dir/.wh..wh..opq": MARK, "dir/o": "file 'o'"},
+    ),
+    "exchange": (lambda v: v.rename("f", "u", RENAME_EXCHANGE), {"f": "file 'u'", "u": "file 'F'"}),
+    "exchange of a file and a directory": (
+        lambda v: v.rename("f", "own", RENAME_EXCHANGE),
+        {"own": "file 'F'", "own/o": None, "f": "dir opaque", "f/.wh..wh..opq": MARK, "f/o": "file 'o'"},
+    ),
+}
+
+
+def sans_copied(held: dict[str, str]) -> dict[str, str]:
+    """Without what tells that something was copied up."""
+    return {name: line.replace(" impure", "").replace(" origin", "") for name, line in held.items()}
+
+
+@pytest.mark.parametrize("case", OPERATIONS)
+def test_what_is_left(either: Stack, case: str) -> None:
+    stack = either.layers(LOWER, {"pad": ""}, upper=UPPER)
+    act, left = OPERATIONS[case]
+    with stack.open(whiteouts="aufs") as view:
+        act(view)
+        tree = view.tree()
+        view.forget_all()
+        assert view.tree() == tree
+        assert not [name for name in tree if ".wh." in name]
+    held = {name: line for name, line in ({**UNTOUCHED, **left}).items() if line is not None}
+    assert sans_copied(disk(stack.upper)) == held
+    assert stack.work_names() == []
+    with stack.open(whiteouts="aufs") as view:
+        assert view.tree() == tree
+    with stack.open() as view:
+        assert view.tree() == tree, "the option does not matter to who reads"
+
+
+def aufs(spec: Spec) -> Spec:
+    """The same layer with AUFS's whiteouts."""
+    if isinstance(spec, Obj) and spec.entries:
+        return Obj(
+            spec.mode,
+            entries=_aufs_entries(spec.entries),
+            marks=spec.marks,
+            xattrs=spec.xattrs,
+            owner=spec.owner,
+        )
+    return spec if isinstance(spec, (str, Obj)) else _aufs_entries(spec)
+
+
+def _aufs_entries(tree: Tree) -> Tree:
+    return {
+        (f".wh.{name}" if spec == WHITEOUT else name): ("" if spec == WHITEOUT else aufs(spec))
+        for name, spec in tree.items()
+    }
+
+
+@needs_overlayfs
+@pytest.mark.parametrize("marks", ["devices", "files"])
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("flag", FLAGS)
+def test_every_rename_as_overlayfs(stack: Stack, where: str, flag: str, marks: str) -> None:
+    old, new = WHERE[where]
+    upper, lower = rename_layers(where)
+    stack.layers(lower, {"pad": ""}, upper=_aufs_entries(upper) if marks == "files" else upper)
+    kernel_upper, kernel_work = build(stack.base / "kernel-upper", upper), stack.base / "kernel-work0"
+    kernel_work.mkdir()
+    codes = []
+    options = ["redirect_dir=off", "index=off", "volatile"]
+    with (
+        overlayfs(stack.lowers, kernel_upper, kernel_work, stack.merged, options=options) as merged,
+        stack.open(whiteouts="aufs", redirect_dir="off") as view,
+    ):
+        for number in range(len(CASES)):
+            code = kernel_code = 0
+            one, other = f"c{number}/{old}", f"c{number}/{new}"
+            try:
+                view.rename(one, other, FLAGS[flag])
+            except OSError as error:
+                code = error.errno or -1
+            try:
+                renameat2(-1, os.fsencode(merged / one), -1, os.fsencode(merged / other), FLAGS[flag])
+            except OSError as error:
+                kernel_code = error.errno or -1
+            codes.append((CASES[number], code, kernel_code))
+        tree, kernel_tree = view.tree(), seen(merged)
+    assert [case for case in codes if case[1] != case[2]] == []
+    assert sans_times(tree) == sans_times(kernel_tree)
+    if marks == "files":
+        assert "whiteout" not in disk(stack.upper).values()
+    assert stack.work_names() == []
+    with stack.open(whiteouts="aufs", redirect_dir="off") as view:
+        assert view.tree() == tree
+
+
+def sans_times(tree: dict[str, str]) -> dict[str, list[str]]:
+    """Without the times of directories, which a change of names in them sets to now."""
+    found = {}
+    for name, line in tree.items():
+        words = line.split(" ")
+        found[name] = words[:4] if line.startswith("dir") else words
+    return found
+
+
+def test_a_directory_that_moves_keeps_its_times(stack: Stack) -> None:
+    stack.layers(LOWER, upper=UPPER)
+    with stack.open(whiteouts="aufs") as view:
+        view.rename("own", "empty")
+        assert view.stat("empty").st_mtime_ns == TIME_NS
+
+
+def test_a_merged_directory_is_not_renamed(stack: Stack) -> None:
+    stack.layers(LOWER, upper=UPPER)
+    with stack.open(whiteouts="aufs") as view:
+        for path in ("m", "dir"):
+            with pytest.raises(OSError) as caught:
+                view.rename(path, "elsewhere")
+            assert caught.value.errno == errno.EXDEV
+    assert sans_copied(disk(stack.upper)) == UNTOUCHED
+
+
+@pytest.mark.parametrize("length", [251, 252, 255])
+def test_names_that_leave_no_room_for_a_mark(stack: Stack, length: int) -> None:
+    name = "n" * length
+    stack.layers({name: "low", f"d{name[1:]}": {}}, upper={"u": "u"})
+    with stack.open(whiteouts="aufs") as view:
+        before = view.tree()
+        acts: list[Act] = [
+            lambda v: v.rename(name, "moved"),
+            lambda v: v.unlink("moved" if v.exists("moved") else name),
+            lambda v: v.rmdir(f"d{name[1:]}"),
+        ]
+        for act in acts:
+            if length > 251:
+                with pytest.raises(OSError) as caught:
+                    act(view)
+                assert caught.value.errno == errno.ENAMETOOLONG
+                assert view.tree() == before
+            else:
+                act(view)
+        assert view.ls() == (["u"] if length == 251 else sorted([name, f"d{name[1:]}", "u"]))
+
+
+# --- names that are marks --------------------------------------------------------------------------
+
+REFUSED: dict[str, Act] = {
+    "create": lambda v: v.create(".wh.n"),
+    "mkdir": lambda v: v.mkdir(".wh.n"),
+    "mknod": lambda v: v.mknod(".wh.n", stat.S_IFIFO | 0o600),
+    "symlink": lambda v: v.symlink("x", ".wh.n"),
+    "link": lambda v: v.link("u", ".wh.n"),
+    "link of a lower": lambda v: v.link("g", ".wh.n"),
+    "nameless file": lambda v: tmpfile(v, "", ".wh.n"),
+    "rename": lambda v: v.rename("u", ".wh.n"),
+    "rename of a lower": lambda v: v.rename("dir/a", ".wh.n"),
+    "the opaque mark": lambda v: v.create("own/.wh..wh..opq"),
+    "AUFS's own": lambda v: v.mkdir(".wh..wh.plnk"),
+}
+
+
+@pytest.mark.parametrize("whiteouts", ["overlay", "aufs"])
+@pytest.mark.parametrize("case", REFUSED)
+def test_marks_cannot_be_made(either: Stack, case: str, whiteouts: str) -> None:
+    stack = either.layers(LOWER, upper=UPPER)
+    with stack.open(whiteouts=whiteouts) as view:
+        before = view.tree()
+        with pytest.raises(OSError) as caught:
+            REFUSED[case](view)
+        assert caught.value.errno == errno.EINVAL
+        view.forget_all()
+        assert view.tree() == before
+    # A copy-up of what was to get the name is no change that anybody sees.
+    assert not [name for name in disk(stack.upper) if ".wh." in name]
+
+
+@pytest.mark.parametrize("whiteouts", ["overlay", "aufs"])
+def test_marks_are_not_there(either: Stack, whiteouts: str) -> None:
+    stack = either.layers({".wh.low": "", "low": "low"}, {"low": "below"}, upper={".wh.x": "", "x": "x"})
+    with stack.open(whiteouts=whiteouts) as view:
+        assert view.ls() == ["low", "x"]
+        for act in (
+            lambda: view.unlink(".wh.x"),
+            lambda: view.rmdir(".wh.x"),
+            lambda: view.rename(".wh.x", "y"),
+            lambda: view.rename("x", ".wh.x", RENAME_EXCHANGE),
+            lambda: view.stat(".wh.low"),
+        ):
+            with pytest.raises(OSError) as caught:
+                act()
+            assert caught.value.errno == errno.ENOENT
+    assert sorted(os.listdir(stack.upper)) == [".wh.x", "x"]
+
+
+def test_devices_and_files_in_one_upper(either: Stack) -> None:
+    """An upper that was mounted without the option, and one of fuse-overlayfs's mounted without it."""
+    stack = either.layers({"a": "a", "b": "b", "c": {"x": ""}, "d": {"x": ""}})
+    for whiteouts in ("overlay", "aufs"):
+        with stack.open(whiteouts=whiteouts) as view:
+            for name in ("a", "b") if whiteouts == "overlay" else ("c", "d"):
+                if name in "ab":
+                    view.unlink(name)
+                else:
+                    remove(view, name)
+            assert view.ls() == (["c", "d"] if whiteouts == "overlay" else [])
+    assert disk(stack.upper) == {"a": "whiteout", "b": "whiteout", ".wh.c": MARK, ".wh.d": MARK}
+    with stack.open(whiteouts="aufs") as view:
+        view.create("a", b"A")
+        view.mkdir("b")
+        assert view.ls("b") == []
+    with stack.open() as view:
+        view.mkdir("c")
+        view.create("d", b"D")
+        assert view.ls() == ["a", "b", "c", "d"]
+        assert view.ls("c") == []
+    held = sans_copied(disk(stack.upper))
+    assert held == {
+        "a": "file 'A'",
+        "b": "dir opaque",
+        "b/.wh..wh..opq": MARK,
+        "c": "dir opaque",
+        "d": "file 'D'",
+    }, "no mark stays beside what it hid: fuse-overlayfs would still hide it"
+
+
+# --- crashes ---------------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """The machine is gone: nothing that the process still does reaches the disk."""
+
+
+@contextmanager
+def crash_before(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Let *step* calls that change something through, and none after them; yields what was called."""
+    done: list[str] = []
+
+    def guard(name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def run(*args: object, **kwargs: object) -> object:
+            if name == "open" and not (isinstance(args[1], int) and args[1] & os.O_CREAT):
+                return call(*args, **kwargs)
+            if len(done) >= step:
+                raise Crash
+            done.append(name)
+            return call(*args, **kwargs)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        for name in (
+            *("open", "link", "unlink", "rename", "mknod", "mkdir", "rmdir", "symlink", "setxattr"),
+            *("removexattr", "chmod", "chown", "utime", "ftruncate", "truncate"),
+        ):
+            patch.setattr(os, name, guard(name, getattr(os, name)))
+        patch.setattr("unionfs.linux.fs.renameat2", guard("renameat2", renameat2))
+        yield done
+
+
+def shape(tree: dict[str, str]) -> dict[str, str]:
+    """What a tree holds, without times and directories' links, which tell whether it is a merged one."""
+    return {name: re.sub(r"x\d+ \d+", "", line) for name, line in tree.items()}
+
+
+LAST: dict[str, tuple[Act, Act]] = {
+    "unlink of a lower file": (lambda v: None, lambda v: v.unlink("g")),
+    "unlink of both": (lambda v: None, lambda v: v.unlink("f")),
+    "rmdir": (lambda v: remove_in(v, "m"), lambda v: v.rmdir("m")),
+    "create": (lambda v: v.unlink("g"), lambda v: v.create("g")),
+    "mkdir": (lambda v: remove(v, "dir"), lambda v: v.mkdir("dir")),
+    "link": (lambda v: v.unlink("g"), lambda v: v.link("u", "g")),
+    "rename": (lambda v: None, lambda v: v.rename("f", "moved")),
+    "rename of a lower file": (lambda v: None, lambda v: v.rename("g", "moved")),
+    "rename onto a mark": (lambda v: v.unlink("g"), lambda v: v.rename("f", "g")),
+    "rename over a lower file": (lambda v: None, lambda v: v.rename("f", "g")),
+    "rename of a directory onto a mark": (lambda v: remove(v, "dir"), lambda v: v.rename("own", "dir")),
+    "rename of a directory over one of marks": (lambda v: remove_in(v, "m"), lambda v: v.rename("own", "m")),
+    "rename of an opaque directory": (
+        steps(lambda v: remove(v, "dir"), lambda v: v.mkdir("dir"), lambda v: v.create("dir/b", b"B")),
+        lambda v: v.rename("dir", "moved"),
+    ),
+    "exchange": (lambda v: None, lambda v: v.rename("f", "own", RENAME_EXCHANGE)),
+}
+
+
+def remove_in(view: View, path: str) -> None:
+    for name in view.ls(path):
+        if stat.S_ISDIR(view.stat(f"{path}/{name}").st_mode):
+            remove(view, f"{path}/{name}")
+        else:
+            view.unlink(f"{path}/{name}")
+
+
+@pytest.mark.parametrize("case", LAST)
+def test_a_crash_leaves_the_old_tree_or_the_new_one(
+    base: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, act = LAST[case]
+    seen_states = set()
+    for step in range(100):
+        where = base / str(step)
+        where.mkdir()
+        stack = Stack(where).layers(LOWER, {"pad": ""}, upper=UPPER)
+        with stack.open(whiteouts="aufs") as view:
+            prepare(view)
+        with stack.open(whiteouts="aufs") as view:
+            old = shape(view.tree())
+        view = stack.open(whiteouts="aufs")
+        complete = True
+        with crash_before(step, monkeypatch):
+            try:
+                act(view)
+            except Crash:
+                complete = False
+        # Only the descriptors are let go of: a crash clears nothing up.
+        for inode in list(view.union.fs.table.values()):
+            inode.close()
+        fs = view.union.fs
+        fs.dirfds.close_all()
+        assert fs.work is not None
+        fs.work._close_fds()
+        for layer in fs.layers():
+            layer.close()
+        with stack.open(whiteouts="aufs") as view:
+            found = shape(view.tree())
+        if complete:
+            new = found
+            break
+        seen_states.add(repr(found))
+    else:
+        raise AssertionError("it never ends")
+    assert new != old
+    assert step > 1, "nothing was changed, or this tests nothing"
+    assert seen_states <= {repr(old), repr(new)}
+
+
+def test_files_that_show_which_option_it_was(stack: Stack) -> None:
+    """One file for all marks, as for devices, and nothing in it."""
+    stack.layers({"a": file("a"), "b": directory({})})
+    with stack.open(whiteouts="aufs") as view:
+        view.unlink("a")
+        view.rmdir("b")
+    one, two = (os.stat(stack.upper / name) for name in (".wh.a", ".wh.b"))
+    assert (one.st_ino, one.st_size, stat.S_IFMT(one.st_mode)) == (two.st_ino, 0, stat.S_IFREG)
