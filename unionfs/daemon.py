@@ -18,7 +18,7 @@ from unionfs.answer import Status
 from unionfs.caller import Caller
 from unionfs.control import ControlSocket, log_beside, make_directory
 from unionfs.errors import MountError, PyUnionFSError
-from unionfs.handover import take_over
+from unionfs.handover import agree, take_over
 from unionfs.linux import notify, process
 from unionfs.options import MountOptions
 from unionfs.overlay import check
@@ -134,6 +134,7 @@ class _Life:
             log_file=options.log_file,
             fallback=fallback,
         )
+        self.options = agree(options, self.lock)
         control = _open_control(directory, stem)
         try:
             return self._mount_and_serve(control)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.rig import eventually, gone, run
+from tests.mount.rig import eventually, gone, run, statuses
 from tests.support import transports
 from tests.support.mounts import command, environment, mount_types, needs_fuse, needs_root, status_pid, umount
 from tests.support.transports import one_transport
@@ -88,9 +89,6 @@ def test_in_the_foreground_it_ends_with_the_mount(base: Path, merged: Path) -> N
 def test_a_mount_that_is_about_to_end_is_waited_for(base: Path, merged: Path) -> None:
     upper = os.open(base / "upper", os.O_RDONLY)
     fcntl.flock(upper, fcntl.LOCK_EX)
-    # `mount` refuses at once.
-    layers = [str(base / name) for name in ("lower", "upper", "work", "merged")]
-    assert "in use by another mount" in run("mount", *layers, status=1).stderr
     holder = subprocess.Popen(["sleep", "1"], pass_fds=(upper,))
     os.close(upper)
     started = time.monotonic()
@@ -218,3 +216,37 @@ def test_the_mount_table_shows_the_source(base: Path, merged: Path) -> None:
     source, _, kind, options, *_ = line.split()
     assert (source, kind) == (r"a\040source", "fuse.pyunionfs")
     assert {"ro", "nosuid", "nodev", "noatime"} <= set(options.split(","))
+
+
+@one_transport
+def test_a_mount_that_nobody_can_reach_does_not_stop_another(base: Path, merged: Path) -> None:
+    """`buildah unshare sh -c 'buildah mount ...'` leaves one behind, in a namespace without processes."""
+    layers = "lowerdir=lower,upperdir=upper,workdir=work"
+    script = '"$@"; echo "from there" > merged/new; rm merged/file'
+    words = ["unshare", "--mount", "sh", "-c", script, "sh", *command("-o", layers, "merged")]
+    subprocess.run(words, cwd=base, env=environment(), check=True, timeout=30)
+    [other] = [each for each in statuses() if each["upper"] == str(base / "upper")]
+    try:
+        assert other["state"] == "detached"
+        assert engine(base).returncode == 0
+        assert sorted(os.listdir(merged)) == ["new"]
+        (merged / "new").rename(merged / "renamed")
+        (base / "work" / "work" / "#5").write_text("the other's")
+    finally:
+        os.kill(other["pid"], signal.SIGTERM)
+    assert eventually(lambda: gone(other["pid"]))
+    assert not (base / "work" / "work" / "#5").exists()
+    (merged / "file").write_text("again")
+    (merged / "renamed").unlink()
+    assert os.listdir(merged) == ["file"]
+    umount(merged)
+    assert eventually(lambda: os.listdir(base / "work" / "work") == [])
+    assert os.listdir(base / "upper") == ["file"]
+
+
+@one_transport
+def test_a_mount_that_can_be_reached_does_stop_another(base: Path, merged: Path) -> None:
+    assert engine(base).returncode == 0
+    done = engine(base)
+    assert done.returncode == 1
+    assert "in use by another mount" in done.stderr

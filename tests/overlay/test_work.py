@@ -201,7 +201,7 @@ def test_whiteouts_without_any_links(stack: Stack, monkeypatch: pytest.MonkeyPat
 def test_placing_never_replaces(base: Path) -> None:
     build(base, {"target": "mine"})
     top = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
-    work = Work(os.dup(top), index=False, volatile=False)
+    work = Work(os.dup(top), UnionConfig(()))
     name = work.mkdir()
     with pytest.raises(FileExistsError):
         work.place(name, top, b"target")
@@ -223,7 +223,7 @@ def test_remove_tree(base: Path) -> None:
 
 def test_temporary_names_are_those_of_overlayfs(base: Path) -> None:
     top = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
-    work = Work(top, index=False, volatile=False)
+    work = Work(top, UnionConfig(()))
     names = [work.temp_name() for _ in range(40)]
     assert len(set(names)) == 40
     assert all(name.startswith(b"#") and int(name[1:], 16) for name in names)

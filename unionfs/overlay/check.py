@@ -29,11 +29,16 @@ class InUse(MountError):
 
 
 class Lock:
-    """Upper and work, taken for one mount. Held until closed, also across fork."""
+    """Upper and work, taken for one mount. Held until closed, also across fork.
 
-    __slots__ = ("_fds", "_there", "_times", "_work")
+    *share* goes without the lock where another has it; `shared` says that this was so.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_fds", "_share", "_there", "_times", "_work", "shared")
+
+    def __init__(self, *, share: bool = False) -> None:
+        self._share = share
+        self.shared = False
         self._fds: list[int] = []
         self._work: str | None = None
         self._there: list[str] = []
@@ -76,6 +81,9 @@ class Lock:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if self._share:
+                self.shared = True
+                return
             raise InUse(
                 f"{kind} {path} is in use by another mount: unmount that one (`pyunionfs status` lists the"
                 " mounts),"
@@ -126,7 +134,7 @@ def lock(config: UnionConfig) -> Lock:
 
 def take(config: UnionConfig) -> Lock:
     """Take upper and work for this process, whatever lies in them. InUse: another mount has them."""
-    taken = Lock()
+    taken = Lock(share=config.shared_work)
     try:
         if config.upper is not None and config.work is not None:
             taken.take("upper", config.upper)

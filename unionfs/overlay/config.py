@@ -39,7 +39,8 @@ class UnionConfig:
     because every change comes through the mount.
 
     `any_work` takes a work directory as fuse-overlayfs does: what is none of ours in it stays and refuses
-    nothing, and `volatile` neither leaves a mark there nor heeds one. `foreign_marks` reads and hides the
+    nothing, and `volatile` neither leaves a mark there nor heeds one. With `shared_work` another mount has
+    upper and work, too, and what it has in there is not touched. `foreign_marks` reads and hides the
     marks of fuse-overlayfs and those under the other of overlayfs's two prefixes, too (see `format.py`).
 
     `xino` is "on", "off" or "auto", `uuid` "on", "off", "null" or "auto". `whiteouts` is how a deletion is
@@ -67,6 +68,7 @@ class UnionConfig:
     ino32: bool = False
     whiteouts: str = "overlay"
     any_work: bool = False
+    shared_work: bool = False
     foreign_marks: bool = False
     owners: OwnersConfig = field(default_factory=OwnersConfig)
 

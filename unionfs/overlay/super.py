@@ -66,10 +66,7 @@ class Union:
             data = open_lowers(config.data_lowers, dirfds, len(lowers))
             if config.upper is not None and config.work is not None:
                 upper, work_fd = open_upper(config.upper, config.work, dirfds)
-                heed = not config.any_work
-                aufs = config.whiteouts == "aufs"
-                volatile = config.volatile and heed
-                work = Work(work_fd, index=config.index, volatile=volatile, heed=heed, aufs=aufs)
+                work = Work(work_fd, config)
             data_only = DataLayers(data) if data else None
             if config.owners == OwnersConfig():
                 identity, owners = Identity(privileged=privileged), None

@@ -14,6 +14,7 @@ import stat
 
 from unionfs.errors import MountError
 from unionfs.linux import fs as linux
+from unionfs.overlay.config import UnionConfig
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WHITEOUT_MODE = stat.S_IFCHR
@@ -77,32 +78,32 @@ class Litter:
 class Work:
     """The temporary part of a work directory, open for the life of a mount."""
 
-    __slots__ = ("_counter", "_mode", "_top", "_whiteout", "fd", "index_fd")
+    __slots__ = ("_counter", "_mode", "_prefix", "_top", "_whiteout", "fd", "index_fd")
 
-    def __init__(
-        self, top: int, *, index: bool, volatile: bool, heed: bool = True, aufs: bool = False
-    ) -> None:
+    def __init__(self, top: int, config: UnionConfig) -> None:
         """Take over the work directory *top* (a descriptor) and clear what is left in it.
 
-        *volatile* leaves the mark of a volatile mount; MountError where another has, unless told not to
-        *heed* it. With *aufs* whiteouts are files.
+        MountError where a volatile mount has left its mark, unless `any_work` says not to heed it.
         """
         self._top = top
-        self._mode = MARK_MODE if aufs else _WHITEOUT_MODE
+        self._mode = MARK_MODE if config.whiteouts == "aufs" else _WHITEOUT_MODE
+        # A mount that shares it must meet nobody's names and clear away none but its own.
+        self._prefix = b"#%s-" % os.urandom(4).hex().encode() if config.shared_work else b"#"
         self._counter = 0
         self._whiteout: bytes | None = None
         self.fd = self.index_fd = -1
         try:
             self.fd = self._make(b"work")
-            self._clear(heed=heed)
-            if volatile:
+            if not config.shared_work:
+                self._clear(heed=not config.any_work)
+            if config.volatile and not config.any_work:
                 os.mkdir(b"incompat", 0o700, dir_fd=self.fd)
                 os.mkdir(b"incompat/volatile", 0o700, dir_fd=self.fd)
                 os.mknod(b"incompat/volatile/dirty", stat.S_IFREG, dir_fd=self.fd)
-            if index:
+            if config.index:
                 self.index_fd = self._make(b"index")
                 # overlayfs prepares its objects in here when it has an index.
-                self._remove_temporary(self.index_fd)
+                self._remove_temporary(self.index_fd, b"#")
         except BaseException:
             self._close_fds()
             raise
@@ -150,15 +151,16 @@ class Work:
             os.close(fd)
 
     @staticmethod
-    def _remove_temporary(dirfd: int) -> None:
+    def _remove_temporary(dirfd: int, prefix: bytes) -> None:
         for name in _names(dirfd):
-            if name.startswith(b"#"):
+            # The dash is another mount's, which has come while this one was there.
+            if name.startswith(prefix) and b"-" not in name[len(prefix) :]:
                 remove_tree(dirfd, name)
 
     def temp_name(self) -> bytes:
         """A name that nothing in here has."""
         self._counter += 1
-        return b"#%x" % self._counter
+        return b"%s%x" % (self._prefix, self._counter)
 
     def fd_path(self, name: bytes) -> bytes:
         """A path to a temporary object for calls that take no directory descriptor."""
@@ -209,7 +211,7 @@ class Work:
         """Clear away what is temporary. A volatile mark stays, as overlayfs's does."""
         try:
             self._whiteout = None
-            self._remove_temporary(self.fd)
+            self._remove_temporary(self.fd, self._prefix)
         finally:
             self._close_fds()
 
