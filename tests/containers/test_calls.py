@@ -171,6 +171,23 @@ def test_apptainer(home: Path) -> None:
     assert "user.overlay.origin" in os.listxattr(home / "one/diff/file")
 
 
+def test_without_whiteout_devices(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT, for an upper that others will read who know no devices."""
+    monkeypatch.setenv("FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT", "1")
+    merged = home / "one/merged"
+    data = f"lowerdir={home}/l/BASE,upperdir={home}/one/diff,workdir={home}/one/work"
+    call(home, "fuse-overlayfs", "-o", data, merged)
+    (merged / "file").unlink()
+    shutil.rmtree(merged / "dir")
+    (merged / "dir").mkdir()
+    assert sorted(os.listdir(merged)) == ["deleted", "dir"]
+    assert os.listdir(merged / "dir") == []
+    umount(merged)
+    names = sorted(str(path.relative_to(home / "one/diff")) for path in (home / "one/diff").rglob("*"))
+    assert names == [".wh.file", "dir", "dir/.wh..wh..opq"]
+    assert all((home / "one/diff" / name).is_file() for name in names if ".wh." in name)
+
+
 def test_python_is_the_one_of_this_checkout(home: Path) -> None:
     """The mount program that these tests use is what they are meant to test."""
     words = [str(home / "bin/fuse-overlayfs"), "--version"]
