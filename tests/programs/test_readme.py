@@ -10,7 +10,9 @@ from pathlib import Path
 
 from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root
 from tests.support.transports import one_transport
+from unionfs import answer
 from unionfs.option_table import option_table
+from unionfs.overlay.under_way import COPY_UP, COPYING, LISTING, READING, WAITING, WRITING_OUT, Report
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -22,15 +24,21 @@ def shell_block(heading: str) -> str:
     return found[1]
 
 
-@one_transport
-@needs_root
-@needs_fuse
-def test_the_first_mount_works_as_copied(space: Path, tmp_path: Path) -> None:
+def with_command(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `pyunionfs` is this checkout."""
     command = tmp_path / "pyunionfs"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m unionfs "$@"\n')
     command.chmod(0o755)
     env = environment()
     env["PATH"] = f"{tmp_path}{os.pathsep}{env['PATH']}"
+    return env
+
+
+@one_transport
+@needs_root
+@needs_fuse
+def test_the_first_mount_works_as_copied(space: Path, tmp_path: Path) -> None:
+    env = with_command(tmp_path)
     done = subprocess.run(
         ["sh", "-e", "-c", shell_block("A first mount")],
         cwd=space,
@@ -54,3 +62,34 @@ def test_the_table_of_options_is_complete() -> None:
     rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", table, re.MULTILINE)
     known = [(syntax.replace("|", "\\|"), text.replace("|", "\\|")) for syntax, text in option_table()]
     assert rows == known
+
+
+@one_transport
+@needs_root
+@needs_fuse
+def test_the_commands_by_hand_work_as_copied(space: Path, tmp_path: Path) -> None:
+    env = with_command(tmp_path)
+    for name in ("base", "upper", "work", "merged"):
+        (space / name).mkdir()
+    block = shell_block("By hand")
+    script = f"pyunionfs mount base upper work merged; touch merged/new\n{block}\npyunionfs umount merged"
+    done = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=space, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "COPY-UPS\n" in done.stdout
+    assert f"\n  upper     {space}/upper\n" in done.stdout
+    assert re.search(r"^A +/?new$", done.stdout, re.MULTILINE)
+    assert "usage: pyunionfs status" in done.stdout
+
+
+@one_transport
+def test_the_page_about_status_tells_of_every_key() -> None:
+    page = (REPOSITORY / "docs/status.md").read_text()
+    first, second = page.partition("Each entry of `under_way`")[::2]
+    keys = re.findall(r"^\| `(\w+)` \|", first, re.MULTILINE)
+    assert set(keys) == {*answer._SHAPE, "state", "pid", "user"}
+    assert keys[:5] == ["mountpoint", "device", "state", "pid", "user"]
+    assert set(re.findall(r"^\| `(\w+)` \|", second, re.MULTILINE)) == set(Report.__annotations__)
+    said = set(re.findall(r"`(\w+)`", second))
+    assert {COPY_UP, LISTING, WAITING, COPYING, WRITING_OUT, READING} <= said
