@@ -111,7 +111,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--fs", default="ext4", choices=["ext4", "xfs", "btrfs", "tmpfs", "here"], help="of upper"
     )
-    for name in ("redirect", "index", "metacopy"):
+    for name in ("redirect", "index", "metacopy", "data"):
         parser.add_argument(f"--{name}", choices=["on", "off"], help="drawn from the seed if not given")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minimise", type=float, default=60, metavar="SECONDS", help="for each difference")
@@ -130,12 +130,15 @@ def _config(options: argparse.Namespace, seed: int) -> Config:
     drawn = {
         name: rng.random() < share for name, share in (("redirect", 0.6), ("index", 0.4), ("metacopy", 0.4))
     }
+    drawn["data"] = False
     for name in drawn:
         given = getattr(options, name)
         if given is not None:
             drawn[name] = given == "on"
     if not drawn["redirect"] and options.metacopy is None:
         drawn["metacopy"] = False
+    if drawn["metacopy"] and options.data is None:
+        drawn["data"] = rng.random() < 0.4
     return Config(options.fs, **drawn)
 
 

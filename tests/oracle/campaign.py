@@ -45,6 +45,10 @@ class Finding:
                     f"    changed through overlayfs with redirect_dir={['off', 'on'][stack.redirect]}:"
                 )
                 lines += [f"      {op}" for op in stack.ops]
+        data = [entry for entry in case.entries if entry.layer < -1]
+        if data:
+            lines.append("  data-only layers:")
+            lines += [f"    {entry.layer}: {_described(entry)}" for entry in data]
         lines.append("  operations:")
         lines += [f"    {op}" for op in case.ops]
         return "\n".join(lines)

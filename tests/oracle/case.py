@@ -17,11 +17,17 @@ Chunk = tuple[int, int, int]
 """Part of a file's data: offset, length, and the number that its bytes are made from."""
 
 
+DATA = (-2, -3)
+"""The numbers of the two data-only layers."""
+
+
 class Entry(NamedTuple):
     """One object of one layer."""
 
     layer: int
-    """0 is the lowest; -1 is the upper's root directory as it is before the first mount."""
+    """0 is the lowest; -1 is the upper's root directory as it is before the first mount; `DATA` are the
+    data-only layers, first to last.
+    """
     path: bytes
     """Relative to the layer, b"" for its root."""
     kind: str
@@ -66,10 +72,14 @@ class Config:
     redirect: bool = True
     index: bool = False
     metacopy: bool = False
+    data: bool = False
+    """Whether there are data-only layers, and metacopies in lowers whose data is there."""
 
     def __post_init__(self) -> None:
         if self.metacopy and not self.redirect:
             raise ValueError("overlayfs refuses metacopy=on with redirect_dir=off")
+        if self.data and not self.metacopy:
+            raise ValueError("without metacopy=on overlayfs refuses metacopies but in the last lower")
 
     def options(self) -> list[str]:
         """The mount options, spelled the same for overlayfs and pyunionfs."""
@@ -80,7 +90,7 @@ class Config:
         ]
 
     def __str__(self) -> str:
-        return ",".join([self.fs, *self.options()])
+        return ",".join([self.fs, *self.options(), *(["data"] if self.data else [])])
 
 
 def _on(flag: bool) -> str:
@@ -129,7 +139,7 @@ class Case:
             lines.append(repr(("stack", stack.elsewhere, stack.redirect)))
             lines += [repr(("entry", *entry)) for entry in self.entries if entry.layer == number]
             lines += [repr(("stack op", *op)) for op in stack.ops]
-        lines += [repr(("entry", *entry)) for entry in self.entries if entry.layer == -1]
+        lines += [repr(("entry", *entry)) for entry in self.entries if entry.layer < 0]
         lines += [repr(("op", *op)) for op in self.ops]
         path.write_text("\n".join(lines) + "\n")
 

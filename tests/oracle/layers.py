@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.oracle import vocabulary
-from tests.oracle.case import Case, Config, Entry, Stack
+from tests.oracle.case import DATA, Case, Config, Entry, Stack
 
 _KINDS = {
     "file": 36,
@@ -31,6 +31,8 @@ _MAX_ENTRIES = 35
 _MAX_DEPTH = 4
 OPAQUE = "trusted.overlay.opaque"
 XWHITEOUT = "trusted.overlay.whiteout"
+METACOPY = "trusted.overlay.metacopy"
+REDIRECT = "trusted.overlay.redirect"
 
 
 def generate(seed: int, config: Config) -> Case:
@@ -52,7 +54,29 @@ def generate(seed: int, config: Config) -> Case:
             merging = None if _stacked(seed, layer) else drawn.directories_shown()
     stacks.append(Stack(redirect=config.redirect or rng.random() < 0.5))
     entries.append(_root(rng, -1))
+    if config.data:
+        entries = _with_data_elsewhere(rng, entries)
     return Case(seed, config, tuple(stacks), tuple(entries))
+
+
+def _with_data_elsewhere(rng: random.Random, entries: list[Entry]) -> list[Entry]:
+    """The same, with the data of half of the lowers' files in data-only layers: metacopies lead there."""
+    made: list[Entry] = []
+    data = [Entry(layer, b"", "dir", 0o755) for layer in DATA]
+    data += [Entry(layer, b"objects", "dir", 0o700) for layer in DATA]
+    for number, entry in enumerate(entries):
+        if entry.layer < 0 or entry.kind != "file" or rng.random() < 0.5:
+            made.append(entry)
+            continue
+        name = b"objects/%d" % number
+        where = rng.choice(DATA)
+        data.append(Entry(where, name, "file", 0o444, size=entry.size, chunks=entry.chunks))
+        if where == DATA[0] and rng.random() < 0.3:
+            # Nobody gets to see it: the first layer has the name.
+            data.append(Entry(DATA[1], name, "file", 0o644, size=3, chunks=((0, 3, number),)))
+        marks = ((METACOPY, b""), (REDIRECT, b"/" + name))
+        made.append(entry._replace(chunks=(), xattrs=tuple(sorted((*entry.xattrs, *marks)))))
+    return made + data
 
 
 def is_stacked(case: Case, layer: int) -> bool:

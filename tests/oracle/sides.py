@@ -37,6 +37,12 @@ class Union:
     upper: Path
     work: Path
     merged: Path
+    data: tuple[Path, ...] = ()
+    """The data-only layers."""
+
+    def list_of_lowers(self) -> str:
+        """All lowers, as overlayfs and pyunionfs read them."""
+        return "::".join([mounts.join_layers(self.lowers), *(mounts.join_layers([one]) for one in self.data)])
 
 
 class SideError(Exception):
@@ -51,6 +57,8 @@ class Side(ABC):
     """Whether the kernel reads lower files by itself, and old readers keep them."""
     opens_silently = False
     """Whether the kernel opens files without asking."""
+    records_in_files = False
+    """Whether deletions are `.wh.` files, which kernel overlayfs does not know."""
 
     @abstractmethod
     def mount(self, union: Union, options: Sequence[str]) -> AbstractContextManager[object]:
@@ -69,7 +77,8 @@ class Kernel(Side):
     name = "kernel"
 
     def mount(self, union: Union, options: Sequence[str]) -> AbstractContextManager[object]:
-        return mounts.overlayfs(union.lowers, union.upper, union.work, union.merged, options=options)
+        layers = union.lowers, union.upper, union.work, union.merged
+        return mounts.overlayfs(*layers, options=options, data_lowers=union.data)
 
 
 class PyUnionFS(Side):
@@ -86,13 +95,14 @@ class PyUnionFS(Side):
         direct = transports.chosen() != "pyfuse3" and "timeout" not in "".join(extra)
         self.opens_silently = direct and "passthrough=off" in extra
         self.uses_passthrough = direct and not {"passthrough=off", "coherent"} & set(extra)
+        self.records_in_files = "whiteouts=aufs" in extra
         self._pid: int | None = None
         self._log = Path()
 
     @contextmanager
     def mount(self, union: Union, options: Sequence[str]) -> Iterator[object]:
         words = ["mount", "-f", *transports.mount_words(), "-o", ",".join([*options, *self.extra])]
-        directories = [mounts.join_layers(union.lowers), *map(str, (union.upper, union.work, union.merged))]
+        directories = [union.list_of_lowers(), *map(str, (union.upper, union.work, union.merged))]
         self._fork([*words, *directories])
         try:
             self._wait_for_mount(union.merged)

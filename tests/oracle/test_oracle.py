@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,24 @@ def test_same_as_kernel_overlayfs(fs: str, transport: str, tmp_path: Path) -> No
 
 
 @needs_fuse
+@pytest.mark.parametrize(
+    ("config", "extra"),
+    [
+        (Config("tmpfs", metacopy=True, data=True), []),
+        (Config("tmpfs", metacopy=True, data=True, index=True), []),
+        (Config("tmpfs", redirect=False), ["whiteouts=aufs"]),
+        (Config("tmpfs", redirect=False, index=True), ["whiteouts=aufs"]),
+    ],
+    ids=["data-only layers", "data-only layers, index", "aufs", "aufs, index"],
+)
+def test_the_same_with(config: Config, extra: list[str], transport: str) -> None:
+    with campaign("tmpfs", Kernel(), PyUnionFS(extra), ops=OPERATIONS) as field:
+        for seed in range(40, 43):
+            finding = field.try_seed(seed + OFFSET[transport], config)
+            assert finding is None, finding.report()
+
+
+@needs_fuse
 @pytest.mark.usefixtures("transport")
 def test_a_merged_directory_has_one_link() -> None:
     """What the oracle's rule about the links of directories leaves unseen."""
@@ -85,6 +104,19 @@ class _Unlike(Kernel):
 
     def mount(self, union: Union, options: Sequence[str]) -> AbstractContextManager[object]:
         return super().mount(union, [self.does if option == self.told else option for option in options])
+
+
+class _Backwards(Kernel):
+    """A kernel mount that takes the data-only layers in the wrong order."""
+
+    def mount(self, union: Union, options: Sequence[str]) -> AbstractContextManager[object]:
+        return super().mount(replace(union, data=union.data[::-1]), options)
+
+
+def test_data_only_layers_matter() -> None:
+    config = Config("tmpfs", metacopy=True, data=True)
+    with campaign("tmpfs", Kernel(), _Backwards(), ops=40) as field:
+        assert any(field.try_seed(seed, config) is not None for seed in range(10)), "no seed noticed"
 
 
 @pytest.mark.parametrize(
