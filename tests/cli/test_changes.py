@@ -284,6 +284,9 @@ def test_a_mount_of_kernel_overlayfs(stack: Stack, say: Say) -> None:
         status, _, err = say("--lowers", lower, stack.merged)
         assert status == 2
         assert "leave --lowers out" in err
+        status, out, err = say(stack.merged / "etc")
+        assert (status, out) == (1, "")
+        assert f"lies in the union that is mounted at {stack.merged}" in err
     escaped = str(lower).replace(":", "\\:")
     assert say("--lowers", f"{stack.lowers[0]}:{escaped}", stack.upper) == by_mount
 

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-from unionfs.cli.mounted_layers import Layers, layers_of_mount
+from unionfs.cli.mounted_layers import Layers, layers_of_mount, refuse_inside
 from unionfs.cli.parser import Parser
 from unionfs.cli.terminal import console, human_size, progress
 from unionfs.cli.text import printable
@@ -86,6 +86,7 @@ def _layers(directory: str, lowers: str | None, *, userxattr: bool) -> Layers:
             )
         return found
     check_layer("upper", path)
+    refuse_inside(path)
     below, data = split_lowers(lowers) if lowers is not None else (None, [])
     return Layers(
         path,

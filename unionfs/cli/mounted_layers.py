@@ -12,6 +12,7 @@ from unionfs.errors import MountError
 from unionfs.linux import mount as linux
 from unionfs.linux.mount import MountPoint
 from unionfs.separated import split_lowers
+from unionfs.transport.mount import FSTYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,19 @@ def layers_of_mount(path: str) -> Layers | None:
         lowers, data = tuple(status["lowers"]), tuple(status["data_lowers"])
         return Layers(status["upper"], lowers, data, userxattr=userxattr, merged=path)
     return None
+
+
+def refuse_inside(path: str) -> None:
+    """Raise MountError for a directory in a mounted union: no layer, and never an upper.
+
+    But for a union that is the root directory, of a container: there is no other place there.
+    """
+    above = [entry for entry in linux.mount_table() if path.startswith(entry.path.rstrip("/") + "/")]
+    around = max(reversed(above), key=lambda entry: len(entry.path), default=None)
+    if around is not None and around.path != "/" and around.fstype in ("overlay", FSTYPE):
+        raise MountError(
+            f"{path} lies in the union that is mounted at {around.path}: give that, or an upper directory"
+        )
 
 
 def _of_overlayfs(entry: MountPoint) -> Layers:
