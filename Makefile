@@ -30,6 +30,7 @@ lint: $(READY) ## ruff (rules and layout) and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=. $(BIN)/mypy --config-file tests/api/sample/pyproject.toml --no-namespace-packages tests/api/sample
 
 fuzz: $(READY) ## long differential run against kernel overlayfs (ARGS="--seeds 1000")
 	$(BIN)/python scripts/fuzz.py $(ARGS)

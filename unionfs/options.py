@@ -362,7 +362,9 @@ def _refuse_contradictions(config: UnionConfig, values: Mapping[str, Any]) -> No
 
 def resolve_mountpoint(path: str) -> str:
     """The absolute path without symlinks, found without touching what is mounted there: that may hang."""
-    head, name = os.path.split(os.path.join(os.getcwd(), path.rstrip("/") or "/"))
+    path = path.rstrip("/") or "/"
+    # The current directory may be gone, which does not matter to an absolute path.
+    head, name = os.path.split(path if os.path.isabs(path) else os.path.join(os.getcwd(), path))
     if name in ("", ".", ".."):
         return os.path.realpath(path)
     resolved = os.path.join(os.path.realpath(head), name)

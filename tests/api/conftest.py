@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.api.installed import Installed, install
 from tests.api.rig import PATIENCE
 from tests.programs.test_user import home, user
 from tests.support.mounts import mount_types, scratch, umount
@@ -46,3 +47,9 @@ def tree(tmp_path: Path) -> Path:
     (top / "etc/motd").write_text("prepared\n")
     (top / "data").write_bytes(b"x" * 1000)
     return top
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """pyunionfs from a wheel."""
+    return install(tmp_path_factory.mktemp("installed"))

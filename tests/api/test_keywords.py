@@ -128,6 +128,8 @@ def test_texts_arrive_as_they_are(name: str) -> None:
         ({"uidmapping": "0:1"}, "uidmapping=0:1: give triples CONTAINER:HOST:LENGTH"),
         ({"log_file": "a\0b"}, "NUL byte"),
         ({"fsname": ""}, "fsname needs a value"),
+        ({"log_file": ""}, "log_file is empty"),
+        ({"log_file": 7}, "log_file is a int"),
     ],
 )
 def test_wrong_ones_are_refused(options: dict[str, Any], complaint: str) -> None:

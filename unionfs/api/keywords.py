@@ -148,7 +148,9 @@ def _word(keyword: str, name: str, option: Option, value: object) -> str | None:
     """None: the keyword says what holds without it."""
     if isinstance(value, bool):
         return _switch(keyword, name, option, value)
-    if isinstance(value, int | float):
+    if name == "log_file":
+        text = one_path(keyword, value)
+    elif isinstance(value, int | float):
         text = str(value)
     elif isinstance(value, str | bytes | os.PathLike):
         text = path_text(value)
@@ -230,7 +232,8 @@ def one_path(what: str, path: object) -> str:
         raise OptionError(f"{what} is empty: give a directory")
     if "\0" in text:
         raise OptionError(f"{what} holds a NUL byte: no path can")
-    return os.path.join(os.getcwd(), text)
+    # The current directory may be gone, which does not matter to an absolute path.
+    return text if os.path.isabs(text) else os.path.join(os.getcwd(), text)
 
 
 def _a(value: object) -> str:

@@ -91,6 +91,8 @@ def _run(request: bytes, pidfd: int) -> tuple[bytes, bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=() if pidfd < 0 else (pidfd,),
+            # All paths are absolute, and the current directory may be gone.
+            cwd="/",
             # Ctrl-C at the terminal is for the program, which then unmounts.
             start_new_session=True,
         )
