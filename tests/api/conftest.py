@@ -11,11 +11,7 @@ import pytest
 
 from tests.api.installed import Installed, install
 from tests.api.rig import PATIENCE
-from tests.programs.test_user import home, user
 from tests.support.mounts import mount_types, scratch, umount
-
-# Imported for the tests here to use.
-__all__ = ["home", "user"]
 
 # A project of its own, which runs its own tests.
 collect_ignore = ["sample"]

@@ -6,14 +6,28 @@ import os
 import pwd
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.programs.test_user import UNSHARE_USER, as_user, life, user_namespaces
+from tests.programs.test_user import UNSHARE_USER, life, user_namespaces
 from tests.support.mounts import needs_fuse, needs_root
+from tests.support.users import as_user, open_home, ordinary_user
 
 pytestmark = [needs_root, needs_fuse]
+
+
+@pytest.fixture
+def user() -> Iterator[pwd.struct_passwd]:
+    with ordinary_user() as made:
+        yield made
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with open_home() as made:
+        yield made
 
 
 @pytest.mark.skipif(not shutil.which("fusermount3"), reason="needs fusermount3")
