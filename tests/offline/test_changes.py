@@ -14,6 +14,7 @@ from tests.oracle.snapshot import layer_fingerprint
 from tests.overlay.rig import Stack
 from tests.overlay.trees import TIME_NS, USER, WHITEOUT, Obj, Tree, build, directory, file, node, symlink
 from unionfs.errors import MountError
+from unionfs.linux.fileattr import FS_APPEND_FL, get_flags, set_flags
 from unionfs.offline.change import Change, Problem
 from unionfs.offline.changes import changes, uses_userxattr
 
@@ -240,7 +241,7 @@ def test_changes(stack: Stack, case: str) -> None:
 
 def test_what_differs(stack: Stack) -> None:
     lower: Tree = {
-        **dict.fromkeys(("mode", "owner", "xattrs", "size", "data", "mtime", "several"), "abc"),
+        **dict.fromkeys(("mode", "owner", "xattrs", "flags", "size", "data", "mtime", "several"), "abc"),
         "type": "t",
         "target": symlink("a"),
         "device": node(stat.S_IFBLK | 0o600, os.makedev(1, 5)),
@@ -250,6 +251,7 @@ def test_what_differs(stack: Stack) -> None:
         "mode": file("abc", mode=0o600),
         "owner": file("abc", owner=(0, 5)),
         "xattrs": file("abc", xattrs={"user.a": b""}),
+        "flags": file("abc", protattr="i"),
         "size": "abcd",
         "data": "abd",
         "mtime": "abc",
@@ -266,8 +268,22 @@ def test_what_differs(stack: Stack) -> None:
     assert listed.pop("/dir").differs == ()
     assert listed.pop("/several").differs == ("mode", "owner", "size")
     assert {path: change.differs for path, change in listed.items()} == {path: (path[1:],) for path in listed}
-    assert len(listed) == 9
+    assert len(listed) == 10
     assert all(change.differs is None for change in found(stack, alone=True))
+
+
+def test_what_a_lower_protects_upper_only_says_to_protect(stack: Stack) -> None:
+    stack.layers({"f": "f", "g": "g"}, upper={"f": file("f", protattr="a"), "g": file("g", protattr="i")})
+    with (stack.lowers[0] / "f").open() as lower:
+        flags = get_flags(lower.fileno())
+        try:
+            set_flags(lower.fileno(), flags | FS_APPEND_FL)
+        except OSError as error:
+            pytest.skip(f"the filesystem has no chattr(1): {error}")
+        try:
+            assert text(found(stack)) == "C /g"
+        finally:
+            set_flags(lower.fileno(), flags)
 
 
 def test_sizes_and_where_they_come_from(stack: Stack) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from unionfs.linux import xattr
+from unionfs.linux import fileattr, xattr
 from unionfs.offline.look import top
 from unionfs.overlay.format import FUSE_OVERLAYFS_PREFIX, Format
 from unionfs.overlay.fs import OverlayFs
@@ -51,7 +51,7 @@ def differences(fs: OverlayFs, union: Found, below: Found) -> tuple[str, ...]:
 
 
 def attribute_differences(fmt: Format, ours: Hit, theirs: Hit) -> list[str]:
-    """Of mode, owner and extended attributes those that differ."""
+    """Of mode, owner, extended attributes and the flags that chattr(1) sets those that differ."""
     found = []
     if stat.S_IMODE(ours.st.st_mode) != stat.S_IMODE(theirs.st.st_mode):
         found.append("mode")
@@ -59,6 +59,8 @@ def attribute_differences(fmt: Format, ours: Hit, theirs: Hit) -> list[str]:
         found.append("owner")
     if _attributes(fmt, ours) != _attributes(fmt, theirs):
         found.append("xattrs")
+    if _protection(fmt, ours) != _protection(fmt, theirs):
+        found.append("flags")
     return found
 
 
@@ -74,6 +76,15 @@ def _attributes(fmt: Format, hit: Hit) -> dict[bytes, bytes]:
         if value is not None:
             found[shown] = value
     return found
+
+
+def _protection(fmt: Format, hit: Hit) -> int:
+    """FS_APPEND_FL and FS_IMMUTABLE_FL as the union shows them: of upper's objects, by their marks."""
+    if not stat.S_ISREG(hit.st.st_mode) and not stat.S_ISDIR(hit.st.st_mode):
+        return 0
+    if hit.directory.layer.is_upper:
+        return fmt.read_protattr(hit.directory.proc_path(hit.name), follow=False)
+    return fileattr.protection_of(fileattr.statx_attributes(hit.directory.open(), hit.name))
 
 
 def _readlink(hit: Hit) -> bytes:
