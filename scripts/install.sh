@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Puts the command on PATH: a virtual environment of its own in PREFIX/lib/pyunionfs, and links to what is in it:
-# the command, its man page, and what makes shells complete it. `uninstall` removes exactly these. It never touches
-# the system's own Python packages.
+# the command, its man page, and what makes shells complete it. For root also what mount(8) and umount(8) look for,
+# SBIN/mount.fuse.pyunionfs and so on, in /sbin because they look nowhere else. `uninstall` removes exactly these. It
+# never touches the system's own Python packages.
 #
 #   scripts/install.sh install|uninstall [PREFIX]
+#   SBIN= scripts/install.sh install        nothing for mount(8); SBIN=/another/directory: there
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 die() { printf 'install: %s\n' "$*" >&2; exit 1; }
 
-action=${1:-} prefix=${2:-/usr/local}
+action=${1:-} prefix=${2:-/usr/local} sbin=${SBIN-/sbin}
 case $prefix in /*) ;; *) die "PREFIX must be an absolute path, not '$prefix'" ;; esac
+case $sbin in /* | '') ;; *) die "SBIN must be an absolute path or empty, not '$sbin'" ;; esac
 home=$prefix/lib/pyunionfs
 
 # The same paths below PREFIX, where they are links, and below its lib/pyunionfs.
@@ -20,6 +23,14 @@ links=(bin/pyunionfs
        share/zsh/site-functions/_pyunionfs
        share/fish/vendor_completions.d/pyunionfs.fish)
 
+# For mount(8): names in SBIN, of programs in lib/pyunionfs/bin.
+helpers=()
+if [ "$(id -u)" = 0 ] && [ -n "$sbin" ]; then
+    helpers=(mount.fuse.pyunionfs mount.pyunionfs umount.fuse.pyunionfs umount.pyunionfs)
+fi
+
+helper() { printf '%s' "$home/bin/${1%%.*}.fuse.pyunionfs"; }
+helper_is_ours() { [ -L "$sbin/$1" ] && [ "$(readlink "$sbin/$1")" = "$(helper "$1")" ]; }
 ours() { [ -L "$prefix/$1" ] && [ "$(readlink "$prefix/$1")" = "$home/$1" ]; }
 
 case $action in
@@ -27,6 +38,11 @@ install)
     for each in "${links[@]}"; do
         if { [ -e "$prefix/$each" ] || [ -L "$prefix/$each" ]; } && ! ours "$each"; then
             die "$prefix/$each exists and was not made by 'make install': remove it first"
+        fi
+    done
+    for each in "${helpers[@]}"; do
+        if { [ -e "$sbin/$each" ] || [ -L "$sbin/$each" ]; } && ! helper_is_ours "$each"; then
+            die "$sbin/$each exists and was not made by 'make install' with this PREFIX: remove it first"
         fi
     done
     if [ -e "$home" ] && ! [ -f "$home/pyvenv.cfg" ]; then
@@ -47,12 +63,19 @@ install)
         esac
         ln -sfn "$home/$each" "$prefix/$each"
     done
+    for each in "${helpers[@]}"; do ln -sfn "$(helper "$each")" "$sbin/$each"; done
     "$prefix/bin/pyunionfs" --version
     case ":$PATH:" in *":$prefix/bin:"*) ;; *) printf 'install: note: %s is not on PATH\n' "$prefix/bin" ;; esac
+    if [ "$(id -u)" != 0 ]; then
+        printf 'install: note: mount(8) and /etc/fstab do not know it: only root can put into /sbin what they need\n'
+    fi
     ;;
 uninstall)
     for each in "${links[@]}"; do
         if ours "$each"; then rm "$prefix/$each"; fi
+    done
+    for each in "${helpers[@]}"; do
+        if helper_is_ours "$each"; then rm "$sbin/$each"; fi
     done
     if [ -f "$home/pyvenv.cfg" ]; then rm -rf "$home"; fi
     ;;

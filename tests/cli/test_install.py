@@ -15,6 +15,7 @@ import pytest
 
 import unionfs
 from tests.cli.test_terminal import ROOT
+from tests.support.mounts import needs_root
 
 LINKS = {
     "bin/pyunionfs",
@@ -23,6 +24,8 @@ LINKS = {
     "share/zsh/site-functions/_pyunionfs",
     "share/fish/vendor_completions.d/pyunionfs.fish",
 }
+
+HELPERS = {"mount.fuse.pyunionfs", "mount.pyunionfs", "umount.fuse.pyunionfs", "umount.pyunionfs"}
 
 PYTHON = f"""#!/bin/sh
 # Stands in for a python3 that makes a virtual environment.
@@ -35,6 +38,10 @@ case "$*" in
 "-m pip install "*)
     printf '#!/bin/sh\\nexec {sys.executable} -m unionfs "$@"\\n' > "${{0%/*}}/pyunionfs"
     chmod +x "${{0%/*}}/pyunionfs"
+    for name in mount umount; do
+        printf '#!/bin/sh\\necho "$(basename "$0") called"\\n' > "${{0%/*}}/$name.fuse.pyunionfs"
+        chmod +x "${{0%/*}}/$name.fuse.pyunionfs"
+    done
     ;;
 *) exec {sys.executable} "$@" ;;
 esac
@@ -48,15 +55,19 @@ class Checkout:
         self.scripts = base / "checkout/scripts"
         self.prefix = base / "prefix"
         self.python = base / "python"
+        self.sbin = base / "sbin"
         self.scripts.mkdir(parents=True)
+        self.sbin.mkdir()
         shutil.copy(ROOT / "scripts/install.sh", self.scripts)
         (self.scripts / "setup.sh").write_text("#!/bin/sh\n")
         (self.scripts / "setup.sh").chmod(0o755)
         self.python.write_text(PYTHON)
         self.python.chmod(0o755)
 
-    def run(self, action: str) -> subprocess.CompletedProcess[str]:
+    def run(self, action: str, sbin: str | None = None) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "PYTHON": str(self.python), "PYTHONPATH": str(ROOT)}
+        # Never the machine's own.
+        env["SBIN"] = str(self.sbin) if sbin is None else sbin
         return subprocess.run(
             [str(self.scripts / "install.sh"), action, str(self.prefix)],
             env=env,
@@ -105,3 +116,42 @@ def test_what_somebody_else_put_there_is_neither_replaced_nor_removed(checkout: 
     assert checkout.files() == {link}
     assert checkout.run("uninstall").returncode == 0
     assert theirs.read_text() == "theirs"
+
+
+@needs_root
+def test_what_mount8_looks_for_comes_and_goes_with_it(checkout: Checkout) -> None:
+    for _ in range(2):
+        assert checkout.run("install").returncode == 0
+        assert set(os.listdir(checkout.sbin)) == HELPERS
+        for name in HELPERS:
+            done = subprocess.run([checkout.sbin / name], capture_output=True, text=True)
+            assert done.stdout == f"{name} called\n"
+    for name in ("mount", "umount"):
+        assert (checkout.sbin / f"{name}.pyunionfs").samefile(checkout.sbin / f"{name}.fuse.pyunionfs")
+    assert checkout.run("uninstall").returncode == 0
+    assert os.listdir(checkout.sbin) == []
+
+
+@needs_root
+@pytest.mark.parametrize("name", sorted(HELPERS))
+def test_somebody_elses_helper_is_neither_replaced_nor_removed(checkout: Checkout, name: str) -> None:
+    (checkout.sbin / name).symlink_to("/usr/bin/theirs")
+    done = checkout.run("install")
+    assert done.returncode == 1
+    assert f"{checkout.sbin}/{name} exists and was not made by 'make install'" in done.stderr
+    assert not checkout.prefix.exists()
+    assert checkout.run("uninstall").returncode == 0
+    assert os.listdir(checkout.sbin) == [name]
+
+
+@needs_root
+def test_without_a_place_for_helpers_there_are_none(checkout: Checkout) -> None:
+    assert checkout.run("install", sbin="").returncode == 0
+    assert checkout.files() == LINKS
+    assert os.listdir(checkout.sbin) == []
+
+
+def test_the_place_for_helpers_is_absolute(checkout: Checkout) -> None:
+    done = checkout.run("install", sbin="sbin")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "SBIN must be an absolute path or empty, not 'sbin'" in done.stderr

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.mount.mount8 import Mount8, needs_mount8
-from tests.support.mounts import needs_fuse, needs_overlayfs, needs_root
+from tests.support.mounts import REPOSITORY, needs_fuse, needs_overlayfs, needs_root
 from tests.support.transports import one_transport
+from unionfs.option_table import is_for_mount8
 
 pytestmark = [needs_root, needs_fuse, needs_overlayfs, needs_mount8, one_transport]
 
@@ -301,3 +303,24 @@ def test_a_stuck_daemon_is_got_rid_of_by_force(mount8: Mount8, base: Path) -> No
     assert done.returncode == 0, done.stdout
     assert "is unmounted, but its daemon does not end" in done.stdout
     assert "\n0\n" in done.stdout
+
+
+class TestDocumentation:
+    TEXT = (REPOSITORY / "docs" / "mount.md").read_text()
+
+    def test_the_first_example_works_as_copied(self, mount8: Mount8) -> None:
+        found = re.search(r"^```sh\n(.*?)^```", self.TEXT, re.DOTALL | re.MULTILINE)
+        assert found
+        done = mount8.run(f"mount -t tmpfs tmpfs /srv; set -e\n{found[1]}\n{NO_DAEMON}")
+        assert done.returncode == 0, done.stdout
+        assert done.stdout.endswith("from base\nand more\n")
+        assert re.search(r"^/srv/site +site +fuse.pyunionfs ", done.stdout, re.MULTILINE)
+
+    def test_it_shows_the_fstab_that_is_tested(self) -> None:
+        """tests/systemd mounts what is in it."""
+        assert f"```fstab\n{(REPOSITORY / 'docs/examples/fstab').read_text()}```\n" in self.TEXT
+
+    def test_it_names_every_word_that_is_accepted(self) -> None:
+        for word in ("defaults", "nofail", "_netdev", "user", "comment=", "uhelper=", "x-...", "X-..."):
+            assert word in self.TEXT.partition("changes nothing else: `")[2].partition("`")[0].split()
+            assert is_for_mount8(word.rstrip("="))

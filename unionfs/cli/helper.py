@@ -26,13 +26,22 @@ FAILED = 32
 class HelperParser(Parser):
     """With the options that mount(8) and umount(8) give all their helpers."""
 
-    def __init__(self, program: str, description: str, *, examples: Sequence[tuple[str, str]]) -> None:
-        super().__init__(program, description, examples=examples)
+    def __init__(
+        self, program: str, description: str, usage: str, *, examples: Sequence[tuple[str, str]]
+    ) -> None:
+        super().__init__(program, description, usage=[f"{program} {usage}"], examples=examples)
         self.prog = program
         self.add_argument("-V", "--version", action="store_true", help="print the version")
         self.add_argument("-v", dest="verbose", action="store_true", help="say what was done")
-        self.add_argument("-n", dest="no_mtab", action="store_true", help="accepted: nothing keeps a list")
-        self.add_argument("-N", dest="namespace", metavar="NAMESPACE", help="the mount namespace to do it in")
+        self.add_argument(
+            "-n", dest="no_mtab", action="store_true", help="accepted: mounts are listed by the kernel alone"
+        )
+        self.add_argument(
+            "-N",
+            dest="namespace",
+            metavar="NAMESPACE",
+            help="refused: enter the mount namespace by nsenter(1) first",
+        )
         self.add_argument("-t", dest="type", metavar="TYPE", help="accepted: the type is fuse.pyunionfs")
 
     def parse(self, words: list[str]) -> argparse.Namespace:

@@ -25,6 +25,7 @@ def parser(program: str) -> HelperParser:
         program,
         "Mount a union as mount(8) asks for it. SOURCE is any word, and shown as the source of the mount."
         " The options are those of `pyunionfs mount`; what only fstab means something by is accepted.",
+        "SOURCE TARGET [-fnsv] [-o OPTIONS]",
         examples=[
             (
                 "mount -t fuse.pyunionfs overlay /merged -o lowerdir=/a:/b,upperdir=/u,workdir=/w",

@@ -21,6 +21,7 @@ def parser(program: str) -> HelperParser:
     made = HelperParser(
         program,
         "End a mount of pyunionfs as umount(8) asks for it, and return when everything is written out.",
+        "TARGET [-flnrv]",
         examples=[("umount /merged", "by umount(8), which calls this program")],
     )
     made.add_argument("target", metavar="TARGET", nargs="?", help="the mountpoint")
