@@ -22,7 +22,7 @@ python=$(command -v "${PYTHON:-python3}") || die "no ${PYTHON:-python3} on PATH:
 packages=(gcc libc6-dev pkg-config libfuse3-dev fuse3 ca-certificates
           git make mount util-linux passwd procps busybox-static
           attr acl libcap2-bin debootstrap xfsprogs btrfs-progs e2fsprogs rsync sqlite3 tar xz-utils
-          fuse-overlayfs uidmap podman buildah crun
+          fuse-overlayfs uidmap podman buildah crun systemd
           groff-base man-db mandoc zsh fish)
 
 # A distribution's own python3 comes in pieces: venv (with pip) and the headers are packages of their own. An

@@ -1,0 +1,79 @@
+"""Upper and work are waited for while nobody who is mounted has them, and not otherwise."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from unionfs import control, handover
+from unionfs.answer import Status
+from unionfs.overlay import check
+from unionfs.overlay.config import UnionConfig
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> UnionConfig:
+    for name in ("lower", "upper", "work"):
+        (tmp_path / name).mkdir()
+    upper, work = str(tmp_path / "upper"), str(tmp_path / "work")
+    return UnionConfig((str(tmp_path / "lower"),), upper=upper, work=work, userxattr=True)
+
+
+def held(path: str | None) -> int:
+    assert path is not None
+    fd = os.open(path, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+@pytest.mark.parametrize("which", ["upper", "work"])
+def test_who_lets_go_in_time_is_waited_for(
+    config: UnionConfig, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = held(getattr(config, which))
+
+    def mounts() -> list[Status]:
+        os.close(fd)  # it lets go once somebody has looked for it
+        return []
+
+    monkeypatch.setattr(control, "mounts", mounts)
+    handover.take_over(config, 60).close()
+
+
+def test_who_does_not_let_go_is_waited_for_no_longer_than_that(config: UnionConfig) -> None:
+    fd = held(config.upper)
+    with pytest.raises(check.InUse, match="is in use by another mount"):
+        handover.take_over(config, 0.1)
+    os.close(fd)
+
+
+@pytest.mark.parametrize(("state", "waits"), [("serving", False), ("detached", True), ("unreachable", True)])
+@pytest.mark.parametrize("which", ["upper", "work"])
+def test_who_is_mounted_is_not_waited_for(
+    config: UnionConfig, state: str, waits: bool, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = held(getattr(config, which))
+    status = {"state": state, "upper": "/other", "work": "/other", which: getattr(config, which)}
+    monkeypatch.setattr(control, "mounts", lambda: [status])
+    timer = threading.Timer(0.3, os.close, (fd,))
+    timer.start()
+    if waits:
+        handover.take_over(config, 60).close()
+    else:
+        with pytest.raises(check.InUse):
+            handover.take_over(config, 60)
+    timer.join()
+
+
+def test_another_mount_does_not_count(config: UnionConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = held(config.upper)
+    status = {"state": "serving", "upper": "/other", "work": None}
+    monkeypatch.setattr(control, "mounts", lambda: [status])
+    timer = threading.Timer(0.3, os.close, (fd,))
+    timer.start()
+    handover.take_over(config, 60).close()
+    timer.join()
