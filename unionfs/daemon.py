@@ -17,7 +17,7 @@ from unionfs import log
 from unionfs.answer import Status
 from unionfs.caller import Caller
 from unionfs.control import ControlSocket, log_beside, make_directory
-from unionfs.errors import MountError, PyUnionFSError
+from unionfs.errors import MountError, PyUnionFSError, explain
 from unionfs.handover import agree, take_over
 from unionfs.linux import notify, process
 from unionfs.options import MountOptions
@@ -190,7 +190,7 @@ class _Life:
             self.union = Union.open(options.config)
         except OSError as error:
             raise MountError(
-                f"cannot mount {options.mountpoint}: opening the layers failed: {error}"
+                f"cannot mount {options.mountpoint}: opening the layers failed: {explain(error)}"
             ) from error
         try:
             self.fuse = open_fuse(options.mountpoint, options.fuse)

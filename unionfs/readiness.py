@@ -27,7 +27,9 @@ SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 READY = b"+"
 FAILED = b"-"
 
-TOO_LATE = f"a stat of it was not answered within {PATIENCE:g} seconds"
+TOO_LATE = (
+    f"a stat of it was not answered within {PATIENCE:g} seconds; `pyunionfs mount -f --debug` shows why"
+)
 
 _PAUSE = 0.05
 
@@ -59,9 +61,9 @@ class Readiness:
         try:
             st = os.stat(self.options.mountpoint)
         except OSError as error:
-            return f"a stat of it fails: {error.strerror}"
+            return f"a stat of it fails: {error.strerror}; `pyunionfs mount -f --debug` shows why"
         if (os.major(st.st_dev), os.minor(st.st_dev)) != device:
-            return "something else was mounted there meanwhile"
+            return "something else was mounted there meanwhile; choose another mountpoint, or try again"
         return None
 
     def wait(self, device: tuple[int, int] | None) -> str | None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from unionfs import control
-from unionfs.errors import MountError
+from unionfs.errors import MountError, explain
 from unionfs.linux import process
 from unionfs.linux.mount import MountPoint, mount_at, mount_table
 from unionfs.options import resolve_mountpoint
@@ -68,7 +68,7 @@ def _unmount(mountpoint: str, entry: MountPoint, lazy: bool, force: bool) -> Non
             return
         except OSError as error:
             if error.errno != errno.EBUSY:
-                raise MountError(f"cannot unmount {mountpoint}: {error.strerror}") from error
+                raise MountError(f"cannot unmount {mountpoint}: {_why(error)}") from error
         # A program that has just ended may still be letting go of its files.
         if attempt + 1 < _BUSY_TRIES:
             time.sleep(_BUSY_PAUSE)
@@ -76,6 +76,12 @@ def _unmount(mountpoint: str, entry: MountPoint, lazy: bool, force: bool) -> Non
         f"{mountpoint} is busy: {_reason(mountpoint, entry)}; end that first, or take it away under them with"
         f" `pyunionfs umount --lazy {shlex.quote(mountpoint)}`"
     )
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.EPERM:
+        return "the kernel allows it only in the user and mount namespace where it was mounted: do it there"
+    return explain(OSError(error.errno, error.strerror))
 
 
 def _reason(mountpoint: str, entry: MountPoint) -> str:

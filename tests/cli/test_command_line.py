@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +45,48 @@ def test_refusals(words: list[str], status: int, says: str, capsys: pytest.Captu
 def test_a_newline_in_a_path_does_not_break_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["umount", "/no\nwhere"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+    """And no Traceback: here the name of a command, there that of a mountpoint."""
+    program = (
+        "import sys; from unionfs.cli import main;"
+        "main(['--version']); print('\\u6f22 \\xe9 \\udcff', flush=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[1] == b"\\u6f22 \xe9 \xff"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.EACCES, "Permission denied", "/x/y"),
+            "/x/y: Permission denied; look at the modes of it",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", b"/x"), "/x: No space left on device; make room"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files; raise the limit of open files"),
+        (OSError(errno.EBADF, "Bad file descriptor", 7), "Bad file descriptor"),
+        (OSError("no number"), "no number"),
+    ],
+)
+def test_what_the_system_refuses_is_told_with_the_next_step(
+    error: OSError, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr("unionfs.control.mounts", fails)
+    assert main(["status"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"pyunionfs: {says}")
+    assert err.count("\n") == 1
 
 
 def test_options_may_stand_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

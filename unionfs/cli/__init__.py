@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from unionfs.cli.text import printable
-from unionfs.errors import OptionError, PyUnionFSError
+from unionfs.cli.text import RAW_OR_ESCAPED, printable
+from unionfs.errors import OptionError, PyUnionFSError, explain
 
 _COMMANDS = {
     "mount": "show a stack of directories as one writable tree",
@@ -40,7 +40,7 @@ def command() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(errors=RAW_OR_ESCAPED)  # type: ignore[union-attr]
     try:
         try:
             return _run(words)
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if "--debug" in words:
             raise
-        _complain(str(error))
+        _complain(explain(error))
         return 1
 
 

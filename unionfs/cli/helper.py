@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
-from unionfs.errors import OptionError, PyUnionFSError
+from unionfs.errors import OptionError, PyUnionFSError, explain
 
 WRONG_USE = 1
 SYSTEM_ERROR = 2
@@ -77,7 +77,7 @@ def status_of(run: Callable[[str, list[str]], int], program: str, words: list[st
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        _complain(program, str(error))
+        _complain(program, explain(error))
         return SYSTEM_ERROR
     except Exception:
         traceback.print_exc()

@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from unionfs.errors import MountError
+from unionfs.errors import MountError, explain
 from unionfs.linux import fs as linux
 from unionfs.linux import mount as mounts
 from unionfs.linux.mount import MountPoint
@@ -170,7 +170,7 @@ def _check_directory(kind: str, path: str) -> None:
 def _reason(error: OSError) -> str:
     if error.errno == errno.ENOTCONN:
         return "a FUSE mount whose daemon has died lies there or above it: unmount that one first"
-    return error.strerror or str(error)
+    return explain(OSError(error.errno, error.strerror or str(error)))
 
 
 def _me() -> str:

@@ -34,7 +34,10 @@ def mount(mountpoint: str, options: list[str]) -> int:
             raise MountError(f"cannot mount {mountpoint}: {said}{_hint(done.stderr)}")
         _, fds, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
     if not fds:
-        raise MountError(f"cannot mount {mountpoint}: {program} succeeded but handed over no descriptor")
+        raise MountError(
+            f"cannot mount {mountpoint}: {program} succeeded but handed over no descriptor: is it fuse3's?"
+            " Install that anew, or mount as root"
+        )
     return fds[0]
 
 

@@ -13,7 +13,7 @@ import select
 import stat
 from dataclasses import dataclass
 
-from unionfs.errors import MountError
+from unionfs.errors import MountError, explain
 from unionfs.linux import mount as linux
 from unionfs.linux.process import try_in_child
 from unionfs.transport.auto_unmount import Guard
@@ -136,7 +136,7 @@ def check_mountpoint(mountpoint: str) -> None:
     if answer == errno.ENOENT:
         raise MountError(f"the mountpoint {mountpoint} does not exist: create it with `mkdir`")
     if answer:
-        raise MountError(f"cannot mount on {mountpoint}: {os.strerror(answer)}")
+        raise MountError(f"cannot mount on {explain(OSError(answer, os.strerror(answer), mountpoint))}")
     if not stat.S_ISDIR(os.stat(mountpoint).st_mode):
         raise MountError(f"the mountpoint {mountpoint} is not a directory: a union is mounted on one")
 
@@ -163,7 +163,7 @@ def open_fuse(mountpoint: str, options: FuseMountOptions) -> FuseMount:
     except OSError as error:
         if error.errno in (errno.ENODEV, errno.ENXIO):
             raise _no_device(mountpoint) from error
-        raise MountError(f"cannot mount {mountpoint}: {FUSE_DEVICE}: {error.strerror}") from error
+        raise MountError(f"cannot mount {mountpoint}: {explain(error)}") from error
     else:
         try:
             _mount_directly(fd, mountpoint, options)
@@ -234,7 +234,9 @@ def _hint(error: OSError, options: FuseMountOptions) -> str:
 def _refuse_contexts(mountpoint: str, options: FuseMountOptions) -> None:
     names = [name for name, _ in options.contexts()]
     if names:
-        raise MountError(f"cannot mount {mountpoint}: {' and '.join(names)} can be given by root only")
+        raise MountError(
+            f"cannot mount {mountpoint}: {' and '.join(names)} can be given by root only: leave that out"
+        )
 
 
 def _words(options: FuseMountOptions) -> list[str]:
