@@ -70,12 +70,17 @@ class Worker:
         return numbers
 
     def close(self) -> None:
-        """End the process, by force if it does not answer."""
+        """End the process, by force if it does not answer. More than once does no harm."""
+        if self._connection.closed:
+            return
         self._connection.close()
         self._process.join(1)
         if self._process.is_alive():
             self._process.kill()
             self._process.join(5)
+        if not self._process.is_alive():
+            # Its descriptor would else stay open until the garbage is collected.
+            self._process.close()
 
     def _ask(self, what: str, argument: Any) -> Any:
         try:
