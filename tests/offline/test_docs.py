@@ -1,4 +1,4 @@
-"""docs/offline.md is true: its example gives what it says, its table of JSON fields is complete."""
+"""docs/offline.md is true: its examples give what it says, its tables are complete."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.mounts import REPOSITORY, environment, needs_fuse, scratch
+from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root, scratch
 from tests.support.transports import one_transport
+from unionfs.cli.check import as_json
 from unionfs.offline.change import Change
+from unionfs.offline.findings import Finding, Kind, Severity
+from unionfs.offline.repair import Outcome
+from unionfs.overlay.config import UnionConfig
 
 TEXT = (REPOSITORY / "docs/offline.md").read_text()
 
 
-@one_transport
-@needs_fuse
-def test_the_example_says_what_it_says(tmp_path: Path) -> None:
-    found = re.search(r"^```sh\n(.*?)^```\n\nsays\n\n```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+def run_example(tmp_path: Path, heading: str) -> tuple[str, str]:
+    """What the example below a heading says, run in a directory called /srv, and what it should."""
+    text = TEXT.partition(f"\n## {heading}")[2]
+    found = re.search(r"^```sh\n(.*?)^```\n\nsays\n\n```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert found
     command = tmp_path / "pyunionfs"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m unionfs "$@"\n')
@@ -36,13 +40,43 @@ def test_the_example_says_what_it_says(tmp_path: Path) -> None:
             timeout=60,
         )
         assert done.returncode == 0, done.stdout
+    return done.stdout.replace(str(where), "/srv"), found[2]
+
+
+@one_transport
+@needs_fuse
+def test_the_example_says_what_it_says(tmp_path: Path) -> None:
+    output, expected = run_example(tmp_path, "What has changed")
     # How much space objects take is up to the filesystem.
     unsaid = (re.compile(r"; .* in upper"), "; some in upper")
-    assert unsaid[0].sub(unsaid[1], done.stdout) == unsaid[0].sub(unsaid[1], found[2])
+    assert unsaid[0].sub(unsaid[1], output) == unsaid[0].sub(unsaid[1], expected)
+
+
+@one_transport
+@needs_root
+@needs_fuse
+def test_the_example_of_a_repair_says_what_it_says(tmp_path: Path) -> None:
+    output, expected = run_example(tmp_path, "What does not fit together")
+    assert output == expected
+
+
+def test_the_table_of_kinds_is_complete() -> None:
+    table = TEXT.partition("### What is found")[2].partition("### ")[0]
+    rows = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    named = {kind.strip("`") for row in rows for kind in row.split(", ")}
+    assert named == {str(kind) for kind in Kind}
+
+
+def test_what_json_holds_is_said() -> None:
+    fields = set(re.findall(r"`(\w+)`", TEXT.partition("### For programs: `check --json`")[2]))
+    config = UnionConfig(("/l",), "/u", "/w")
+    finding = Finding(Kind.WHITEOUT, Severity.WARNING, b"/p", "reason", "advice")
+    answer = as_json(config, [Outcome(finding)], 1, 1)
+    assert fields == answer.keys() | answer["findings"][0].keys()
 
 
 def test_the_table_of_fields_is_complete() -> None:
-    table = TEXT.partition("### For programs")[2].partition("### ")[0]
+    table = TEXT.partition("### For programs")[2].partition("## ")[0]
     named = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
     other = {"in_upper": "data", "source": "from"}
     assert named == {other.get(name, name) for name in Change.__slots__ if name != "number"}

@@ -114,13 +114,14 @@ def run(words: list[str]) -> int:
             outcomes = [repair.Outcome(finding) for finding in findings]
     left = sum(outcome.done is None and outcome.finding.counts for outcome in outcomes)
     if given.json:
-        print(json.dumps(_as_json(config, outcomes, looked_at, left), indent=2))
+        print(json.dumps(as_json(config, outcomes, looked_at, left), indent=2))
     else:
         _print(outcomes, looked_at, repaired=given.repair)
     return 1 if left else 0
 
 
-def _as_json(config: UnionConfig, outcomes: Iterable[Outcome], looked_at: int, left: int) -> dict[str, Any]:
+def as_json(config: UnionConfig, outcomes: Iterable[Outcome], looked_at: int, left: int) -> dict[str, Any]:
+    """The answer to programs; docs/offline.md describes it."""
     return {
         "lowers": list(config.lowers),
         "data_lowers": list(config.data_lowers),
