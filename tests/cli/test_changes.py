@@ -195,7 +195,8 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_listed(stack: Stack, say: S
     for words in ([stack.upper], ["--lowers", stack.lowers[0], stack.upper]):
         status, out, err = say(*words)
         assert status == 1
-        assert err == "pyunionfs: /moved: malformed redirect\n"
+        assert err.startswith("pyunionfs: cannot look at /moved: malformed redirect: `pyunionfs check ")
+        assert err.count("\n") == 1
         assert "A /etc/new" in out.splitlines()
         document = json.loads(say("--json", *words)[1])
         assert document["problems"] == [{"path": "/moved", "error": "malformed redirect"}]
@@ -343,4 +344,5 @@ def test_an_ordinary_user_is_told_what_he_may_not_see(say: Say) -> None:
             status, out, err = json.loads(answer.read())
     assert status == 1
     assert out.splitlines() == ["A /closed", "A /d", "A /d/x"]
-    assert err == "pyunionfs: /closed: Permission denied\n"
+    reason = "Permission denied: run this as root, or as the owner of the layer"
+    assert err == f"pyunionfs: cannot look at /closed: {reason}\n"

@@ -6,6 +6,7 @@ Has `offline/changes.py` look at the layers, and prints what it says. Writes to 
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import sys
@@ -71,8 +72,18 @@ def run(words: list[str]) -> int:
         _print(found, stat=given.stat)
         _remark(found)
     for problem in problems:
-        print(f"pyunionfs: {_shown(problem.path)}: {problem.error.strerror}", file=sys.stderr)
+        print(f"pyunionfs: cannot look at {_shown(problem.path)}: {_reason(problem.error)}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _reason(error: OSError) -> str:
+    """Why, and what to do."""
+    reason = error.strerror or str(error)
+    if reason != os.strerror(error.errno or 0):
+        return f"{reason}: `pyunionfs check LOWERS UPPER WORK` tells more"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{reason}: run this as root, or as the owner of the layer"
+    return reason
 
 
 def _layers(directory: str, lowers: str | None, *, userxattr: bool) -> Layers:
