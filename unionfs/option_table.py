@@ -228,6 +228,12 @@ OPTIONS: dict[str, Option] = {
         "accepted for interchange; a FUSE mount shows no UUID",
         values=_choice("on", "off", "null", "auto"),
     ),
+    "verity": Option(
+        "verity",
+        "union",
+        "off (the default) checks no digests of data; the others are refused",
+        values=_choice("off", "on", "require"),
+    ),
     "nfs_export": Option(
         "nfs_export", "union", "on is refused: FUSE has no file handles that last", values=_ON_OFF
     ),

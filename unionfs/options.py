@@ -349,6 +349,11 @@ def _refuse_contradictions(config: UnionConfig, values: Mapping[str, Any]) -> No
             "passthrough=on and transport=pyfuse3 contradict each other: pyfuse3 cannot ask the kernel for"
             " it; leave one of them out"
         )
+    if values.get("verity", "off") != "off":
+        raise OptionError(
+            f"mount option verity={values['verity']} cannot be had: the digests of fs-verity are not checked"
+            " here, and what is mounted with the option must not pass for checked; leave it out"
+        )
     if values.get("nfs_export", False):
         raise OptionError(
             "mount option nfs_export=on cannot work: a FUSE mount's file handles do not outlive what the"

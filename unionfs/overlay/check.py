@@ -19,6 +19,7 @@ from unionfs.linux import fs as linux
 from unionfs.linux import mount as mounts
 from unionfs.linux.mount import MountPoint
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.work import remove_tree
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -383,7 +384,7 @@ def _try_marks(config: UnionConfig) -> None:
         stack.callback(os.close, fd)
         _try_xattr(fd, upper, config.userxattr)
         if config.whiteouts == "aufs":
-            _try_exchange(fd, upper)
+            _try_mark_file(fd, upper)
         else:
             _try_whiteout(fd, upper)
 
@@ -432,13 +433,20 @@ def _try_whiteout(fd: int, upper: str) -> None:
         ) from error
 
 
-def _try_exchange(fd: int, upper: str) -> None:
+def _try_mark_file(fd: int, upper: str) -> None:
+    advice = "put upper and work on ext4, xfs, btrfs, tmpfs or overlayfs"
     try:
-        for name in (b"one", b"other"):
-            os.mknod(name, stat.S_IFREG | 0o600, dir_fd=fd)
-        linux.renameat2(fd, b"one", fd, b"other", linux.RENAME_EXCHANGE)
+        os.mknod(WHITEOUT_PREFIX + b"file", stat.S_IFREG | 0o600, dir_fd=fd)
+    except OSError as error:
+        raise MountError(
+            f"the filesystem of upper {upper} cannot hold .wh. files ({error.strerror}), which a union shows"
+            f" to nobody: {advice}"
+        ) from error
+    try:
+        os.mknod("file", stat.S_IFREG | 0o600, dir_fd=fd)
+        linux.renameat2(fd, b"file", fd, WHITEOUT_PREFIX + b"file", linux.RENAME_EXCHANGE)
     except OSError as error:
         raise MountError(
             f"the filesystem of upper {upper} cannot rename with RENAME_EXCHANGE ({error.strerror}), by which"
-            " changes stay atomic: put upper and work on ext4, xfs, btrfs or tmpfs"
+            f" changes stay atomic: {advice}"
         ) from error
