@@ -204,7 +204,7 @@ OPTIONS: dict[str, Option] = {
     "xino": Option(
         "xino",
         "union",
-        "inode numbers tell the layers' filesystems apart (on and auto), or are the real ones (off)",
+        "inode numbers of all filesystems are told apart and last (on, auto), or upper's alone do (off)",
         values=_choice("on", "off", "auto"),
     ),
     "ino32_t": Option("ino32", "union", "inode numbers fit into 32 bits", flag=True, values=_YES_NO),
@@ -225,14 +225,8 @@ OPTIONS: dict[str, Option] = {
     "uuid": Option(
         "uuid",
         "union",
-        "accepted for interchange; a FUSE mount shows no UUID",
+        "off: origins name no filesystem, so that layers may be copied to another; a FUSE mount shows none",
         values=_choice("on", "off", "null", "auto"),
-    ),
-    "verity": Option(
-        "verity",
-        "union",
-        "off (the default) checks no digests of data; the others are refused",
-        values=_choice("off", "on", "require"),
     ),
     "nfs_export": Option(
         "nfs_export", "union", "on is refused: FUSE has no file handles that last", values=_ON_OFF
@@ -328,7 +322,7 @@ OPTIONS: dict[str, Option] = {
     "writeback": Option(
         "writeback",
         "data",
-        "without passthrough, small writes wait in the kernel (1, the default) or not",
+        "small writes wait in the kernel (1, the default) or not; direct transport without passthrough",
         flag=True,
         values=_YES_NO,
     ),

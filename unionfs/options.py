@@ -311,6 +311,11 @@ def unknown_option(name: str) -> OptionError:
             f"mount option {name}: the layers are arguments here, or lowerdir= and upperdir= as overlayfs has"
             " them: `pyunionfs mount LOWER[:LOWER...] UPPER WORK MERGED`"
         )
+    if name == "verity":
+        return OptionError(
+            "mount option verity cannot be had: digests of fs-verity are not checked here, and what is mounted"
+            " with the option must not pass for checked; leave it out"
+        )
     import difflib
 
     close = difflib.get_close_matches(name, OPTIONS, 1)
@@ -348,11 +353,6 @@ def _refuse_contradictions(config: UnionConfig, values: Mapping[str, Any]) -> No
         raise OptionError(
             "passthrough=on and transport=pyfuse3 contradict each other: pyfuse3 cannot ask the kernel for"
             " it; leave one of them out"
-        )
-    if values.get("verity", "off") != "off":
-        raise OptionError(
-            f"mount option verity={values['verity']} cannot be had: the digests of fs-verity are not checked"
-            " here, and what is mounted with the option must not pass for checked; leave it out"
         )
     if values.get("nfs_export", False):
         raise OptionError(
