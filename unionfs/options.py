@@ -313,8 +313,8 @@ def unknown_option(name: str) -> OptionError:
         )
     if name == "verity":
         return OptionError(
-            "mount option verity cannot be had: digests of fs-verity are not checked here, and what is mounted"
-            " with the option must not pass for checked; leave it out"
+            "mount option verity cannot be had: digests of fs-verity are not checked here, and what is"
+            " mounted with the option must not pass for checked; leave it out"
         )
     import difflib
 
