@@ -21,6 +21,7 @@ SLOW_TO_LOAD = {
     "pyfuse3",
     "rich",
     "shtab",
+    "shutil",
     "ssl",
     "subprocess",
 }

@@ -7,7 +7,7 @@ of a command. Texts are laid out when somebody wants to read them: `mount` must 
 from __future__ import annotations
 
 import argparse
-import shutil
+import os
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -89,7 +89,14 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def _width() -> int:
-    return min(max(shutil.get_terminal_size().columns, 40), _WIDEST)
+    # As shutil.get_terminal_size, which costs 4 ms to load; argparse makes a formatter for each argument.
+    columns = os.environ.get("COLUMNS", "")
+    if not columns.isdigit():
+        try:
+            columns = str(os.get_terminal_size(1).columns)
+        except OSError:
+            columns = "80"
+    return min(max(int(columns) or 80, 40), _WIDEST)
 
 
 def _paragraphs(text: str, width: int, indent: str = "") -> str:
