@@ -307,12 +307,23 @@ def _known(daemon: Running) -> Status:
     return {"device": daemon.device, "pid": daemon.pid or None, "user": daemon.uid}
 
 
+def _options_now(words: list[str], entry: MountPoint) -> list[str]:
+    read_only = "ro" in entry.options or "ro" in entry.super_options
+    return [*(["ro"] if read_only else []), *(word for word in words if word != "ro")]
+
+
 def _of_mount(entry: MountPoint, daemons: list[Running]) -> Status:
     mine = [daemon for daemon in daemons if _serves(daemon, entry)]
     for daemon in mine:
         if daemon.status is not None:
-            # The table's path is the true one here: a bind mount or a move is not known to the daemon.
-            return {**daemon.status, "state": "serving", **_known(daemon), "mountpoint": entry.path}
+            # The table's word counts here: the daemon knows of no bind mount, no move and no remount.
+            return {
+                **daemon.status,
+                "state": "serving",
+                **_known(daemon),
+                "mountpoint": entry.path,
+                "options": _options_now(daemon.status["options"], entry),
+            }
     return {
         "mountpoint": entry.path,
         "device": _device(entry),

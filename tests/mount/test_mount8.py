@@ -21,6 +21,8 @@ NO_DAEMON = "! pgrep -x pyunionfs"
 def mount8(base: Path) -> Mount8:
     (base / "lower2").mkdir()
     (base / "lower2" / "second").write_text("second\n")
+    (base / "lower2" / "same").write_text("upper one\n")
+    (base / "lower" / "same").write_text("lower one\n")
     return Mount8(base)
 
 
@@ -131,13 +133,21 @@ def test_names_that_need_escapes(mount8: Mount8, base: Path) -> None:
         ls merged && umount merged""",
         fstab=[f'overlay {base}/a\\040target fuse.pyunionfs lowerdir="{in_fstab}:{base}/lower",noauto 0 0'],
     )
-    assert (done.returncode, done.stdout) == (0, "file\nodd\n" * 2), done.stdout
+    assert (done.returncode, done.stdout) == (0, "file\nodd\nsame\n" * 2), done.stdout
 
 
 def test_relative_paths_are_the_callers(mount8: Mount8, base: Path) -> None:
     options = "lowerdir=lower:lower2,upperdir=upper,workdir=work"
     done = mount8.run(f"mount -t fuse.pyunionfs overlay merged -o {options} && ls merged && umount merged")
-    assert (done.returncode, done.stdout) == (0, "file\nsecond\n")
+    assert (done.returncode, done.stdout) == (0, "file\nsame\nsecond\n")
+
+
+def test_lowers_one_by_one(mount8: Mount8, base: Path) -> None:
+    done = mount8.run(
+        "mount merged && cat merged/same merged/second && umount merged",
+        fstab=[f"x {base}/merged fuse.pyunionfs lowerdir+={base}/lower2,ro,lowerdir+={base}/lower 0 0"],
+    )
+    assert (done.returncode, done.stdout) == (0, "upper one\nsecond\n")
 
 
 def test_a_very_long_line(mount8: Mount8, base: Path) -> None:
@@ -170,16 +180,19 @@ class TestRemount:
             """mount merged && touch merged/one && mount -v -o remount,ro merged || exit
             findmnt -no OPTIONS $BASE/merged
             touch merged/two
-            mount -v -o remount,rw merged && touch merged/two && findmnt -no OPTIONS $BASE/merged""",
+            pyunionfs status --json merged | grep -c '"ro"'
+            mount -v -o remount,rw merged && touch merged/two && findmnt -no OPTIONS $BASE/merged
+            pyunionfs status --json merged | grep -c '"ro"'""",
             fstab=[f"overlay {base}/merged fuse.pyunionfs {layers(base)},nosuid 0 0"],
         )
-        assert done.returncode == 0, done.stdout
         lines = done.stdout.splitlines()
         assert lines[0].endswith("/merged remounted with ro,nosuid")
         assert lines[1].startswith("ro,nosuid,relatime,")
         assert "Read-only file system" in lines[2]
-        assert lines[3].endswith("/merged remounted with nosuid")
-        assert lines[4].startswith("rw,nosuid,relatime,")
+        assert lines[3] == "1"
+        assert lines[4].endswith("/merged remounted with nosuid")
+        assert lines[5].startswith("rw,nosuid,relatime,")
+        assert lines[6:] == ["0"]
 
     def test_by_the_mount_table_alone(self, mount8: Mount8, base: Path) -> None:
         mounted = f"mount -t fuse.pyunionfs overlay merged -o {layers(base)},noexec,noatime,max_read=65536"

@@ -41,6 +41,10 @@ _ENVIRONMENT = [
 ]
 
 _FILES = [
+    (
+        "/sbin/mount.fuse.pyunionfs, /sbin/umount.fuse.pyunionfs",
+        "What mount(8) and umount(8) call for the type fuse.pyunionfs, and for such lines in /etc/fstab.",
+    ),
     ("/run/pyunionfs/", "The sockets of root's daemons, and their logs where there is no syslog."),
     (
         "/run/user/UID/pyunionfs/, /tmp/pyunionfs-UID/",
