@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.mounts import mount_types, pyunionfs
+from tests.support.mounts import command, environment, mount_types, pyunionfs
 
 
 def is_whiteout(path: Path) -> bool:
@@ -84,6 +84,30 @@ def first_mount(merged: Path, upper: Path) -> None:
     os.utime(merged / "replaced", ns=(1, 1_000_000_001))
 
 
+CHANGES = """\
+C /both
+D /both/below
+A /branch
+A /branch/inner
+A /branch/inner/leaf
+C /file
+D /gone
+A /moved
+A /new
+A /private
+A /private/fifo
+A /private/link
+A /private/symbolic
+C /replaced
+D /tree
+"""
+
+
+def changes(*words: str | Path) -> str:
+    """What `pyunionfs changes` lists."""
+    return subprocess.check_output(command("changes", *map(str, words)), text=True, env=environment())
+
+
 def last_look(merged: Path) -> None:
     """What the next mount of the same upper must show."""
     assert sorted(os.listdir(merged)) == [
@@ -126,6 +150,8 @@ def main(directory: Path) -> None:
     make_layers(top, bottom)
     with pyunionfs([top, bottom], upper, work, merged):
         first_mount(merged, upper)
+        assert changes(merged) == CHANGES
+    assert changes("--lowers", f"{top}:{bottom}", upper) == CHANGES
     assert mount_types(merged) == []
     assert os.listdir(merged) == []
     with pyunionfs([top, bottom], upper, work, merged, foreground=False):
