@@ -6,6 +6,7 @@ No network, no registry, no systemd; what the machine's own configuration says c
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,8 @@ driver = "overlay"
 graphroot = "{root}/store"
 rootless_storage_path = "{root}/store"
 runroot = "{root}/run"
-[storage.options]
-{options}
 [storage.options.overlay]
-mount_program = "{program}"
-{overlay_options}
+{options}
 """
 
 _CONTAINERS = """\
@@ -51,6 +49,15 @@ def missing() -> str | None:
     return next((name for name in PROGRAMS if shutil.which(name, path=path) is None), None)
 
 
+def count_ids() -> int:
+    """How many user ids this user's containers can have."""
+    if os.geteuid() == 0:
+        return 1 << 32
+    name = pwd.getpwuid(os.getuid()).pw_name
+    entries = [line.split(":") for line in Path("/etc/subuid").read_text().splitlines()]
+    return 1 + sum(int(count) for owner, _, count in entries if owner == name)
+
+
 def write_mount_program(path: Path) -> None:
     """An executable that is pyunionfs from this checkout, as `make install` would put one on the PATH.
 
@@ -66,18 +73,23 @@ def write_mount_program(path: Path) -> None:
 class Engine:
     """One store, with what is run on it. Every command must succeed."""
 
-    def __init__(self, root: Path, program: str, *, overlay_options: str = "", options: str = "") -> None:
+    def __init__(self, root: Path, program: str, options: str = "") -> None:
         self.root = root
+        self.options = options
         self.runtime = root / "xdg"
         self.runtime.mkdir(mode=0o700)
         for name in ("tmp", "network", "files"):
             (root / name).mkdir()
-        (root / "storage.conf").write_text(
-            _STORAGE.format(root=root, program=program, overlay_options=overlay_options, options=options)
-        )
+        self.use(program)
         # Root has no bridge without plugins; a user's own network namespace needs more programs.
         network = "none" if os.geteuid() == 0 else "host"
         (root / "containers.conf").write_text(_CONTAINERS.format(root=root, network=network))
+
+    def use(self, program: str) -> None:
+        """Have this mount program from now on; an empty name: kernel overlayfs."""
+        lines = [self.options, f'mount_program = "{program}"' if program else ""]
+        text = _STORAGE.format(root=self.root, options="\n".join(lines))
+        (self.root / "storage.conf").write_text(text)
 
     def environment(self) -> dict[str, str]:
         return {
@@ -110,6 +122,16 @@ class Engine:
 
     def buildah(self, *words: str | Path) -> str:
         return self.run("buildah", *words)
+
+    def remove(self) -> None:
+        """Remove the store itself: what a user's containers made belongs to ids of his user namespace."""
+        if os.geteuid() != 0:
+            words = ["podman", "unshare", "rm", "-rf", f"{self.root}/store", f"{self.root}/run"]
+            quiet = subprocess.DEVNULL
+            # The place of the store is busy: only what is in it can be removed.
+            subprocess.run(
+                words, env=self.environment(), cwd=self.root, check=False, stdout=quiet, stderr=quiet
+            )
 
     def clear_away(self) -> None:
         """Remove all that is in the store, with the engine's own commands."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from tests.containers import tree
-from tests.containers.engines import Engine
+from tests.containers.engines import Engine, count_ids
 from tests.support.mounts import mount_types
 
 APPLETS = (
@@ -33,9 +32,14 @@ APPLETS = (
     "grep",
 )
 
+CHOWN = "chown" if count_ids() > 1 else "true"
+"""In a user namespace with a single id nobody else can own anything."""
+
+ISOLATION = "chroot" if os.geteuid() == 0 else "rootless"
+
 CONTAINERFILE = """\
 FROM localhost/base
-RUN echo built > /data/built && rm /data/two && rm -r /gone && chmod 600 /data/one && chown 3:4 /data/kept
+RUN echo built > /data/built && rm /data/two && rm -r /gone && chmod 600 /data/one && {chown} 3:4 /data/kept
 COPY file /data/copied
 RUN mv /data/tree /data/moved && echo linked > /data/new && ln /data/new /data/link && chmod 4755 /data/link
 """
@@ -50,7 +54,7 @@ echo content > "/data/new dir/file"
 ln -s /data/one /data/symlink
 mkfifo /data/fifo
 mv /data/kept /data/renamed
-chown 7:8 /data/one
+{chown} 7:8 /data/one
 touch /data/.wh.one 2>/dev/null || echo refused
 ls -a /data
 grep ' / ' /proc/mounts
@@ -58,7 +62,7 @@ grep ' / ' /proc/mounts
 
 SECOND_LOOK = """\
 cat /data/built '/data/new dir/file'
-ls -ln /data/link /data/renamed | cut -c1-30
+ls -ln /data/link /data/renamed /others | cut -c1-30
 ls -a /data /data/moved
 """
 
@@ -73,7 +77,7 @@ echo only > /data/moved/this
 
 def make_root(root: Path) -> None:
     """A root filesystem of busybox."""
-    for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "data/tree/sub", "gone", "full/of"):
+    for name in ("bin", "etc", "run", "proc", "sys", "dev", "tmp", "data/tree/sub", "gone", "full/of"):
         (root / name).mkdir(parents=True)
     busybox = shutil.which("busybox")
     assert busybox is not None
@@ -93,6 +97,9 @@ def make_base(engine: Engine) -> None:
     make_root(root)
     archive = engine.root / "files/root.tar"
     engine.run("tar", "--create", "--owner=0", "--group=0", "--file", archive, "--directory", root, ".")
+    (engine.root / "files/others").write_text("others\n")
+    others = ["--owner=3", "--group=4", "--mode=4710", "--directory", f"{engine.root}/files", "others"]
+    engine.run("tar", "--append", "--file", archive, *others)
     engine.podman("import", archive, "localhost/base")
 
 
@@ -100,13 +107,15 @@ def build(engine: Engine) -> None:
     context = engine.root / "files/context"
     context.mkdir()
     (context / "file").write_text("copied\n")
-    (context / "Containerfile").write_text(CONTAINERFILE)
-    engine.buildah("bud", "--isolation", "chroot", "--layers", "--tag", "localhost/built", context)
+    (context / "Containerfile").write_text(CONTAINERFILE.format(chown=CHOWN))
+    engine.buildah(
+        "bud", "--isolation", ISOLATION, "--runtime", "crun", "--layers", "--tag", "localhost/built", context
+    )
 
 
 def compared(engine: Engine) -> dict[str, object]:
     """What must be the same under every mount program."""
-    run = engine.podman("run", "--name", "one", "localhost/built", "sh", "-c", CHANGES)
+    run = engine.podman("run", "--name", "one", "localhost/built", "sh", "-c", CHANGES.format(chown=CHOWN))
     *listing, mounted = run.splitlines()
     diff = sorted(engine.podman("diff", "one").splitlines())
     engine.podman("commit", "--quiet", "one", "localhost/result")
@@ -174,8 +183,8 @@ def left_over(engine: Engine) -> dict[str, list[str]]:
     return {"mounts": mounts, "processes": processes, "layers": layers}
 
 
-def main(directory: Path, program: str, overlay_options: str) -> None:
-    engine = Engine(directory, program, overlay_options=overlay_options)
+def main(directory: Path, program: str, options: str = "") -> None:
+    engine = Engine(directory, program, options)
     outcome: dict[str, object] = {}
     try:
         make_base(engine)
@@ -188,19 +197,10 @@ def main(directory: Path, program: str, overlay_options: str) -> None:
         engine.clear_away()
         outcome["left"] = left_over(engine)
     finally:
-        if os.geteuid() != 0:
-            # What containers made belongs to users that only the user namespace knows.
-            subprocess.run(
-                ["podman", "unshare", "rm", "-rf", directory / "store", directory / "run"],
-                env=engine.environment(),
-                cwd=directory,
-                check=False,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+        engine.remove()
         assert mount_types(directory / "files/merged") == []
     print(json.dumps(outcome))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *sys.argv[3:] or [""])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,7 +1,4 @@
-"""podman and buildah with pyunionfs as mount program, as root and as an ordinary user.
-
-What comes of it must be right, and the same as under fuse-overlayfs.
-"""
+"""podman and buildah with pyunionfs as mount program: what comes of it is right, and as by fuse-overlayfs."""
 
 from __future__ import annotations
 
@@ -9,72 +6,83 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.containers.engines import write_mount_program
-from tests.support.mounts import environment, needs_fuse, needs_root
+from tests.support.mounts import environment, needs_fuse, needs_overlayfs, needs_root
 from tests.support.transports import one_transport
 from tests.support.users import open_home, ordinary_user, unshared
 
 pytestmark = [needs_root, needs_fuse, one_transport, pytest.mark.usefixtures("engines")]
 
 FUSE_OVERLAYFS = shutil.which("fuse-overlayfs")
+needs_fuse_overlayfs = pytest.mark.skipif(FUSE_OVERLAYFS is None, reason="no fuse-overlayfs to compare with")
 
-DIFF = [
-    "A /data/fifo",
-    "A /data/new dir",
-    "A /data/new dir/file",
-    "A /data/renamed",
-    "A /data/symlink",
-    "C /data",
-    "C /data/built",
-    "C /data/moved",
-    "C /data/one",
-    "C /etc",
-    "D /data/copied",
-    "D /data/kept",
-    "D /data/moved/sub",
-]
+DIFF = """
+A /data/fifo
+A /data/new dir
+A /data/new dir/file
+A /data/renamed
+A /data/symlink
+C /data
+C /data/built
+C /data/moved
+C /data/one
+C /etc
+D /data/copied
+D /data/kept
+D /data/moved/sub
+""".strip().splitlines()
 
 COMPARED = ("listing", "diff", "again", "image")
 
 
-@pytest.fixture(params=["root", "user"])
-def who(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Root, or an ordinary user: the id."""
+@dataclass(frozen=True)
+class Who:
+    """Who runs the engine: root, or an ordinary user with many or with a single id for his containers."""
+
+    uid: int
+    single: bool = False
+    options: str = ""
+
+    def run(self, module: str, *programs: str | None) -> dict[str, Any]:
+        """Run a module that prints JSON, in a directory of its own; None among the programs is pyunionfs."""
+        with open_home(self.uid) as home:
+            ours = home / "pyunionfs"
+            write_mount_program(ours)
+            words = [str(ours) if program is None else program for program in programs]
+            start = [*unshared(), "tests.containers.start", str(self.uid), str(self.uid)]
+            done = subprocess.run(
+                [*start, f"tests.containers.{module}", str(home), *words],
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr
+            outcome: dict[str, Any] = json.loads(done.stdout)
+            return outcome
+
+
+@pytest.fixture(params=["root", "user", "user-single-id"])
+def who(request: pytest.FixtureRequest) -> Iterator[Who]:
     if request.param == "root":
-        yield 0
+        yield Who(0)
         return
-    with ordinary_user(subordinate_ids=True) as user:
-        yield user.pw_uid
+    single = request.param == "user-single-id"
+    with ordinary_user(subordinate_ids=not single) as user:
+        yield Who(user.pw_uid, single, 'ignore_chown_errors = "true"' if single else "")
 
 
-def life(uid: int, program: str | None, *options: str) -> dict[str, Any]:
-    """What came of the life of an image under this mount program; None: pyunionfs."""
-    with open_home(uid) as home:
-        if program is None:
-            program = str(home / "pyunionfs")
-            write_mount_program(Path(program))
-        start = [*unshared(), "tests.containers.start", f"{uid}", f"{uid}"]
-        done = subprocess.run(
-            [*start, "tests.containers.life", str(home), program, *options],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        outcome: dict[str, Any] = json.loads(done.stdout)
-        return outcome
-
-
-def check_life(ours: dict[str, Any]) -> None:
+def test_the_life_of_an_image(who: Who) -> None:
+    ours = who.run("life", None, who.options)
     assert ours["filesystem"] == "fuse.pyunionfs"
     assert "pyunionfs" in ours["version"]
-    assert ours["diff"] == DIFF
+    # Nobody else can own anything where there is a single id: that file was not changed then.
+    assert ours["diff"] == [line for line in DIFF if not (who.single and line == "C /data/one")]
     assert ours["listing"][0] == "refused"
     assert ours["left"] == {"mounts": [], "processes": [], "layers": []}
     first, second, committed = ours["restarts"]
@@ -83,17 +91,44 @@ def check_life(ours: dict[str, Any]) -> None:
     assert committed.split() == ["/data/moved:", "this", "/full:"]
     by_engine, by_hand = ours["by hand"]
     assert by_engine == by_hand
-    assert by_hand["data/renamed"][1:3] == [3, 4]
-    top = ours["image"][-1]
-    assert top["data/one"][:3] == ["0100600", 7, 8]
+    assert by_hand["data/renamed"][1:3] == ([0, 0] if who.single else [3, 4])
+    if not who.single:
+        assert ours["image"][-1]["data/one"][:3] == ["0100600", 7, 8]
     assert all(entry[-1] == {} for layer in ours["image"] for entry in layer.values())
-
-
-def test_the_life_of_an_image(who: int) -> None:
-    ours = life(who, None)
-    check_life(ours)
     if FUSE_OVERLAYFS is None:
         pytest.skip("all well, but there is no fuse-overlayfs to compare with")
-    theirs = life(who, FUSE_OVERLAYFS)
+    theirs = who.run("life", FUSE_OVERLAYFS, who.options)
     assert theirs["filesystem"] == "fuse.fuse-overlayfs"
     assert {name: ours[name] for name in COMPARED} == {name: theirs[name] for name in COMPARED}
+
+
+def check_store(outcome: dict[str, Any], before: str) -> None:
+    *seen, mounted = outcome["before"]
+    assert mounted.split()[2] == before
+    for name in ("after", "again"):
+        *now, mounted = outcome[name]
+        assert now == seen
+        assert mounted.split()[2] == "fuse.pyunionfs"
+    assert outcome["diff"] == [
+        *("A /data/before", "A /data/moved/this", "A /data/renamed", "C /data", "C /data/built"),
+        *("C /data/moved", "C /data/one", "C /etc", "C /full", "D /data/copied", "D /data/kept"),
+        *("D /data/moved/leaf", "D /data/moved/sub", "D /full/file", "D /full/of"),
+    ]
+    assert all(entry[-1] == {} for layer in outcome["image"] for entry in layer.values())
+    assert outcome["left"] == {"mounts": [], "processes": [], "layers": []}
+
+
+@needs_fuse_overlayfs
+@pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
+def test_a_store_that_fuse_overlayfs_has_used(user: bool) -> None:
+    if user:
+        with ordinary_user(subordinate_ids=True) as made:
+            outcome = Who(made.pw_uid).run("stores", FUSE_OVERLAYFS, None)
+    else:
+        outcome = Who(0).run("stores", FUSE_OVERLAYFS, None)
+    check_store(outcome, "fuse.fuse-overlayfs")
+
+
+@needs_overlayfs
+def test_a_store_that_kernel_overlayfs_has_used() -> None:
+    check_store(Who(0).run("stores", "", None), "overlay")
