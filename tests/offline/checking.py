@@ -36,11 +36,15 @@ def check(config: UnionConfig, *, watch: bool = True, user: int = 0) -> list[Fin
     return found
 
 
-def repair(config: UnionConfig, consents: Iterable[Consent] = ()) -> list[Outcome]:
+def repair(config: UnionConfig, consents: Iterable[Consent] = (), *, user: int = 0) -> list[Outcome]:
     """What became of each finding; lowers must be as they were."""
     before = [fingerprint(Path(lower)) for lower in config.lowers]
-    with opened(config, writable=True) as layers:
-        outcomes = list(mending.repair(layers, list(consistency.examine(layers)), list(consents)))
+    os.seteuid(user)
+    try:
+        with opened(config, writable=True) as layers:
+            outcomes = list(mending.repair(layers, list(consistency.examine(layers)), list(consents)))
+    finally:
+        os.seteuid(0)
     assert [fingerprint(Path(lower)) for lower in config.lowers] == before, "a lower was changed"
     return outcomes
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.offline.checking import check, kernel_options, repair, shown, trees
 from tests.overlay.rig import Stack, View
-from tests.overlay.trees import TRUSTED, Tree, build, file
+from tests.overlay.trees import TRUSTED, USER, Tree, build, file, marks
 from tests.support.mounts import needs_overlayfs, overlayfs
 from unionfs.offline import repair as mending
 from unionfs.offline.findings import Consent
@@ -39,6 +39,8 @@ BOTTOM: Tree = {
     "plain": {"p": "p"},
 }
 TOP: Tree = {"d": {"top": "top"}, "t": "t"}
+
+UID = 12345
 
 BOTH: dict[str, Any] = {"metacopy": True, "index": True}
 
@@ -372,6 +374,9 @@ DEFECTS: dict[str, Defect] = {
         _litter,
         {("litter", "warning", f"work/{name}") for name in ("work/#1", "work/#2", "index/#1")},
     ),
+    "litter of fuse-overlayfs": Defect(
+        lambda s: (s.work / "work/17").write_text("half a file"), {("litter", "warning", "work/work/17")}
+    ),
     "something else in work/work": Defect(
         lambda s: (s.work / "work/notes").write_text("precious"),
         {("litter", "warning", "work/work/notes")},
@@ -540,6 +545,67 @@ def test_copied_lowers_can_be_accepted(stack: Stack) -> None:
     repair(config, [Consent.LOWERS])
     assert check(config) == []
     assert trees(stack, metacopy=True) == before
+
+
+def test_how_fuse_overlayfs_says_opaque_is_no_whiteout(stack: Stack) -> None:
+    used(stack)
+    (stack.upper / "new/.wh..opq").touch()
+    (stack.upper / "new/.wh..wh..opq").touch()
+    assert check(stack.config(**BOTH)) == []
+
+
+def test_a_mend_that_is_cut_off_changes_nothing_that_is_shown(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the one that takes two steps: opaque, and not yet without its redirect."""
+    used(stack)
+    _move_lower(stack)
+    config = stack.config(**BOTH)
+    before = trees(stack, **BOTH)
+
+    def cut_off(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "removexattr", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            repair(config)
+    assert marks(stack.upper / "here")["opaque"] == b"y"
+    assert marks(stack.upper / "here")["redirect"] == b"moved"
+    assert trees(stack, **BOTH) == before
+    repair(config)
+    assert not [each for each in check(config) if each.kind != "origin"]
+    assert trees(stack, **BOTH) == before
+
+
+def test_as_an_ordinary_user(base: Path) -> None:
+    """Upper's modes keep its owner out; they are as they were afterwards."""
+    stack = Stack(base).layers({"f": "f", "d": {"g": "g"}})
+    stack.upper.joinpath("closed").mkdir()
+    stack.upper.joinpath("file").write_text("content")
+    put(stack.upper / "file", "opaque", b"y", USER)
+    whiteout(stack.upper / "closed/nothing")
+    litter = new_directory(stack.work / "work/#1/closed")
+    (litter / "x").touch()
+    for path in (stack.upper, stack.work, *stack.upper.rglob("*"), *stack.work.rglob("*")):
+        os.chown(path, UID, UID)
+    for path, mode in ((stack.upper / "closed", 0o500), (stack.upper / "file", 0o000), (litter, 0o000)):
+        path.chmod(mode)
+    for above in (stack.base, *stack.base.parents):
+        above.chmod(above.stat().st_mode | 0o011)
+    config = stack.config(userxattr=True, redirect_dir="nofollow")
+    before = shown(check(config, user=UID), stack.base)
+    assert before == {
+        ("opaque", "warning", "upper/file"),
+        (*NOTHING, "upper/closed/nothing"),
+        ("litter", "warning", "work/work/#1"),
+    }
+    outcomes = repair(config, user=UID)
+    assert [each.finding for each in outcomes if each.done is None] == []
+    assert check(config, user=UID) == []
+    assert (stack.upper / "closed").stat().st_mode & 0o777 == 0o500
+    assert (stack.upper / "file").stat().st_mode & 0o777 == 0
+    assert (stack.upper / "file").read_text() == "content"
 
 
 def test_marks_of_another_kind_of_mount(stack: Stack) -> None:

@@ -32,6 +32,9 @@ from unionfs.overlay.namei import lower_has, resolve
 from unionfs.overlay.readdir import HIDDEN, index_of
 from unionfs.overlay.wait import complete
 
+_FUSE_OVERLAYFS_OPAQUE = b".opq"
+"""Of which `.wh..opq` would be the whiteout: with it fuse-overlayfs says that a directory is opaque."""
+
 
 def examine(stack: Stack, advance: Callable[[], None] = lambda: None) -> Iterator[Finding]:
     """Look at everything; *advance* is called for each name that was looked at.
@@ -80,7 +83,7 @@ class _Walk:
             return
         before = self._marks.live_origins
         for name, there in index.upper.items():
-            if there is HIDDEN:
+            if there is HIDDEN and name != _FUSE_OVERLAYFS_OPAQUE:
                 yield from self._whiteout(directory, path, name)
         for name in sorted(index.names()):
             fs.dirfds.trim()

@@ -122,6 +122,11 @@ class Several:
         return self.done
 
 
+def is_temporary(name: bytes) -> bool:
+    """Whether an object in work/work has a name that overlayfs and this program, or fuse-overlayfs, give."""
+    return name.startswith(b"#") or name.isdigit()
+
+
 @dataclass(frozen=True, slots=True)
 class RemoveLitter:
     """Remove a temporary object from work/work or work/index, with all that is in it."""
@@ -130,7 +135,7 @@ class RemoveLitter:
     name: bytes
 
     def apply(self, stack: Stack) -> str:
-        if not self.name.startswith(b"#"):
+        if not is_temporary(self.name):
             raise ChangedError
         real = stack.work.child(self.inside)
         with OwnerAccess(stack.fs, _itself(real), PLACE, follow=True):

@@ -13,7 +13,13 @@ import time
 from collections.abc import Iterator
 
 from unionfs.offline.findings import Consent, Finding, Kind, Severity
-from unionfs.offline.mends import ChangeMarks, RemoveIndexEntry, RemoveLitter, RemoveVolatile
+from unionfs.offline.mends import (
+    ChangeMarks,
+    RemoveIndexEntry,
+    RemoveLitter,
+    RemoveVolatile,
+    is_temporary,
+)
 from unionfs.offline.origins import Origins, State
 from unionfs.offline.stack import Stack
 from unionfs.overlay.access import listing_fd
@@ -81,7 +87,7 @@ def _temporary(stack: Stack, real: RealDir) -> Iterator[Finding]:
     for name in _names(stack, real):
         if name == b"incompat":
             yield from _incompatible(stack, real.child(name))
-        elif not name.startswith(b"#"):
+        elif not is_temporary(name):
             yield Finding(
                 Kind.LITTER,
                 Severity.WARNING,
