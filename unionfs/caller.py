@@ -7,6 +7,7 @@ Only the Python API makes such unions; what `pyunionfs mount` mounts is nobody's
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from unionfs.errors import MountError
 from unionfs.linux import process
@@ -16,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 class Caller:
-    """The process, by its pidfd, and the temporary directory that it cannot remove when it is killed."""
+    """The process, by its pidfd, and the temporary directories that it cannot remove when it is killed."""
 
-    __slots__ = ("_pidfd", "_scratch")
+    __slots__ = ("_pidfd", "_scratches")
 
-    def __init__(self, pidfd: int, scratch: Scratch | None) -> None:
+    def __init__(self, pidfd: int, scratches: Sequence[Scratch]) -> None:
         self._pidfd = pidfd
-        self._scratch = scratch
+        self._scratches = scratches
 
     def fileno(self) -> int:
         """For a selector: readable when the process has ended."""
@@ -30,13 +31,14 @@ class Caller:
 
     def descriptors(self) -> tuple[int, ...]:
         """What the daemon must hold for it."""
-        return (self._pidfd,) if self._scratch is None else (self._pidfd, self._scratch.fileno())
+        return (self._pidfd, *(scratch.fileno() for scratch in self._scratches))
 
     def clear_up(self) -> None:
         """Remove what the process would have removed, if it is gone. To be called after everything else."""
-        if self._scratch is None or not process.wait_for_exit(self._pidfd, 0):
+        if not process.wait_for_exit(self._pidfd, 0):
             return
-        try:
-            self._scratch.remove()
-        except MountError as error:
-            logger.error("%s", error)
+        for scratch in self._scratches:
+            try:
+                scratch.remove()
+            except MountError as error:
+                logger.error("%s", error)

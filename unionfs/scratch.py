@@ -78,9 +78,10 @@ class Scratch:
                 os.rmdir(_MOUNTPOINT, dir_fd=self._fd)
             if self._is_there():
                 os.rmdir(self.path)
-        except OSError as error:
+        except (OSError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "directories are nested too deeply"
             raise MountError(
-                f"cannot remove the temporary directory {self.path}: {error.strerror}: remove it by hand"
+                f"cannot remove the temporary directory {self.path}: {reason}: remove it by hand"
             ) from error
         self.close()
 

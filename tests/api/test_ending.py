@@ -224,6 +224,25 @@ def test_killed_while_files_are_open(tree: Path, place: Path) -> None:
         assert eventually(lambda: not merged.parent.exists())
 
 
+BESIDE = """
+import os, signal, sys, unionfs
+union = unionfs.mount([sys.argv[1]], sys.argv[2] + "/merged", upper=sys.argv[2] + "/upper")
+(union.path / "data").unlink()
+print(os.listdir(sys.argv[2]))
+sys.stdout.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_work_beside_upper_goes_too(tree: Path, tmp_path: Path, place: Path) -> None:
+    with scratch(tmp_path) as where:
+        for name in ("upper", "merged"):
+            (where / name).mkdir()
+        assert ".pyunionfs-work-" in run(BESIDE, tree, where, status=-signal.SIGKILL)
+        assert eventually(lambda: sorted(os.listdir(where)) == ["merged", "upper"])
+        assert (where / "upper/data").is_char_device()
+
+
 KEPT = """
 import sys, unionfs
 where = sys.argv[2]

@@ -38,6 +38,5 @@ def _mount(request: dict[str, Any]) -> None:
     parsed = options.parse([request["mountpoint"]], request["options"])
     caller = None
     if request["pidfd"] >= 0:
-        scratch = request["scratch"]
-        caller = Caller(request["pidfd"], None if scratch is None else Scratch(scratch))
+        caller = Caller(request["pidfd"], [Scratch(path) for path in request["scratches"]])
     daemon.mount(parsed, caller)

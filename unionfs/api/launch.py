@@ -38,10 +38,10 @@ child.main(request)
 """
 
 
-def launch(mountpoint: str, words: Sequence[str], scratch: Scratch | None, *, keep: bool) -> None:
+def launch(mountpoint: str, words: Sequence[str], scratches: Sequence[Scratch], *, keep: bool) -> None:
     """Mount with these words of `-o`, and return when the union serves.
 
-    Without `keep` its daemon ends when this process has ended, and removes `scratch` then. OptionError,
+    Without `keep` its daemon ends when this process has ended, and removes `scratches` then. OptionError,
     MountError: it was refused, in the daemon's words.
     """
     pidfd = -1 if keep else _this_process()
@@ -52,7 +52,7 @@ def launch(mountpoint: str, words: Sequence[str], scratch: Scratch | None, *, ke
             "mountpoint": mountpoint,
             "options": list(words),
             "pidfd": pidfd,
-            "scratch": None if scratch is None else scratch.path,
+            "scratches": [scratch.path for scratch in scratches],
         }
         _read_answer(mountpoint, *_run(json.dumps(request).encode(), pidfd))
     finally:

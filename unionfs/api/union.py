@@ -69,7 +69,7 @@ def mount(
         resolved = resolve_mountpoint(path)
         before = mount_at(resolved)
         try:
-            launch(resolved, [*layers.words(), *words(given)], scratches.main, keep=keep)
+            launch(resolved, [*layers.words(), *words(given)], scratches.all(), keep=keep)
         except MountError as error:
             raise scratches.explained(error) from None
         except BaseException:
@@ -150,14 +150,14 @@ class _Scratches:
         self._place = place
         self._beside: Scratch | None = None
         self._upper: str | None = None
-        self.main: Scratch | None = None
+        self._main: Scratch | None = None
 
     def add(self, name: str) -> str:
-        if self.main is None:
+        if self._main is None:
             import tempfile
 
-            self.main = Scratch.make(tempfile.gettempdir() if self._place is None else self._place)
-        path = self.main.add(name)
+            self._main = Scratch.make(tempfile.gettempdir() if self._place is None else self._place)
+        path = self._main.add(name)
         if name == "upper":
             self._upper = path
         return path
@@ -184,10 +184,12 @@ class _Scratches:
             " variable TMPDIR, or give upper=... and work=..."
         )
 
+    def all(self) -> list[Scratch]:
+        return [scratch for scratch in (self._main, self._beside) if scratch is not None]
+
     def remove(self) -> None:
-        for scratch in (self.main, self._beside):
-            if scratch is not None:
-                scratch.remove()
+        for scratch in self.all():
+            scratch.remove()
 
 
 class Mount:
