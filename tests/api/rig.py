@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import unionfs
 from tests.support.mounts import REPOSITORY, environment
 
 PATIENCE = 15.0
@@ -42,6 +43,12 @@ def contents(tree: Path) -> dict[str, tuple[int, bytes]]:
         str(path.relative_to(tree)): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
         for path in sorted(tree.rglob("*"))
     }
+
+
+def mounted_at(path: Path) -> unionfs.Mounted:
+    """What `mounts` says of it; others may be there, too."""
+    (found,) = (each for each in unionfs.mounts() if each.path == path)
+    return found
 
 
 def eventually(condition: Callable[[], bool]) -> bool:

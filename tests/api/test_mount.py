@@ -13,17 +13,11 @@ from typing import Any
 import pytest
 
 import unionfs
-from tests.api.rig import contents, run
+from tests.api.rig import contents, mounted_at, run
 from tests.support.mounts import mount_types, needs_fuse, needs_root, scratch
 from tests.support.transports import one_transport
 
 pytestmark = [needs_root, needs_fuse]
-
-
-def mounted_at(path: Path) -> unionfs.Mounted:
-    """What `mounts` says of it; others may be there, too."""
-    (found,) = (each for each in unionfs.mounts() if each.path == path)
-    return found
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Literal, cast
 import pytest
 
 import unionfs
-from tests.api.rig import eventually
+from tests.api.rig import eventually, mounted_at
 from tests.support.mounts import mount_types
 from tests.support.transports import chosen
 
@@ -35,8 +35,7 @@ def scribble(tree: Path, place: Path) -> None:
     with unionfs.mount([tree], tmpdir=place, transport=over) as merged:
         assert merged.stat().st_uid == os.getuid()
         assert os.listdir(merged) == ["file"]
-        (status,) = unionfs.mounts()
-        assert (status.path, status.user) == (merged, os.getuid())
+        assert mounted_at(merged).user == os.getuid()
         (merged / "file").unlink()
         (merged / "closed/inner").mkdir(parents=True)
         (merged / "closed/inner").chmod(0)
