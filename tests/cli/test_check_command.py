@@ -7,7 +7,8 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,39 @@ def test_all_mended_is_success(base: Path, said: pytest.CaptureFixture[str]) -> 
     (base / "work/work/notes").unlink()
     assert main(["check", "--repair", *directories(base)]) == 0
     assert "3 warnings; 3 mended" in said.readouterr().out
+
+
+def test_a_note_is_no_failure(base: Path, said: pytest.CaptureFixture[str]) -> None:
+    os.setxattr(base / "upper/d", "user.overlay.origin", b"")
+    (base / "work/work/notes").unlink()
+    assert main(["check", "--repair", *directories(base)]) == 0
+    lines = said.readouterr().out.splitlines()[-4:]
+    assert lines[0] == f"note {base}/upper/d"
+    assert "marks user.overlay.*, and none has trusted.overlay.*" in lines[1]
+    assert lines[2:] == [
+        "    next: check with -o userxattr, if it is mounted so",
+        "3 names looked at: 3 warnings, 1 note; 3 mended",
+    ]
+
+
+def test_each_name_advances_what_is_shown(
+    base: Path, said: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, tuple[int | None, int]] = {}
+
+    @contextmanager
+    def progress(description: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+        shown[description] = total, 0
+
+        def advance(n: int = 1) -> None:
+            shown[description] = total, shown[description][1] + n
+
+        yield advance
+
+    monkeypatch.setattr("unionfs.cli.terminal.progress", progress)
+    assert main(["check", "--repair", *directories(base)]) == 1
+    assert "3 names looked at" in said.readouterr().out
+    assert shown == {f"checking {base}/upper": (None, 3), "mending": (4, 4)}
 
 
 def test_for_programs(base: Path, said: pytest.CaptureFixture[str]) -> None:

@@ -154,6 +154,12 @@ def _wrong_type(stack: Stack) -> None:
     put(stack.upper / "a", "origin", origin_of(stack.upper / "d"))
 
 
+def _foreign_origin(stack: Stack) -> None:
+    value = bytearray(origin_of(stack.upper / "a"))
+    value[5:21] = b"no filesystem 16"
+    put(stack.upper / "a", "origin", bytes(value))
+
+
 def _redirect_elsewhere(stack: Stack) -> None:
     put(stack.upper / "here", "redirect", b"/other")
     whiteout(stack.upper / "other")
@@ -349,6 +355,12 @@ DEFECTS: dict[str, Defect] = {
         lambda s: put(s.upper / "d/e", "origin", b"nonsense"), {("origin", "warning", "upper/d/e")}
     ),
     "origin that was deleted": Defect(_deleted_lower, {("origin", "warning", "upper/a")}),
+    "origin on another filesystem": Defect(_foreign_origin, {("lowers", "note", "upper/a")}, mended=False),
+    "origin of another version": Defect(
+        lambda s: put(s.upper / "a", "origin", b"\x01" + origin_of(s.upper / "a")[1:]),
+        {("origin", "note", "upper/a")},
+        mended=False,
+    ),
     "origin of another type": Defect(_wrong_type, {("origin", "error", "upper/a")}, same_tree=False),
     "odd opaque": Defect(
         lambda s: put(s.upper / "d/e", "opaque", b"yes"), {("opaque", "warning", "upper/d/e")}, mended=False
@@ -525,6 +537,16 @@ def test_with_other_lowers_nothing_is_mended_that_depends_on_them(stack: Stack) 
     assert all("--accept-lowers" in (each.left or "") for each in outcomes if each.finding.mend)
     assert check(right) == []
     assert trees(stack, **BOTH) == before
+
+
+def test_a_lower_on_a_filesystem_that_is_missing_counts_as_other_lowers(stack: Stack) -> None:
+    used(stack)
+    config = stack.config(**BOTH)
+    _foreign_origin(stack)
+    whiteout(stack.upper / "nothing")
+    assert [each.done for each in repair(config)] == [None, None]
+    outcomes = repair(config, [Consent.LOWERS])
+    assert [str(each.finding.kind) for each in outcomes if each.done] == ["whiteout"]
 
 
 def test_copied_lowers_can_be_accepted(stack: Stack) -> None:
