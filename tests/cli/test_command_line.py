@@ -132,8 +132,8 @@ def test_refusing_loads_neither_trio_nor_pyfuse3() -> None:
     """A mount's start-up time counts, and so does that of `umount` and `status`."""
     program = (
         "import sys; from unionfs.cli import main; import unionfs.daemon, unionfs.unmount;"
-        "main(['mount', '/nowhere', '/']); main(['status']);"
-        "sys.exit(' '.join({'trio', 'pyfuse3', 'subprocess'} & set(sys.modules)) or 0)"
+        "main(['mount', '/nowhere', '/']); main(['status', '--json']); main(['umount', '/nowhere']);"
+        "sys.exit(' '.join({'trio', 'pyfuse3', 'subprocess', 'rich', 'shtab'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
