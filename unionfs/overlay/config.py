@@ -28,6 +28,13 @@ class OwnersConfig:
     squash_gid: int | None = None
     xattr_permissions: int = 0
 
+    @property
+    def are_mapped(self) -> bool:
+        """Whether owners are shown otherwise than they are stored."""
+        return (
+            bool(self.uid_map or self.gid_map) or self.squash_uid is not None or self.squash_gid is not None
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class UnionConfig:
@@ -71,6 +78,11 @@ class UnionConfig:
     shared_work: bool = False
     foreign_marks: bool = False
     owners: OwnersConfig = field(default_factory=OwnersConfig)
+
+    @property
+    def heeds_overrides(self) -> bool:
+        """Whether a layer's `override_stat` attributes, if its root has one, tell of owner and mode."""
+        return self.foreign_marks or self.owners.xattr_permissions > 0
 
     @property
     def redirect_create(self) -> bool:

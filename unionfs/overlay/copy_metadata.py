@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterable
 
 from unionfs.linux import fileattr as linux
@@ -30,22 +29,24 @@ def copy_metadata(
 ) -> int:
     """Owner, mode, xattrs and times onto a private object; returns its inode number.
 
+    *st* is what is stored of the source (`Inode.stored`).
+
     *source* is a descriptor, or a path to follow; *target* a descriptor, or a path that is not followed.
     *bare* says that there are no xattrs to be copied.
     """
     by_path = isinstance(target, bytes)
     made = os.stat(target, follow_symlinks=not by_path)
-    if made.st_uid != st.st_uid or made.st_gid != st.st_gid:
-        os.chown(target, st.st_uid, st.st_gid, follow_symlinks=not by_path)
+    keep = fs.keep
+    keep.copy_owner(target, made, st)
     # After the owner, for chown drops capabilities; before the mode, which may keep an ordinary user out; the
     # ACLs last, for chmod would change them.
     names = [] if bare else _xattrs_to_copy(fs, source)
     if names:
         _copy_xattrs(source, target, [name for name in names if not name.startswith(_ACLS)])
-    if not stat.S_ISLNK(st.st_mode):
-        os.chmod(target, stat.S_IMODE(st.st_mode))
+    keep.copy_mode(target, made, st)
     if names:
         _copy_xattrs(source, target, [name for name in names if name.startswith(_ACLS)])
+    keep.copied(target, made, st)
     os.utime(target, ns=(st.st_atime_ns, st.st_mtime_ns), follow_symlinks=not by_path)
     return made.st_ino
 

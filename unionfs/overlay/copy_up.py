@@ -104,7 +104,7 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
     try:
         copy_flags(fs, b"/proc/self/fd/%d" % fd, path)
         set_mark(fs, path, fs.format.origin, fs.format.encode_origin_at(source.layer, fd))
-        copy_metadata(fs, b"/proc/self/fd/%d" % fd, os.fstat(fd), path)
+        copy_metadata(fs, b"/proc/self/fd/%d" % fd, directory.stored(os.fstat(fd)), path)
         set_impure(fs, parent)
         # A directory that moves to another parent must be writable itself, for its "..".
         with Placing(fs, place), OwnerAccess(fs, path, WRITE):
@@ -173,7 +173,7 @@ class FileCopyUp:
                 self._open_to_read(needed=not truncate)
             else:
                 self._source = [inode.open_real(os.O_PATH | os.O_NOFOLLOW)]
-            self._st = os.fstat(self._source[0])
+            self._st = inode.stored(os.fstat(self._source[0]))
         except BaseException:
             self._close()
             raise
@@ -242,7 +242,7 @@ class FileCopyUp:
         if stat.S_ISLNK(st.st_mode):
             os.symlink(os.readlink(b"", dir_fd=source), temp, dir_fd=work)
         else:
-            os.mknod(temp, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev, dir_fd=work)
+            self._fs.keep.mknod(temp, stat.S_IFMT(st.st_mode), st.st_rdev, work)
         path = self._work.fd_path(temp)
         self._mark_origin(path)
         self._real_ino = copy_metadata(self._fs, b"/proc/self/fd/%d" % source, st, path)
@@ -291,7 +291,7 @@ class FileCopyUp:
         links = self._st.st_nlink
         parent, name = inode.parent, inode.name
         mode = self._st.st_mode
-        if mode & stat.S_ISGID:  # which the filesystem may not have allowed
+        if mode & stat.S_ISGID and not fs.keep.tells:  # which the filesystem may not have allowed
             mode = os.stat(temp, dir_fd=work.fd, follow_symlinks=False).st_mode
         index_name = self._origin.hex().encode() if links > 1 else b""
         place = upper_dir(fs, parent) if parent is not None else None

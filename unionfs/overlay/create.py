@@ -21,6 +21,7 @@ from unionfs.overlay.dir import Slot, failure, find_slot
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import adopt_nameless, adopt_new
 from unionfs.overlay.inode import Directory, File, Inode
+from unionfs.overlay.keep import OverrideKeep
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.namei import find
 from unionfs.overlay.protect import check_create
@@ -92,9 +93,12 @@ def tmpfile(
     acting = fs.identity.acting_as(caller)
     place = upper_dir(fs, parent)
     how = flags & (os.O_ACCMODE | os.O_EXCL) | os.O_TMPFILE | os.O_CLOEXEC
+    work = fs.writable_work()
     with acting:
-        fd = os.open(b".", how, stat.S_IMODE(_granted(parent, mode, caller)), dir_fd=place.open())
+        at = work.fd if fs.keep.tells else place.open()
+        fd = os.open(b".", how, stat.S_IMODE(_granted(parent, mode, caller)), dir_fd=at)
     try:
+        _tell(fs, fd, parent, place, caller)
         _set_contexts(fd, caller.contexts)
         inode, st = adopt_nameless(fs, fd)
     except BaseException:
@@ -140,8 +144,8 @@ def _make(
     slot = find_slot(fs, parent, name)
     place = slot.place
     opaque = is_dir and (slot.whiteout or slot.lower or slot.mark)
-    if slot.whiteout or opaque or caller.contexts:
-        fd = _make_through_work(fs, slot, name, caller, acting, make, is_dir=is_dir, opaque=opaque)
+    if slot.whiteout or opaque or caller.contexts or fs.keep.tells:
+        fd = _make_through_work(fs, parent, slot, name, caller, acting, make, is_dir=is_dir, opaque=opaque)
     else:
         with acting:
             fd = make(place.open(), name)
@@ -161,6 +165,7 @@ def _make(
 
 def _make_through_work(
     fs: OverlayFs,
+    parent: Directory,
     slot: Slot,
     name: bytes,
     caller: Caller,
@@ -173,13 +178,14 @@ def _make_through_work(
     """Make an object in work, complete it, and put it in its place, a whiteout's perhaps, in one step."""
     work = fs.writable_work()
     place = slot.place.open()
-    nursery = _nursery(fs, slot.place)
+    nursery = None if fs.keep.tells else _nursery(fs, slot.place)
     at = work.fd if nursery is None else os.open(nursery, os.O_PATH | os.O_CLOEXEC, dir_fd=work.fd)
     temp = work.temp_name()
     try:
         with acting:
             fd = make(at, temp)
         path = b"/proc/self/fd/%d/%s" % (at, temp)
+        _tell(fs, path, parent, slot.place, caller)
         _set_contexts(path, caller.contexts)
         if opaque:
             set_mark(fs, path, fs.format.opaque, b"y")
@@ -205,6 +211,14 @@ def _make_through_work(
     return fd
 
 
+def _tell(fs: OverlayFs, target: bytes | int, parent: Directory, place: RealDir, caller: Caller) -> None:
+    """Tell of a new private object what the filesystem else gives it, where attributes tell of upper."""
+    if isinstance(fs.keep, OverrideKeep) and fs.owners is not None:
+        path = b"/proc/self/fd/%d" % place.open()
+        inherits = parent.stored(os.fstat(place.open()))
+        fs.keep.adopt(target, path, inherits, fs.owners.maker(caller), caller.umask)
+
+
 def _nursery(fs: OverlayFs, parent: RealDir) -> bytes | None:
     """A directory in work from which a new object inherits what it would inherit from *parent*.
 
@@ -218,7 +232,7 @@ def _nursery(fs: OverlayFs, parent: RealDir) -> bytes | None:
     work = fs.writable_work()
     nursery = work.mkdir()
     try:
-        os.chown(nursery, -1, st.st_gid, dir_fd=work.fd)
+        fs.keep.chown(work.fd_path(nursery), -1, st.st_gid)
         os.chmod(nursery, 0o700 | st.st_mode & stat.S_ISGID, dir_fd=work.fd)
         if acl is not None:
             os.setxattr(work.fd_path(nursery), _DEFAULT_ACL, acl)

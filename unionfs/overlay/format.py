@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from unionfs.linux import fs as linux
 from unionfs.linux import xattr
 from unionfs.linux.fileattr import FS_APPEND_FL, FS_IMMUTABLE_FL
+from unionfs.overlay import override
 from unionfs.overlay.layer import Layer, RealDir
 
 WHITEOUT_PREFIX = b".wh."
@@ -28,6 +29,8 @@ REDIRECT_MAX = 256
 """overlayfs's default limit of a redirect's length; a longer one makes rename answer EXDEV."""
 
 _PROTATTR_MAX = 32
+
+_TELLING = frozenset(map(str.encode, override.NAMES))
 
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
 _OUT_OF_REACH = (errno.EPERM, errno.EACCES)
@@ -259,3 +262,36 @@ class ForeignFormat(Format):
 
     def is_private(self, name: str) -> bool:
         return name.startswith(self._foreign) or super().is_private(name)
+
+
+class _Telling(Format):
+    """What tells of owners and modes is the union's as well, where a layer tells so (`override.py`)."""
+
+    __slots__ = ()
+
+    def to_stored(self, name: bytes) -> bytes:
+        if name in _TELLING:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return super().to_stored(name)
+
+    def to_shown(self, name: bytes) -> bytes | None:
+        return None if name in _TELLING else super().to_shown(name)
+
+    def check_settable(self, name: bytes) -> None:
+        if name in _TELLING:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        super().check_settable(name)
+
+    def is_private(self, name: str) -> bool:
+        return name in override.NAMES or super().is_private(name)
+
+
+class _TellingForeign(_Telling, ForeignFormat):
+    __slots__ = ()
+
+
+def format_for(userxattr: bool, *, foreign: bool = False, tells: bool = False) -> Format:
+    """The marks of a union; *foreign*: as `ForeignFormat`, *tells*: whether a layer has `override_stat`."""
+    if foreign:
+        return (_TellingForeign if tells else ForeignFormat)(userxattr)
+    return (_Telling if tells else Format)(userxattr)

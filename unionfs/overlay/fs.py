@@ -18,8 +18,9 @@ from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.cred import Identity
 from unionfs.overlay.data_only import DataLayers
-from unionfs.overlay.format import ForeignFormat, Format, Origin
+from unionfs.overlay.format import Origin, format_for
 from unionfs.overlay.inode import ROOT_INO, Directory, File, InodeTable, Numbers
+from unionfs.overlay.keep import Keep
 from unionfs.overlay.layer import DirFds, Layer, RealDir
 from unionfs.overlay.owners import Owners
 from unionfs.overlay.under_way import UnderWay
@@ -44,6 +45,7 @@ class OverlayFs:
         "handle_can_open",
         "identity",
         "index_dir",
+        "keep",
         "lowers",
         "may_clone",
         "new_directory",
@@ -82,10 +84,12 @@ class OverlayFs:
         self.dirfds = dirfds
         self.identity = identity
         self.owners = owners
+        self.keep = Keep() if owners is None else owners.keep
         # What inodes are made of, chosen once.
         self.new_file: Callable[[int, int], File] = File if owners is None else owners.new_file
         self.new_directory: NewDirectory = Directory if owners is None else owners.new_directory
-        self.format = (ForeignFormat if config.foreign_marks else Format)(config.userxattr)
+        tells = owners is not None and owners.tells
+        self.format = format_for(config.userxattr, foreign=config.foreign_marks, tells=tells)
         self.table = InodeTable(Numbers(xino=config.xino != "off", ino32=config.ino32))
         # Of what names attributes are neither shown nor set; b"" begins every name.
         self.refused_xattrs: tuple[bytes, ...] = () if config.acl else (b"system.posix_acl_",)

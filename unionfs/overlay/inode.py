@@ -132,6 +132,21 @@ class Inode:
         """
         return -1 if uid is None else uid, -1 if gid is None else gid
 
+    def stored(self, st: os.stat_result) -> os.stat_result:
+        """What is stored of owner and mode of the topmost real object, whose own stat this is."""
+        return st
+
+    def show_acl(self, name: bytes, value: bytes) -> bytes:
+        """One of the real object's ACLs as callers see it."""
+        return value
+
+    def acl_to_store(self, value: bytes) -> bytes:
+        """A caller's ACL as it is stored; EINVAL where it cannot be."""
+        return value
+
+    def take_acl(self, value: bytes) -> None:
+        """The real object has got this access ACL: have its mode follow, unless the filesystem has."""
+
     def set_owner(self, uid: int, gid: int) -> None:
         """chown(2) the real object, which must lie in upper."""
         path, at, follow = self.place()

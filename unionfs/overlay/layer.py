@@ -85,6 +85,7 @@ class Layer:
 
     `has_answered` holds the kinds of attributes ("user" and so on; of "system" the whole names) whose absence
     its filesystem has been seen to report as such, and not as something that it does not support.
+    `told_by` are the attributes that tell of owner and mode here (`override.py`), its own first; mostly none.
     `numbers_listed` says that its listings tell the numbers that stat(2) does, `dir_numbers_listed` that they
     do so of directories, too.
     """
@@ -98,6 +99,7 @@ class Layer:
         "path",
         "root",
         "root_fd",
+        "told_by",
         "uuid",
     )
 
@@ -108,6 +110,7 @@ class Layer:
         self.dirfds = dirfds
         self.uuid = linux.fs_uuid(root_fd)
         self.has_answered: set[bytes] = set()
+        self.told_by: tuple[str, ...] = ()
         kind = linux.filesystem_type(root_fd)
         self.numbers_listed = kind in _TELL_NUMBERS
         self.dir_numbers_listed = self.numbers_listed and kind != _BTRFS

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from unionfs.overlay.inode import ROOT_INO, Directory
-from unionfs.overlay.readdir import ALONE, DT_DIR, DirIndex, IndexTask, Scan, Source
+from unionfs.overlay.readdir import ALONE, DT_DIR, DT_REG, DirIndex, IndexTask, Scan, Source
 from unionfs.overlay.wait import Wait, perform
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class ListTask(IndexTask):
 class _Teller:
     """Knows which d_ino of a real directory are what the union's stat(2) says, and in which words."""
 
-    __slots__ = ("_dirs", "_files", "_high", "_largest")
+    __slots__ = ("_dirs", "_files", "_high", "_largest", "_tells")
 
     def __init__(self, fs: OverlayFs, directory: Directory, source: Source) -> None:
         layer = source.real.layer
@@ -213,6 +213,8 @@ class _Teller:
         self._largest = fs.table.numbers.limit - 1
         self._files = layer.numbers_listed and not (layer.is_upper and _is_impure(fs, directory, source.fd))
         self._dirs = self._files and layer.dir_numbers_listed
+        # What a regular file stands for, only a lookup says.
+        self._tells = bool(layer.told_by)
 
     def numbers(self, found: Scan) -> list[int]:
         """The union's numbers, 0 for one that must be looked up; any thread."""
@@ -228,6 +230,9 @@ class _Teller:
         if not self._dirs and DT_DIR in found.kinds:
             kinds = found.kinds
             numbers = [0 if kind == DT_DIR else number for number, kind in zip(numbers, kinds, strict=True)]
+        if self._tells:
+            kinds = found.kinds
+            numbers = [0 if kind == DT_REG else number for number, kind in zip(numbers, kinds, strict=True)]
         return numbers
 
 

@@ -178,7 +178,7 @@ def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: 
     if not _has_any(fs, directory.upper):
         return
     work = fs.writable_work()
-    st = os.fstat(directory.upper.open())
+    st = directory.stored(os.fstat(directory.upper.open()))
     temp = work.mkdir()
     try:
         copy_metadata(fs, b"/proc/self/fd/%d" % directory.upper.open(), st, work.fd_path(temp))

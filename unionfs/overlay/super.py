@@ -18,7 +18,7 @@ from unionfs.overlay import allocate, attr, copy_range, create, fileattr, iterat
 from unionfs.overlay import dir as ovl_dir
 from unionfs.overlay.access import listing_fd
 from unionfs.overlay.attr import Changes, StatX
-from unionfs.overlay.config import OwnersConfig, UnionConfig
+from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
 from unionfs.overlay.data_only import DataLayers
@@ -29,7 +29,7 @@ from unionfs.overlay.iterate import Entry, Listed, New, Plain
 from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
 from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.namei import lookup
-from unionfs.overlay.owners import MappedIdentity, Owners
+from unionfs.overlay.owners import MappedIdentity, owners_of
 from unionfs.overlay.protect import check_writable
 from unionfs.overlay.rename import rename
 from unionfs.overlay.under_way import Report
@@ -68,12 +68,9 @@ class Union:
                 upper, work_fd = open_upper(config.upper, config.work, dirfds)
                 work = Work(work_fd, config)
             data_only = DataLayers(data) if data else None
-            if config.owners == OwnersConfig():
-                identity, owners = Identity(privileged=privileged), None
-            else:
-                owners = Owners(config.owners)
-                for layer in [*lowers, upper] if upper is not None else lowers:
-                    owners.take(layer)
+            owners = owners_of(config, upper, lowers)
+            identity = Identity(privileged=privileged)
+            if owners is not None:
                 identity = MappedIdentity(owners, privileged=privileged)
             return cls(OverlayFs(config, upper, work, lowers, dirfds, identity, data_only, owners))
         except BaseException:

@@ -67,9 +67,7 @@ def getxattr(fs: OverlayFs, inode: Inode, name: bytes) -> bytes:
         if name == _CAPABILITY and isinstance(inode, File):
             inode.no_capability = True
         raise _absent()
-    if fs.owners is not None and name.startswith(_ACLS):
-        return fs.owners.acl_shown(value)
-    return value
+    return inode.show_acl(name, value) if name.startswith(_ACLS) else value
 
 
 def _read(fs: OverlayFs, inode: Inode, name: bytes) -> bytes | None:
@@ -124,8 +122,8 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
     _refuse(fs, name)
     fs.format.check_settable(name)
     check_changeable(fs, inode)
-    if fs.owners is not None and name.startswith(_ACLS):
-        value = fs.owners.acl_to_store(value)
+    if name.startswith(_ACLS):
+        value = inode.acl_to_store(value)
     ensure_upper(fs, inode, data=False)
     path, follow = inode.proc_path()
     inode.bare = False
@@ -133,6 +131,7 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
     if isinstance(inode, File):
         inode.no_capability = False
     if name == _ACCESS_ACL:
+        inode.take_acl(value)
         _settle_mode(inode, caller)
 
 
