@@ -2,94 +2,25 @@
 
 from __future__ import annotations
 
-import errno
+import json
 import os
 import shutil
 import stat
+import struct
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import needs_fuse, needs_root, pyunionfs, umount
+from tests.mount.owners_rig import PLACES, as_user, fill, fuse_overlayfs, needs_fuse_overlayfs, ours, seen
+from tests.programs.test_user import user_namespaces
+from tests.support.mounts import environment, needs_fuse, needs_root
 
 pytestmark = [needs_root, needs_fuse]
 
 MAP = "uidmapping=0:1000:1:1:100000:99,gidmapping=0:1000:1:1:100000:99"
-MARKS = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.o")
-
-
-def fill(base: Path) -> None:
-    """A lower with objects of several owners; shown as root's, 7's and somebody's outside the map."""
-    low = base / "lower"
-    for name, uid in (("root", 0), ("seven", 7), ("out", 5000)):
-        (low / name).write_text(name)
-        os.chown(low / name, uid, uid)
-    for name, mode in (("open", 0o1777), ("group", 0o2777)):
-        (low / name).mkdir()
-        (low / name / "x").touch()
-        os.chown(low / name, 0, 7)
-        os.chmod(low / name, mode)
-    os.symlink("x", low / "link")
-
-
-def as_user(uid: int, where: Path, act: Callable[[], object]) -> str:
-    """What happens when somebody does something in a directory: "ok" or an errno's name."""
-    pid = os.fork()
-    if pid == 0:
-        code = 255
-        try:
-            os.umask(0o022)
-            os.chdir(where)  # whose parents may be closed to users
-            if uid:
-                os.setgroups([])
-                os.setgid(uid)
-                os.setuid(uid)
-            act()
-            code = 0
-        except OSError as error:
-            code = error.errno or 255
-        finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return errno.errorcode[code] if code else "ok"
-
-
-def seen(top: Path) -> dict[str, str]:
-    """Of all that is in a tree: mode, owner, and attributes, the marks of unions left out."""
-    found = {}
-    for path in sorted(top.rglob("*")):
-        if path.name.startswith(".wh."):
-            continue
-        st = path.lstat()
-        attributes = [
-            f" {name}={os.getxattr(path, name, follow_symlinks=False).hex()}"
-            for name in sorted(os.listxattr(path, follow_symlinks=False))
-            if not name.startswith(MARKS)
-        ]
-        line = f"{st.st_mode:o} {st.st_uid}:{st.st_gid}{''.join(attributes)}"
-        found[str(path.relative_to(top))] = line
-    return found
-
-
-@contextmanager
-def ours(base: Path, options: str) -> Iterator[Path]:
-    merged = base / "merged"
-    with pyunionfs([base / "lower"], base / "upper", base / "work", merged, options=[options]):
-        yield merged
-
-
-@contextmanager
-def fuse_overlayfs(base: Path, options: str) -> Iterator[Path]:
-    """The same layers' twins, by fuse-overlayfs."""
-    layers = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work,allow_other"
-    subprocess.run(["fuse-overlayfs", "-o", f"{layers},{options}", base / "merged"], check=True)
-    try:
-        yield base / "merged"
-    finally:
-        umount(base / "merged")
 
 
 def deeds(uid: int) -> dict[str, Callable[[], object]]:
@@ -146,7 +77,7 @@ CASES = {
 }
 
 
-@pytest.mark.skipif(shutil.which("fuse-overlayfs") is None, reason="needs fuse-overlayfs")
+@needs_fuse_overlayfs
 @pytest.mark.parametrize("case", CASES)
 def test_as_fuse_overlayfs(base: Path, case: str) -> None:
     """The same answers, the same merged tree, the same upper."""
@@ -154,7 +85,7 @@ def test_as_fuse_overlayfs(base: Path, case: str) -> None:
     sides = {}
     for name, mount in (("ours", ours), ("theirs", fuse_overlayfs)):
         where = base / name
-        for directory in ("lower", "upper", "work", "merged"):
+        for directory in PLACES:
             (where / directory).mkdir(parents=True)
         fill(where)
         with mount(where, options) as merged:
@@ -238,3 +169,74 @@ def test_data_takes_its_usual_way(base: Path) -> None:
         assert (merged / "root").read_text() == "root more"
     assert (base / "upper" / "seven").read_text() == "written"
     assert (base / "lower" / "seven").read_text() == "seven"
+
+
+def in_single_id_namespace(side: str, base: Path, options: str) -> dict[str, dict[str, str]]:
+    """What `single_id` says: of root of a namespace that has no other user."""
+    for name in PLACES:
+        (base / name).mkdir(parents=True)
+    low = base / "lower"
+    (low / "d").mkdir()
+    for name in ("mine", "another", "d/low", "acl"):
+        (low / name).write_text(name)
+    os.chown(low / "another", 5, 5)
+    none = 0xFFFFFFFF
+    entries = [(1, 6, none), (2, 4, 7), (4, 4, none), (0x10, 4, none), (0x20, 4, none)]
+    packed = b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.setxattr(low / "acl", "system.posix_acl_access", struct.pack("<I", 2) + packed)
+    module = [sys.executable, "-m", "tests.mount.single_id", side, str(base), options]
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", *module],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, dict[str, str]] = json.loads(done.stdout)
+    return found
+
+
+SQUASHED = {"chmod another's": "ok", "write another's": "ok", "rename another's": "ok"}
+UNKNOWN = {"chmod another's": "EOVERFLOW", "write another's": "EACCES", "rename another's": "EOVERFLOW"}
+SINGLE = {
+    "no option": ("noatime", UNKNOWN),
+    "squash": ("squash_to_root", SQUASHED),
+    "squash to ids": ("squash_to_uid=0,squash_to_gid=0", SQUASHED),
+    "map": ("uidmapping=0:0:1,gidmapping=0:0:1", UNKNOWN),
+    "attributes": ("xattr_permissions=2", UNKNOWN),
+}
+
+
+@pytest.mark.skipif(not user_namespaces(), reason="needs user namespaces")
+@pytest.mark.parametrize("case", SINGLE)
+def test_a_namespace_with_a_single_id(base: Path, case: str) -> None:
+    options, others = SINGLE[case]
+    found = in_single_id_namespace("ours", base / "ours", options)
+    answers = found["answers"]
+    assert answers.pop("chown to unknown") == "EINVAL"
+    assert {name: answers.pop(name) for name in others} == others
+    assert answers == dict.fromkeys(answers, "ok")
+    squashed = others is SQUASHED
+    assert found["merged"]["d/another" if squashed else "another"] == (
+        "100600 0:0" if squashed else "100644 65534:65534"
+    )
+    assert found["merged"]["d/dir"] == "40750 0:0"
+    assert found["merged"]["mine"] == "104711 0:0"
+    if case == "attributes":
+        assert found["upper"]["mine"].startswith("100711 0:0 user.containers.override_stat=")
+        return
+    assert found["upper"]["mine"] == "104711 0:0"
+    if shutil.which("fuse-overlayfs") is not None:
+        theirs = in_single_id_namespace("theirs", base / "theirs", options)
+        # Where an ACL names somebody unknown, that is what it answers.
+        assert theirs["answers"].pop("read by ACL") == "EINVAL"
+        assert answers.pop("read by ACL") == "ok"
+        assert answers | others == {
+            name: said for name, said in theirs["answers"].items() if name != "chown to unknown"
+        }
+        for tree in ("merged", "upper"):
+            mine, other = found[tree], theirs[tree]
+            assert {path: mine[path] for path in mine if path != "acl"} == {
+                path: other[path] for path in other if path != "acl"
+            }

@@ -389,9 +389,7 @@ def test_setgid_directories(stack: Stack) -> None:
     assert stat.S_IMODE((stack.upper / "d" / "sub").lstat().st_mode) == 0o755
 
 
-def plainly(
-    stack: Stack, act: Callable[[View], object], owners: OwnersConfig
-) -> dict[str, tuple[object, ...]]:
+def plainly(stack: Stack, act: Callable[[View], object], owners: OwnersConfig) -> dict[str, object]:
     """What a union shows of mode, owner and ACLs after an act."""
     with stack.open(owners=owners) as view:
         act(view)

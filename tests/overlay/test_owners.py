@@ -53,6 +53,8 @@ def named(uid: int, gid: int) -> bytes:
 def test_without_a_map_ids_are_as_they_are() -> None:
     ids = Ids((), "uid")
     assert [ids.shown(number) for number in (0, 5, 1 << 31, (1 << 32) - 2)] == [0, 5, 1 << 31, (1 << 32) - 2]
+    # None at all: an id in an ACL that our user namespace does not know. fuse.ko would refuse the whole ACL.
+    assert ids.shown(0xFFFFFFFF) == NOBODY
     assert ids.stored(77) == ids.stored_by(77) == 77
 
 

@@ -27,15 +27,17 @@ Entry = tuple[int, int, int]
 
 
 def entries(value: bytes) -> Iterator[Entry]:
-    """The entries as (tag, permissions, id); what is left over at the end is no entry."""
-    end = len(value) - (len(value) - _HEADER) % _ENTRY.size if len(value) > _HEADER else _HEADER
-    return _ENTRY.iter_unpack(value[_HEADER:end])
+    """The entries as (tag, permissions, id); what is no ACL has none."""
+    if len(value) < _HEADER or (len(value) - _HEADER) % _ENTRY.size:
+        return iter(())
+    return _ENTRY.iter_unpack(value[_HEADER:])
 
 
 def rebuilt(value: bytes, changed: list[Entry]) -> bytes:
-    """The same value with other entries in the place of its own."""
-    body = b"".join(_ENTRY.pack(*entry) for entry in changed)
-    return value[:_HEADER] + body + value[_HEADER + len(body) :]
+    """The same value with other entries in the place of its own; what is no ACL stays what it is."""
+    if len(value) < _HEADER or (len(value) - _HEADER) % _ENTRY.size:
+        return value
+    return value[:_HEADER] + b"".join(_ENTRY.pack(*entry) for entry in changed)
 
 
 def _shifts(found: list[Entry]) -> dict[int, int]:

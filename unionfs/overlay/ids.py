@@ -9,15 +9,11 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import struct
 
+from unionfs.overlay import acl
 from unionfs.overlay.config import IdMap
 
-_ACL_HEADER = 4
-_ACL_ENTRY = struct.Struct("<HHI")
-"""Of a `system.posix_acl_*` value, as the kernel takes and gives it: tag, permissions, id."""
-_ACL_USER = 0x02
-_ACL_GROUP = 0x08
+_NO_ID = 0xFFFFFFFF
 
 
 @functools.cache
@@ -39,16 +35,21 @@ class Ids:
         self._ranges = ranges
         self._overflow = overflow_id(kind)
 
+    def knows(self, stored: int) -> bool:
+        """Whether callers know it by an id of its own."""
+        return stored != _NO_ID and self.has(stored)
+
     def has(self, stored: int) -> bool:
-        """Whether layers may hold it as far as the map is concerned."""
+        """Whether it is in the map."""
         return not self._ranges or any(first <= stored < first + length for first, _, length in self._ranges)
 
     def shown(self, stored: int) -> int:
-        """The id by which callers know *stored*; the overflow id for one outside the map."""
+        """The id by which callers know *stored*; the overflow id for one outside the map, and for none (-1),
+        which is what our user namespace says in an ACL of an id that it lacks."""
         for first, shown, length in self._ranges:
             if first <= stored < first + length:
                 return shown + stored - first
-        return self._overflow if self._ranges else stored
+        return self._overflow if self._ranges or stored == _NO_ID else stored
 
     def stored(self, shown: int) -> int:
         """The id that layers hold for it. EINVAL, as chown(2) answers, for one outside the map."""
@@ -76,23 +77,39 @@ def own_ids(kind: str) -> Ids:
     return Ids(tuple((inside, inside, length) for inside, _, length in ranges), kind)
 
 
+@functools.cache
+def _acl_overflow(kind: str) -> int | None:
+    """What an ACL may name in the place of an id without meaning; None where that is no id here either.
+
+    Owners may be such ones, but of an ACL that names an id which the mount's user namespace lacks fuse.ko
+    says EINVAL, and then nobody has any right by it.
+    """
+    overflow = overflow_id(kind)
+    return overflow if own_ids(kind).has(overflow) else None
+
+
 def show_acl(value: bytes, uids: Ids, gids: Ids) -> bytes:
-    """A stored ACL with the ids that callers know."""
-    entries = bytearray(value)
-    for at in range(_ACL_HEADER, len(value) - _ACL_ENTRY.size + 1, _ACL_ENTRY.size):
-        tag, permissions, number = _ACL_ENTRY.unpack_from(value, at)
-        if tag in (_ACL_USER, _ACL_GROUP):
-            number = (uids if tag == _ACL_USER else gids).shown(number)
-            _ACL_ENTRY.pack_into(entries, at, tag, permissions, number)
-    return bytes(entries)
+    """A stored ACL with the ids that callers know. Who cannot be named at all is left out: nobody is he."""
+    changed: list[acl.Entry] = []
+    for tag, permissions, number in acl.entries(value):
+        if tag in (acl.USER, acl.GROUP):
+            ids, kind = (uids, "uid") if tag == acl.USER else (gids, "gid")
+            shown = ids.shown(number) if ids.knows(number) else _acl_overflow(kind)
+            if shown is None:
+                continue
+            number = shown
+        changed.append((tag, permissions, number))
+    return acl.rebuilt(value, changed)
 
 
 def store_acl(value: bytes, uids: Ids, gids: Ids) -> bytes:
     """A caller's ACL with the ids that layers hold; EINVAL, as for chown(2), for one outside the map."""
-    entries = bytearray(value)
-    for at in range(_ACL_HEADER, len(value) - _ACL_ENTRY.size + 1, _ACL_ENTRY.size):
-        tag, permissions, number = _ACL_ENTRY.unpack_from(value, at)
-        if tag in (_ACL_USER, _ACL_GROUP):
-            number = (uids if tag == _ACL_USER else gids).stored(number)
-            _ACL_ENTRY.pack_into(entries, at, tag, permissions, number)
-    return bytes(entries)
+    return acl.rebuilt(
+        value,
+        [
+            (tag, permissions, number)
+            if tag not in (acl.USER, acl.GROUP)
+            else (tag, permissions, (uids if tag == acl.USER else gids).stored(number))
+            for tag, permissions, number in acl.entries(value)
+        ],
+    )

@@ -14,6 +14,7 @@ from collections.abc import Iterator, KeysView
 from typing import TYPE_CHECKING, ClassVar
 
 from unionfs.overlay.data_only import DataLayers
+from unionfs.overlay.ids import Ids, show_acl
 from unionfs.overlay.layer import RealDir
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _ALLOCATED = 0x7F << _FS_SHIFT
 
 _WORTH_SHRINKING = 1000
 _FREEZE_STEP = 20_000
+
+_UIDS, _GIDS = Ids((), "uid"), Ids((), "gid")
 
 # O_NONBLOCK means nothing to a regular file, and keeps a FIFO that took its place from stopping us.
 _OPEN = os.O_CLOEXEC | os.O_NONBLOCK
@@ -138,7 +141,7 @@ class Inode:
 
     def show_acl(self, name: bytes, value: bytes) -> bytes:
         """One of the real object's ACLs as callers see it."""
-        return value
+        return show_acl(value, _UIDS, _GIDS)
 
     def acl_to_store(self, value: bytes) -> bytes:
         """A caller's ACL as it is stored; EINVAL where it cannot be."""
