@@ -286,6 +286,44 @@ def test_what_a_lower_protects_upper_only_says_to_protect(stack: Stack) -> None:
             set_flags(lower.fileno(), flags)
 
 
+def test_owners_that_an_attribute_tells(stack: Stack) -> None:
+    """What is shown counts, and not what the inodes of an ordinary user's layers can have."""
+
+    def told(text: str) -> dict[str, bytes]:
+        return {"user.containers.override_stat": text.encode()}
+
+    def pair(lower: str, upper: str, lower_mode: int, upper_mode: int) -> tuple[Obj, Obj]:
+        return (
+            file("x", mode=lower_mode, xattrs=told(lower)),
+            file("x", mode=upper_mode, owner=(5, 5), xattrs=told(upper)),
+        )
+
+    names = {
+        "same": pair("0:0:644", "0:0:0644", 0o600, 0o755),
+        "mode": pair("0:0:644", "0:0:600", 0o600, 0o600),
+        "owner": pair("0:0:644", "0:7:644", 0o600, 0o600),
+        "type": pair("0:0:644", "0:0:644:char-1-3", 0o600, 0o600),
+    }
+    stack.layers(
+        {name: lower for name, (lower, _) in names.items()},
+        upper={name: upper for name, (_, upper) in names.items()},
+    )
+    for root in (stack.upper, stack.lowers[0]):
+        os.setxattr(root, "user.containers.override_stat", b"0:0:755")
+    before = layer_fingerprint(os.fsencode(stack.upper))
+    listed = by_path(found(stack))
+    assert {path: change.differs for path, change in listed.items()} == {
+        path: (path[1:],) for path in ("/mode", "/owner", "/type")
+    }
+    assert listed["/type"].type == "character device"
+    assert by_path(found(stack, alone=True))["/type"].type == "character device"
+    assert layer_fingerprint(os.fsencode(stack.upper)) == before
+    # Whose root says nothing of it has ordinary attributes.
+    for root in (stack.upper, stack.lowers[0]):
+        os.removexattr(root, "user.containers.override_stat")
+    assert by_path(found(stack))["/same"].differs == ("mode", "owner", "xattrs")
+
+
 def test_sizes_and_where_they_come_from(stack: Stack) -> None:
     stack.layers(
         {"old": {"f": "12345"}, "m": file(size=1 << 20), "c": "123", "gone": "1234567", "gonedir": {}},

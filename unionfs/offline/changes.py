@@ -13,7 +13,8 @@ from unionfs.errors import MountError
 from unionfs.linux import process, xattr
 from unionfs.offline import by_lowers, by_marks
 from unionfs.offline.change import Change, Problem
-from unionfs.offline.look import opened
+from unionfs.offline.look import opened, owners_told
+from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.format import Format
 from unionfs.overlay.layer import DirFds, open_upper_to_look
 
@@ -48,6 +49,7 @@ def changes(
     dirfds = DirFds(_OPEN_DIRECTORIES)
     layer = open_upper_to_look(upper, dirfds)
     try:
+        owners_told(UnionConfig((), userxattr=userxattr), [layer])
         yield from by_marks.changes(layer, Format(userxattr))
     finally:
         dirfds.close_all()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import resource
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.config import OwnersConfig, UnionConfig
 from unionfs.overlay.cred import Identity
 from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.fs import OverlayFs
@@ -18,8 +19,11 @@ from unionfs.overlay.iget import Found, Hit, lower_dirs
 from unionfs.overlay.inode import Directory
 from unionfs.overlay.layer import DirFds, Layer, RealDir, open_lowers, open_upper_to_look
 from unionfs.overlay.namei import resolve
+from unionfs.overlay.owners import Owners, owners_of
 
 _DIR_FDS_MOST = 4096
+
+_HEED_OVERRIDES = OwnersConfig(xattr_permissions=2)
 
 Place = tuple[int, int, int]
 """A real object: the layer's index, st_dev and st_ino."""
@@ -77,9 +81,21 @@ def opened(
         cleanup.callback(top.close)
         # As if privileged: who is not would lend himself permissions by chmod(2), which is no looking.
         identity = Identity(privileged=True)
-        fs = OverlayFs(config, top, None, layers, dirfds, identity, DataLayers(data) if data else None)
+        owners = owners_told(config, [top, *layers])
+        fs = OverlayFs(
+            config, top, None, layers, dirfds, identity, DataLayers(data) if data else None, owners
+        )
         cleanup.callback(dirfds.close_all)
         yield Look(fs, top)
+
+
+def owners_told(config: UnionConfig, layers: list[Layer]) -> Owners | None:
+    """Have the layers show owners and modes as their `override_stat` attributes tell, where they have any.
+
+    The layers of users who own no ids but their own do. None: none has.
+    """
+    # As lowers all of them, for a new upper of a mount would be given the attribute.
+    return owners_of(replace(config, owners=_HEED_OVERRIDES), None, layers)
 
 
 def top(found: Found) -> Hit:
