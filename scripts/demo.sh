@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 pyunionfs=${PYUNIONFS:-$PWD/.venv/bin/pyunionfs}
 scratch='' tmpfs=''
 
-if [ -t 1 ]; then bold=$'\e[1m' blue=$'\e[1;34m' green=$'\e[32m' plain=$'\e[0m'; else bold='' blue='' green='' plain=''; fi
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then bold=$'\e[1m' blue=$'\e[1;34m' green=$'\e[32m' plain=$'\e[0m'; else bold='' blue='' green='' plain=''; fi
 die()   { printf 'demo: %s\n' "$*" >&2; exit 1; }
 title() { printf '\n%s== %s%s\n' "$blue" "$*" "$plain"; }
 text()  { printf '   %s\n' "$@"; }

@@ -78,6 +78,7 @@ def test_what_concerns_the_whole_program(text: str) -> None:
         assert form in text
     for line, _ in EXAMPLES:
         assert line in text
+    assert "mount -t fuse.pyunionfs SOURCE TARGET -o lowerdir=... and such lines in fstab(5)" in text
     assert f"pyunionfs {__version__} " in text
     for heading in ("NAME", "SYNOPSIS", "EXIT STATUS", "ENVIRONMENT NO_COLOR", "FILES", "SEE ALSO"):
         assert f" {heading} " in text

@@ -23,7 +23,9 @@ pyunionfs shows a stack of directories as one writable tree: changes go to the u
 are never written. It has the semantics and the on-disk format of the overlayfs of Linux, and is an ordinary
 program on FUSE, so it also works for ordinary users.
 
-The second form is that of fuse-overlayfs, for programs that call that one, such as container engines."""
+The second form is that of fuse-overlayfs, for programs that call that one, such as container engines. Where
+root has installed it, `mount -t fuse.pyunionfs SOURCE TARGET -o lowerdir=...` and such lines in fstab(5) work
+as well."""
 
 _EXIT_STATUS = [
     ("0", "It was done. With the second form: the mount serves."),
@@ -52,7 +54,7 @@ _FILES = [
     ),
 ]
 
-_SEE_ALSO = "mount(8), umount(8), fusermount3(1), fuse(4), user_namespaces(7), xattr(7)"
+_SEE_ALSO = "mount(8), umount(8), fstab(5), fusermount3(1), fuse(4), user_namespaces(7), xattr(7)"
 
 
 def page(commands: Mapping[str, str]) -> str:
