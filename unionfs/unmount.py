@@ -26,6 +26,7 @@ _BUSY_PAUSE = 0.1
 _SOCKET_PAUSE = 0.05
 _COPY_PATIENCE = 1.0
 _PATIENCE = 5.0
+_FORCE_PATIENCE = 2.0
 _ANSWER_TIME = 1.0
 
 
@@ -122,6 +123,10 @@ class _Daemons:
         if not self._names:
             tell(f"the daemon of {mountpoint} was not found, and is not waited for")
             return
+        if force:
+            if not self._gone(_FORCE_PATIENCE):
+                tell(f"{mountpoint} is unmounted, but its daemon has not ended yet")
+            return
         if self._gone(_COPY_PATIENCE):
             return
         copies = [each.path for each in mount_table() if each.device == self._entry.device]
@@ -138,9 +143,6 @@ class _Daemons:
                 f"{mountpoint} is unmounted here, but its daemon still serves it in another mount namespace"
                 " (a container that was started meanwhile): it ends when that does"
             )
-        if force:
-            tell(f"{mountpoint} is unmounted, but its daemon does not end")
-            return
         tell(f"waiting until the data of {mountpoint} is written out")
         self._gone(None)
 

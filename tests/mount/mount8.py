@@ -1,7 +1,8 @@
 """mount(8) and umount(8) with pyunionfs installed, for tests: in namespaces, the machine keeps its own.
 
-mount(8) looks for its helpers in /sbin only, notes what it did in /run/mount, and reads /etc/fstab. Here each
-of these is a copy in memory, which ends with the script that uses it, as do all mounts and daemons.
+mount(8) looks for its helpers in /sbin only, and notes what it did in /run/mount. Here both are in memory,
+and end with the script that uses them, as do all mounts and daemons. (tests/systemd has a machine of its own
+with an /etc/fstab; here libmount is told of another.)
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ needs_mount8 = pytest.mark.skipif(
     reason="needs util-linux (packages mount and util-linux)",
 )
 
+# /usr/sbin becomes a directory of links to what is in it, and not an overlay: who installs something on this
+# machine meanwhile must not disturb a test.
 _PREPARE = """
 set -eu
 mount -t tmpfs -o mode=755 tmpfs /run
-for directory in /usr/sbin /etc; do
-    name=$(basename $directory)
-    mkdir "$SPACE/$name" "$SPACE/$name.work"
-    layers="lowerdir=$directory,upperdir=$SPACE/$name,workdir=$SPACE/$name.work"
-    mount -t overlay -o "$layers" overlay $directory
-done
+mkdir "$SPACE/sbin"
+mount --bind /usr/sbin "$SPACE/sbin"
+mount -t tmpfs -o mode=755 tmpfs /usr/sbin
+ln -s "$SPACE"/sbin/* /usr/sbin/
+rm -f /usr/sbin/*mount*.pyunionfs
 cp -a "$SPACE"/programs/*mount* /usr/sbin/
-cat "$SPACE/fstab" > /etc/fstab
 cd "$BASE"
 set +eu
 """
@@ -66,6 +67,7 @@ class Mount8:
                     **os.environ,
                     "BASE": str(self.base),
                     "SPACE": str(space),
+                    "LIBMOUNT_FSTAB": str(space / "fstab"),
                     "PATH": f"{space}/programs:{os.environ['PATH']}",
                     "LC_ALL": "C",
                 },
