@@ -60,6 +60,8 @@ def take_over(config: UnionConfig, patience: float) -> check.Lock:
 
 def agree(options: MountOptions, lock: check.Lock) -> MountOptions:
     """The options for a mount that has this lock."""
+    if lock.whiteouts is not None and lock.whiteouts != options.config.whiteouts:
+        options = replace(options, config=replace(options.config, whiteouts=lock.whiteouts))
     if not lock.shared:
         return options
     config = options.config

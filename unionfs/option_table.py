@@ -219,8 +219,8 @@ OPTIONS: dict[str, Option] = {
     "whiteouts": Option(
         "whiteouts",
         "union",
-        "how deletions are recorded: by devices 0/0 (overlay, the default) or by .wh. files (aufs)",
-        values=_choice("overlay", "aufs"),
+        "deletions are recorded by devices 0/0 (overlay, the default), .wh. files (aufs), what works (auto)",
+        values=_choice("overlay", "aufs", "auto"),
     ),
     "uuid": Option(
         "uuid",

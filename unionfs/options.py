@@ -277,7 +277,7 @@ def _default_redirect_dir(userxattr: bool, whiteouts: str) -> str:
     mount; who does not need that may ask for redirect_dir=on. With AUFS's whiteouts none can be written."""
     if userxattr:
         return "nofollow"
-    return "follow" if whiteouts == "aufs" else UnionConfig(()).redirect_dir
+    return UnionConfig(()).redirect_dir if whiteouts == "overlay" else "follow"
 
 
 def _parse_options(texts: Iterable[str], unknown: Callable[[str], None] | None) -> Values:
@@ -329,13 +329,13 @@ def _refuse_contradictions(config: UnionConfig, values: Mapping[str, Any]) -> No
             "mount option metacopy=on does not go with user.overlay.* marks (userxattr, or no root's"
             " privileges): whoever may write upper could read any file through them; leave it out"
         )
-    if config.whiteouts == "aufs":
+    if config.whiteouts != "overlay":
         redirects = config.redirect_dir == "on"
         for given, name in ((redirects, "redirect_dir=on"), (config.metacopy, "metacopy=on")):
             if given:
                 raise OptionError(
-                    f"mount options whiteouts=aufs and {name} contradict each other: what moves by a redirect"
-                    " and the .wh. file that it leaves cannot come in one step; leave one of them out"
+                    f"mount options whiteouts={config.whiteouts} and {name} contradict each other: what moves"
+                    " by a redirect and the .wh. file that it leaves cannot come in one step; leave one out"
                 )
     if config.metacopy and config.redirect_dir != "on":
         raise OptionError(

@@ -175,12 +175,12 @@ def test_defaults_are_those_of_fuse_overlayfs(asked: list[MountOptions]) -> None
     assert given.fuse.nodev
     assert not given.fuse.nosuid
     assert given.fuse.allow_other == (os.geteuid() == 0)
-    assert given.config.whiteouts == "overlay"
+    assert given.config.whiteouts == "auto"
     assert given.config.any_work
     assert given.config.foreign_marks
     assert given.lock_patience > 20
     other = one(asked, "-o", LAYERS, "-o", "redirect_dir=on,atime", "target")
-    assert other.config.redirect_dir == "on"
+    assert (other.config.redirect_dir, other.config.whiteouts) == ("on", "overlay")
     assert other.fuse.access_times == ""
 
 

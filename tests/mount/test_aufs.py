@@ -175,6 +175,39 @@ def test_upper_on_overlayfs_which_takes_no_devices(base: Path) -> None:
             run("umount", base / "merged")
 
 
+@needs_overlayfs
+def test_auto_takes_what_works(base: Path) -> None:
+    """As for container engines, which run inside containers, too."""
+    for name in ("inner/upper", "inner/work", "inner/merged"):
+        (base / name).mkdir(parents=True)
+    mount(base, "-o", "whiteouts=auto")
+    try:
+        (base / "merged" / "a").unlink()
+        assert not [word for word in statuses(base / "merged")[0]["options"] if "whiteouts" in word]
+    finally:
+        run("umount", base / "merged")
+    assert disk(base / "upper") == {"a": "whiteout"}
+    layers = [base / "lower"], base / "inner/upper", base / "inner/work", base / "inner/merged"
+    with overlayfs(*layers) as outer:
+        for name in ("u", "w"):
+            (outer / name).mkdir()
+        words = f"lowerdir={base}/lower,upperdir={outer}/u,workdir={outer}/w"
+        run("mount", "-o", f"whiteouts=auto,{words}", base / "merged")
+        try:
+            (base / "merged" / "a").unlink()
+            assert "whiteouts=aufs" in statuses(base / "merged")[0]["options"]
+        finally:
+            run("umount", base / "merged")
+        assert os.listdir(outer / "u") == [".wh.a"]
+        run("-o", words, base / "merged")
+        try:
+            (base / "merged" / "b").unlink()
+            assert sorted(os.listdir(base / "merged")) == ["c", "d", "e", "empty"]
+        finally:
+            run("umount", base / "merged")
+        assert sorted(os.listdir(outer / "u")) == [".wh.a", ".wh.b"]
+
+
 def test_upper_on_a_union_is_refused(base: Path) -> None:
     with pyunionfs([base / "lower"], base / "upper", base / "work", base / "merged"):
         for name in ("u", "w"):

@@ -57,7 +57,7 @@ class Options(TypedDict, total=False):
     static_nlink: bool
     noacl: bool
     noxattrs: bool
-    whiteouts: Literal["overlay", "aufs"]
+    whiteouts: Literal["overlay", "aufs", "auto"]
     uuid: Literal["on", "off", "null", "auto"]
     nfs_export: bool
     # Owners and modes.

@@ -160,6 +160,9 @@ def _defaults(given: _Words) -> list[str]:
     words = ["noatime", "nodev"]
     if os.environ.get(_AUFS) is not None:
         words.append("whiteouts=aufs")
+    elif "redirect_dir=on" not in given.options:
+        # Upper may be on an overlayfs, in a container's own root directory, which takes no devices 0/0.
+        words.append("whiteouts=auto")
     if len(given.paths) > 1:
         source = given.paths[0].replace("\\", "\\\\").replace('"', '\\"')
         words.append(f"fsname={source}")

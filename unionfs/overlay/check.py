@@ -2,7 +2,7 @@
 
 `check` looks at the directories; `lock` takes upper and work for this process (`take` does only that) and
 then looks at what only their holder may judge: what lies in work, and whether the filesystem can hold marks
-(by trying). A refusal is a `MountError` with one line for people and leaves the directories as they were.
+(`probe.py`). A refusal is a `MountError` with one line for people and leaves the directories as they were.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import contextlib
 import errno
 import fcntl
 import os
-import stat
 from collections.abc import Iterator
 
 from unionfs.errors import MountError, explain
-from unionfs.linux import fs as linux
 from unionfs.linux import mount as mounts
 from unionfs.linux.mount import MountPoint
 from unionfs.overlay.config import UnionConfig
-from unionfs.overlay.format import WHITEOUT_PREFIX
+from unionfs.overlay.probe import try_marks
 from unionfs.overlay.work import remove_tree
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -32,14 +30,16 @@ class InUse(MountError):
 class Lock:
     """Upper and work, taken for one mount. Held until closed, also across fork.
 
-    *share* goes without the lock where another has it; `shared` says that this was so.
+    *share* goes without the lock where another has it; `shared` says that this was so. `whiteouts` is how
+    deletions are to be recorded, if that was to be found out.
     """
 
-    __slots__ = ("_fds", "_share", "_there", "_times", "_work", "shared")
+    __slots__ = ("_fds", "_share", "_there", "_times", "_work", "shared", "whiteouts")
 
     def __init__(self, *, share: bool = False) -> None:
         self._share = share
         self.shared = False
+        self.whiteouts: str | None = None
         self._fds: list[int] = []
         self._work: str | None = None
         self._there: list[str] = []
@@ -125,7 +125,7 @@ def lock(config: UnionConfig) -> Lock:
         if config.upper is not None and config.work is not None:
             if not config.any_work:
                 _check_work_content(config.upper, config.work)
-            _try_marks(config)
+            taken.whiteouts = try_marks(config)
             taken.note(config.work)
     except BaseException:
         taken.close()
@@ -357,96 +357,3 @@ def _check_work_content(upper: str, work: str) -> None:
             " know: mount it"
             " with kernel overlayfs, or start with a new upper and work"
         )
-
-
-def _try_marks(config: UnionConfig) -> None:
-    """Make one mark of each kind in work, as the union will, and take all of it away again."""
-    upper, work = config.upper, config.work
-    assert upper is not None
-    assert work is not None
-    with contextlib.ExitStack() as stack:
-        top = os.open(work, _OPEN_DIR)
-        stack.callback(os.close, top)
-        times = os.fstat(top)
-        stack.callback(os.utime, top, ns=(times.st_atime_ns, times.st_mtime_ns))
-        try:
-            os.mkdir("work", 0o700, dir_fd=top)
-            stack.callback(os.rmdir, "work", dir_fd=top)
-        except FileExistsError:
-            _open_up(top, "work")
-        inside = os.open("work", _OPEN_DIR | os.O_NOFOLLOW, dir_fd=top)
-        stack.callback(os.close, inside)
-        # A crash here leaves what the next mount of anybody clears away.
-        name = b"#probe%x" % os.getpid()
-        os.mkdir(name, 0o700, dir_fd=inside)
-        stack.callback(remove_tree, inside, name)
-        fd = os.open(name, _OPEN_DIR, dir_fd=inside)
-        stack.callback(os.close, fd)
-        _try_xattr(fd, upper, config.userxattr)
-        if config.whiteouts == "aufs":
-            _try_mark_file(fd, upper)
-        else:
-            _try_whiteout(fd, upper)
-
-
-def _open_up(top: int, name: str) -> None:
-    """Kernel overlayfs makes its directories in work with mode 0, which keeps an ordinary user out."""
-    st = os.stat(name, dir_fd=top, follow_symlinks=False)
-    if st.st_uid == os.geteuid() and stat.S_ISDIR(st.st_mode) and st.st_mode & 0o700 != 0o700:
-        os.chmod(name, 0o700, dir_fd=top)
-
-
-def _try_xattr(fd: int, upper: str, userxattr: bool) -> None:
-    prefix = "user" if userxattr else "trusted"
-    try:
-        os.setxattr(fd, f"{prefix}.overlay.opaque", b"y")
-        works = os.getxattr(fd, f"{prefix}.overlay.opaque") == b"y"
-        reason = "they read back wrong"
-    except OSError as error:
-        works, reason = False, error.strerror or str(error)
-    if not works:
-        raise MountError(
-            f"the filesystem of upper {upper} cannot hold {prefix}.* extended attributes ({reason}), where"
-            " a union keeps"
-            " its marks: put upper and work on ext4, xfs, btrfs or tmpfs"
-        )
-
-
-def _try_whiteout(fd: int, upper: str) -> None:
-    advice = "put them on ext4, xfs, btrfs or tmpfs, not on overlayfs (a container's own root) or a network"
-    try:
-        os.mknod("whiteout", stat.S_IFCHR, os.makedev(0, 0), dir_fd=fd)
-    except OSError as error:
-        raise MountError(
-            f"the filesystem of upper {upper} cannot hold whiteouts (mknod of a character device 0/0:"
-            f" {error.strerror}): {advice}, or mount with -o whiteouts=aufs, which records deletions by .wh."
-            " files"
-        ) from error
-    try:
-        os.mknod("file", stat.S_IFREG | 0o600, dir_fd=fd)
-        linux.renameat2(fd, b"file", fd, b"moved", linux.RENAME_WHITEOUT)
-        linux.renameat2(fd, b"moved", fd, b"whiteout", linux.RENAME_EXCHANGE)
-    except OSError as error:
-        raise MountError(
-            f"the filesystem of upper {upper} cannot rename with RENAME_WHITEOUT and RENAME_EXCHANGE"
-            f" ({error.strerror}), by which changes stay atomic: {advice}"
-        ) from error
-
-
-def _try_mark_file(fd: int, upper: str) -> None:
-    advice = "put upper and work on ext4, xfs, btrfs, tmpfs or overlayfs"
-    try:
-        os.mknod(WHITEOUT_PREFIX + b"file", stat.S_IFREG | 0o600, dir_fd=fd)
-    except OSError as error:
-        raise MountError(
-            f"the filesystem of upper {upper} cannot hold .wh. files ({error.strerror}), which a union shows"
-            f" to nobody: {advice}"
-        ) from error
-    try:
-        os.mknod("file", stat.S_IFREG | 0o600, dir_fd=fd)
-        linux.renameat2(fd, b"file", fd, WHITEOUT_PREFIX + b"file", linux.RENAME_EXCHANGE)
-    except OSError as error:
-        raise MountError(
-            f"the filesystem of upper {upper} cannot rename with RENAME_EXCHANGE ({error.strerror}), by which"
-            f" changes stay atomic: {advice}"
-        ) from error

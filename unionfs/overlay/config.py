@@ -51,7 +51,8 @@ class UnionConfig:
     marks of fuse-overlayfs and those under the other of overlayfs's two prefixes, too (see `format.py`).
 
     `xino` is "on", "off" or "auto", `uuid` "on", "off", "null" or "auto". `whiteouts` is how a deletion is
-    recorded: "overlay" (a device 0/0) or "aufs" (a file `.wh.NAME`). `fsync=False` answers fsync(2) without
+    recorded: "overlay" (a device 0/0) or "aufs" (a file `.wh.NAME`); with "auto" that is found out before the
+    union is opened (`probe.py`). `fsync=False` answers fsync(2) without
     syncing, `xattrs` and `acl` say whether there are extended attributes and ACLs, `static_nlink` that
     directories have one link, `ino32` that inode numbers fit into 32 bits.
     """
@@ -87,7 +88,7 @@ class UnionConfig:
     @property
     def redirect_create(self) -> bool:
         """Whether a directory rename may write a redirect; with `whiteouts=aufs` it may not (`aufs.py`)."""
-        return self.redirect_dir == "on" and self.whiteouts != "aufs"
+        return self.redirect_dir == "on" and self.whiteouts == "overlay"
 
     @property
     def offline_changes(self) -> bool:
