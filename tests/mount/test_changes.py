@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.mount.rig import mount, run
 from tests.support.mounts import needs_fuse, needs_root
+from tests.support.transports import one_transport
 
 pytestmark = [needs_root, needs_fuse]
 
@@ -51,6 +52,7 @@ def test_a_mounted_union(base: Path) -> None:
     assert lines("--lowers", lower, base / "upper") == moved
 
 
+@one_transport
 def test_a_read_only_union(base: Path) -> None:
     run("mount", base / "lower", base / "merged")
     try:
@@ -59,6 +61,7 @@ def test_a_read_only_union(base: Path) -> None:
         run("umount", base / "merged")
 
 
+@one_transport
 def test_a_daemon_that_does_not_answer(base: Path) -> None:
     pid = mount(base)
     os.kill(pid, 19)  # SIGSTOP
