@@ -33,8 +33,8 @@ mkdir "$SPACE/sbin"
 mount --bind /usr/sbin "$SPACE/sbin"
 mount -t tmpfs -o mode=755 tmpfs /usr/sbin
 ln -s "$SPACE"/sbin/* /usr/sbin/
-rm -f /usr/sbin/*mount*.pyunionfs
-cp -a "$SPACE"/programs/*mount* /usr/sbin/
+rm -f /usr/sbin/*pyunionfs
+cp -a "$SPACE"/programs/* /usr/sbin/
 cd "$BASE"
 set +eu
 """

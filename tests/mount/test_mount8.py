@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -316,6 +317,26 @@ def test_a_stuck_daemon_is_got_rid_of_by_force(mount8: Mount8, base: Path) -> No
     assert done.returncode == 0, done.stdout
     assert "is unmounted, but its daemon has not ended yet" in done.stdout
     assert "\n0\n" in done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("mount.fuse3"), reason="needs mount.fuse3 (package fuse3)")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "mount.fuse3 site merged -t fuse.pyunionfs",
+        "mount.fuse3 site merged -t pyunionfs",
+        "mount.fuse3 pyunionfs#site merged",
+        # Without our helper mount(8) falls back to that of all FUSE filesystems.
+        "rm /usr/sbin/mount.fuse.pyunionfs && mount -t fuse.pyunionfs site merged",
+    ],
+)
+def test_the_helper_of_fuse_itself(mount8: Mount8, base: Path, command: str) -> None:
+    done = mount8.run(
+        f"""{command} -o {layers(base)},nofail,_netdev || exit
+        findmnt -no SOURCE,FSTYPE $BASE/merged && touch merged/new && umount merged"""
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["site", "fuse.pyunionfs"]), done.stdout
+    assert (base / "upper" / "new").exists()
 
 
 class TestDocumentation:
