@@ -6,16 +6,17 @@ import pytest
 
 from unionfs.cli import mount_helper, umount_helper
 from unionfs.cli.helper import status_of
-from unionfs.errors import MountError, OptionError
+from unionfs.errors import MountError, OptionError, explain
 
 NAME = "mount.fuse.pyunionfs"
+NO_MEMORY = OSError(12, "Cannot allocate memory")
 
 
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
         (OptionError("wrong\nword"), 1, f"{NAME}: wrong\\nword\n"),
-        (OSError(12, "Cannot allocate memory"), 2, f"{NAME}: [Errno 12] Cannot allocate memory\n"),
+        (NO_MEMORY, 2, f"{NAME}: {explain(NO_MEMORY)}\n"),
         (MountError("it cannot be"), 32, f"{NAME}: it cannot be\n"),
         (KeyboardInterrupt(), 8, ""),
     ],
