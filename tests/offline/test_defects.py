@@ -23,7 +23,7 @@ from tests.support.mounts import needs_overlayfs, overlayfs
 from unionfs.offline import repair as mending
 from unionfs.offline.findings import Consent
 from unionfs.offline.stack import opened
-from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.config import OwnersConfig, UnionConfig
 
 pytestmark = needs_overlayfs
 
@@ -567,6 +567,27 @@ def test_copied_lowers_can_be_accepted(stack: Stack) -> None:
     repair(config, [Consent.LOWERS])
     assert check(config) == []
     assert trees(stack, metacopy=True) == before
+
+
+def test_files_that_stand_for_devices(stack: Stack) -> None:
+    """With `override_stat` attributes an object is what these say, a whiteout perhaps."""
+    stack.layers({"d": {"null": "", "gone": ""}})
+    told = "user.containers.override_stat"
+    for root in (stack.upper, stack.lowers[0]):
+        os.setxattr(root, told, b"0:0:755")
+    (stack.upper / "d").mkdir()
+    for name in ("gone", "nothing"):
+        (stack.upper / "d" / name).touch()
+        os.setxattr(stack.upper / "d" / name, told, b"0:0:0:char-0-0")
+    os.setxattr(stack.lowers[0] / "d/null", told, b"0:0:666:char-1-3")
+    config = replace(stack.config(), owners=OwnersConfig(xattr_permissions=2))
+    with View(config) as view:
+        assert view.ls("d") == ["null"]
+        view.chmod("d/null", 0o600)
+    assert shown(check(config), stack.base) == {(*NOTHING, "upper/d/nothing")}
+    assert [each.done is not None for each in repair(config)] == [True]
+    assert check(config) == []
+    assert (stack.upper / "d/gone").exists()
 
 
 def test_how_fuse_overlayfs_says_opaque_is_no_whiteout(stack: Stack) -> None:

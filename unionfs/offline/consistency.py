@@ -23,7 +23,6 @@ from unionfs.offline.origins import Origins
 from unionfs.offline.stack import Stack, real_path
 from unionfs.offline.unreachable import missing_data, unreachable, unreadable
 from unionfs.offline.workdir import examine as examine_work
-from unionfs.overlay.access import reachable
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.iget import Found, Hit, lower_dirs
 from unionfs.overlay.inode import Directory
@@ -90,13 +89,16 @@ class _Walk:
             self._advance()
             below = path + b"/" + name if path else name
             found: Found | None = None
+            failed = False
             try:
                 found = resolve(fs, directory, name)
             except OSError as error:
+                failed = True
                 yield unreachable(self._stack, directory, name, error)
             upper = self._in_upper(directory, name, found)
             if upper is not None:
-                if found is None and self._is_whiteout_file(upper):
+                if found is None and not failed:
+                    # Of a form that a listing does not tell: by an attribute.
                     yield from self._whiteout(directory, path, name)
                     continue
                 marks = self._marks_of(upper)
@@ -125,10 +127,6 @@ class _Walk:
             return None
         st = directory.upper.lstat(name)
         return None if st is None else Hit(directory.upper, name, st)
-
-    def _is_whiteout_file(self, hit: Hit) -> bool:
-        with reachable(self._stack.fs, hit.directory, hit.name, is_dir=False):
-            return self._stack.fs.format.is_whiteout_file(hit.directory, hit.name, hit.st)
 
     def _child(self, found: Found, path: bytes) -> tuple[Directory | None, Finding | None]:
         """The directory to be walked through, and whether it shows a lower one that shows elsewhere, too."""

@@ -150,7 +150,9 @@ class Marks:
     ) -> Iterator[Finding]:
         assert seen.st is not None
         is_dir = stat.S_ISDIR(hit.st.st_mode)
-        if stat.S_IFMT(seen.st.st_mode) != stat.S_IFMT(hit.st.st_mode):
+        other_type = stat.S_IFMT(seen.st.st_mode) != stat.S_IFMT(hit.st.st_mode)
+        # A regular file may stand for a device there.
+        if other_type and not self._stack.config.heeds_overrides:
             yield Finding(
                 Kind.ORIGIN,
                 Severity.ERROR,

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from unionfs.errors import MountError
 from unionfs.linux import process
+from unionfs.offline.look import owners_told
 from unionfs.overlay import check
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import CAP_SETUID, Identity
@@ -83,7 +84,8 @@ def opened(config: UnionConfig, *, writable: bool) -> Iterator[Stack]:
         layers.append(upper)
         identity = Identity(privileged=process.has_capability(CAP_SETUID))
         data_only = DataLayers(data) if data else None
-        fs = OverlayFs(config, upper, None, lowers, dirfds, identity, data_only)
+        owners = owners_told(config, [upper, *lowers]) if config.heeds_overrides else None
+        fs = OverlayFs(config, upper, None, lowers, dirfds, identity, data_only, owners)
         yield Stack(config, fs, upper, upper.root.aside(work_fd))
     except PermissionError as error:
         raise MountError(
