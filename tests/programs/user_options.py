@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import sys
 import time
@@ -91,6 +92,45 @@ def without(base: Path) -> None:
         assert mode == 0o750, option
 
 
+def deletions_as_files(base: Path) -> None:
+    """Whiteouts as files, in and of directories whose modes keep their owner out, too."""
+    merged, upper = base / "merged", base / "upper"
+    shutil.rmtree(upper)
+    upper.mkdir()
+    for name in ("low", "closed", "other"):
+        (base / "lower" / name / "deep").mkdir(parents=True)
+        (base / "lower" / name / "f").write_text(name)
+    for option in ("whiteouts=aufs", "whiteouts=overlay"):
+        mount(base, "-o", option)
+        if option == "whiteouts=aufs":
+            shutil.rmtree(merged / "low")
+            (merged / "low").mkdir(mode=0o555)
+            (merged / "other" / "f").unlink()
+            (merged / "other" / "deep").rmdir()
+            (merged / "own").mkdir()
+            (merged / "own" / "g").write_text("g")
+            (merged / "own").chmod(0o555)
+            (merged / "own").rename(merged / "other")
+            shutil.rmtree(merged / "closed")
+            (merged / "file").rename(merged / "closed")
+        found = sorted(str(path.relative_to(merged)) for path in merged.rglob("*"))
+        modes = [(merged / name).stat().st_mode & 0o777 for name in ("low", "other")]
+        run("umount", merged)
+        assert found == ["closed", "low", "other", "other/g"], found
+        assert modes == [0o555, 0o555]
+    held = sorted(str(path.relative_to(upper)) for path in upper.rglob("*"))
+    assert held == sorted(
+        [".wh.file", "closed", "low", "low/.wh..wh..opq", "other", "other/.wh..wh..opq", "other/g"]
+    ), held
+    mount(base, "-o", "whiteouts=aufs")
+    (merged / "low").rmdir()
+    (merged / "other").chmod(0o755)
+    shutil.rmtree(merged / "other")
+    assert os.listdir(merged) == ["closed"]
+    run("umount", merged)
+    assert sorted(os.listdir(upper)) == [".wh.file", ".wh.low", ".wh.other", "closed"]
+
+
 def _errno_of(path: Path, name: str) -> int:
     try:
         os.getxattr(path, name)
@@ -107,6 +147,7 @@ def main(base: Path) -> None:
     shown(base)
     refused(base)
     without(base)
+    deletions_as_files(base)
     print("all done")
 
 
