@@ -99,6 +99,19 @@ class Scratch:
             self._fd = -1
 
 
+def holds_whiteouts(directory: str) -> bool:
+    """Whether a whiteout can be made there. It cannot on overlayfs, a container's own root directory."""
+    fd = os.open(directory, _OPEN_DIR)
+    try:
+        os.mknod("whiteout", stat.S_IFCHR, os.makedev(0, 0), dir_fd=fd)
+        os.unlink("whiteout", dir_fd=fd)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 def look_like(upper: str, lower: str) -> None:
     """Give a new upper the owner, mode, attributes and times of the lower: its root is the merged tree's.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -14,7 +15,14 @@ import pytest
 
 import unionfs
 from tests.api.rig import contents, mounted_at, run
-from tests.support.mounts import mount_types, needs_fuse, needs_root, scratch
+from tests.support.mounts import (
+    mount_types,
+    needs_fuse,
+    needs_overlayfs,
+    needs_root,
+    overlayfs,
+    scratch,
+)
 from tests.support.transports import one_transport
 
 pytestmark = [needs_root, needs_fuse]
@@ -208,6 +216,28 @@ def test_refusals_are_the_daemons_own_words(tree: Path, place: Path) -> None:
         unionfs.mount([tree], upper="/proc")
     with pytest.raises(unionfs.MountError, match="name another place by tmpdir="):
         unionfs.mount([tree], tmpdir=gone)
+
+
+@needs_overlayfs
+def test_a_temporary_upper_in_a_container(
+    tree: Path, tmp_path: Path, place: Path, over: dict[str, Any]
+) -> None:
+    """A container's own root directory is an overlayfs, which can hold no whiteouts."""
+    with scratch(tmp_path) as where:
+        for name in ("lower", "upper", "work", "merged"):
+            (where / name).mkdir()
+        with overlayfs([where / "lower"], where / "upper", where / "work", where / "merged"):
+            with unionfs.mount([tree], tmpdir=where / "merged", **over) as merged:
+                assert "whiteouts=aufs" in mounted_at(merged).options
+                (merged / "data").unlink()
+                shutil.move(merged / "etc", merged / "moved")
+                (merged / "moved/motd").unlink()
+                (merged / "data").mkdir()
+                assert sorted(path.name for path in merged.rglob("*")) == ["data", "moved"]
+            with pytest.raises(unionfs.MountError, match="this upper is temporary: name another place"):
+                unionfs.mount([tree], tmpdir=where / "merged", metacopy=True)
+            assert os.listdir(where / "merged") == []
+    assert (tree / "etc/motd").read_text() == "prepared\n"
 
 
 @one_transport

@@ -34,9 +34,11 @@ def scribble(tree: Path, place: Path) -> None:
     over = cast(Literal["auto", "direct", "pyfuse3"], chosen())
     with unionfs.mount([tree], tmpdir=place, transport=over) as merged:
         assert merged.stat().st_uid == os.getuid()
-        assert os.listdir(merged) == ["file"]
+        assert sorted(os.listdir(merged)) == ["directory", "file"]
         assert mounted_at(merged).user == os.getuid()
         (merged / "file").unlink()
+        (merged / "directory").rename(merged / "renamed")
+        assert os.listdir(merged / "renamed") == ["inside"]
         (merged / "closed/inner").mkdir(parents=True)
         (merged / "closed/inner").chmod(0)
         (merged / "closed").chmod(0)
@@ -85,6 +87,8 @@ def main(directory: Path) -> None:
     for path in (tree, place):
         path.mkdir()
     (tree / "file").write_text("prepared\n")
+    (tree / "directory").mkdir()
+    (tree / "directory/inside").touch()
     scribble(tree, place)
     stay_busy(tree, place)
     closed_tree(tree, place)

@@ -24,7 +24,7 @@ from unionfs.api.table import umount
 from unionfs.errors import MountError, OptionError, PyUnionFSError
 from unionfs.linux.mount import MountPoint, mount_at, mount_table
 from unionfs.options import resolve_mountpoint
-from unionfs.scratch import Scratch, look_like
+from unionfs.scratch import Scratch, holds_whiteouts, look_like
 from unionfs.separated import escape
 
 _END_TIME = 10.0
@@ -51,8 +51,8 @@ def mount(
     at the end: the mountpoint, `upper` and `work`; for an `upper` that is given, `work` is made beside it.
     With `ro=True` and no `upper` there is none. Without `keep` the union ends with this process at the
     latest; with it only `umount` ends it, and all directories must be given. `data_lowers` lie below `lowers`
-    and are only reached through metacopy files. An upper that is thrown away is `volatile` unless it is said
-    otherwise. The remaining keywords are `Options`.
+    and are only reached through metacopy files. A temporary upper has `volatile` and `redirect_dir="on"`, or
+    on overlayfs `whiteouts="aufs"`, unless it is said otherwise. The remaining keywords are `Options`.
 
     OptionError: a keyword or its value is wrong. MountError: the machine or the directories refuse. Nothing
     is mounted then, and nothing left behind.
@@ -129,7 +129,7 @@ class _Layers:
                 return
             self.upper = scratches.add("upper")
             self.work = scratches.add("work")
-            given.setdefault("volatile", True)
+            _suit_a_passing_upper(given, self.work)
             look_like(self.upper, self.lowers[0])
         elif self.work is None:
             self.work = scratches.add_beside(self.upper)
@@ -141,6 +141,17 @@ class _Layers:
         if self.upper is not None and self.work is not None:
             found += [f"upperdir={escape(self.upper)}", f"workdir={escape(self.work)}"]
         return found
+
+
+def _suit_a_passing_upper(given: dict[str, object], work: str) -> None:
+    """Options for an upper that kernel overlayfs will never mount, as far as none were given."""
+    given.setdefault("volatile", True)
+    redirects = given.get("redirect_dir") == "on" or given.get("metacopy")
+    if "whiteouts" not in given and not redirects and not holds_whiteouts(work):
+        given["whiteouts"] = "aufs"
+    elif given.get("whiteouts") != "aufs":
+        # An ordinary user's, too, can have its directories renamed then.
+        given.setdefault("redirect_dir", "on")
 
 
 class _Scratches:
