@@ -252,7 +252,8 @@ OPTIONS: dict[str, Option] = {
     "xattr_permissions": Option(
         "xattr_permissions",
         "owners",
-        "owner and mode are kept in an attribute: 1 fuse-overlayfs's, 2 user.containers.override_stat",
+        "owner and mode are kept in an attribute of each object: 1 in one that only root can set,"
+        " 2 in user.containers.override_stat",
         values={"0": 0, "1": 1, "2": 2},
     ),
     # --- the mount -------------------------------------------------------------------------------
