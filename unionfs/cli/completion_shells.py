@@ -101,7 +101,7 @@ _pyunionfs() {
     local option=''
     [[ $previous == -o ]] || option=-o
     compopt -o nospace 2>/dev/null
-    [[ $current == *dir*=*/* || $current == *log_file=* ]] && compopt -o filenames 2>/dev/null
+    [[ ${current##*,} == @({layers}|{files})=* ]] && compopt -o filenames 2>/dev/null
     while IFS= read -r word; do COMPREPLY+=("${word#"$known"}"); done < <(
       while IFS= read -r word; do printf '%s\n' "$option$word"; done < <(
         _pyunionfs_mount_options "${current#"$option"}"))
