@@ -127,6 +127,8 @@ class Rig:
             ours = snapshot.take(os.fsencode(self.merged))
         losses += [Loss("a rule of the tree", complaint) for complaint in ours.complaints]
         losses += self._look_at_lowers()
+        if "whiteouts=aufs" in self.options:
+            return losses  # which the kernel does not know
         # The kernel's mount of the same upper must show the same tree; a mount changes nothing that counts.
         shared = [option for option in self.options if option.partition("=")[0] not in _OURS]
         with mounts.overlayfs(self.lowers, self.upper, self.work, self.merged, options=shared):

@@ -24,7 +24,11 @@ pytestmark = [needs_fuse, needs_overlayfs]
 SIZE = 192 << 20
 
 
-@pytest.mark.parametrize("options", [[], ["redirect_dir=off"], ["index=on"], ["metacopy=on"]], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [[], ["redirect_dir=off"], ["index=on"], ["metacopy=on"], ["whiteouts=aufs", "redirect_dir=off"]],
+    ids=str,
+)
 def test_nothing_is_lost(options: list[str], transport: str) -> None:
     with loop_fs("ext4", 1 << 30) as base:
         rig = Rig(base, f"fixed {options} {transport}", options=options)
