@@ -36,6 +36,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "userxattr": {"userxattr": True, "redirect_dir": "nofollow"},
 }
 
+OWN_OPTIONS = OPTIONS | {"whiteouts as files": {"whiteouts": "aufs"}}
+"""And what only this program has."""
+
 
 @contextmanager
 def made(seed: int, base: Path, other: Path, options: dict[str, Any]) -> Iterator[tuple[Stage, UnionConfig]]:

@@ -24,6 +24,7 @@ from unionfs.offline import repair as mending
 from unionfs.offline.findings import Consent
 from unionfs.offline.stack import opened
 from unionfs.overlay.config import OwnersConfig, UnionConfig
+from unionfs.overlay.cred import Caller
 
 pytestmark = needs_overlayfs
 
@@ -649,6 +650,34 @@ def test_as_an_ordinary_user(base: Path) -> None:
     assert (stack.upper / "closed").stat().st_mode & 0o777 == 0o500
     assert (stack.upper / "file").stat().st_mode & 0o777 == 0
     assert (stack.upper / "file").read_text() == "content"
+
+
+def test_other_lowers_as_an_ordinary_user(base: Path) -> None:
+    """Who may not open handles sees that lower directories are missing, and mends nothing by the lowers."""
+    stack = Stack(base).layers({"a": "a"}, {"d": {"f": "f"}, "gone": ""})
+    for path in (stack.upper, stack.work):
+        os.chown(path, UID, UID)
+    for above in (stack.base, *stack.base.parents):
+        above.chmod(above.stat().st_mode | 0o011)
+    config = stack.config(userxattr=True, redirect_dir="nofollow")
+    # Lowers of the same user, who else could not copy them up.
+    for path in (path for lower in stack.lowers for path in (lower, *lower.rglob("*"))):
+        os.chown(path, UID, -1)
+    os.seteuid(UID)  # from the beginning: a union of root's would have this process keep its capabilities
+    try:
+        with View(config, Caller(UID, os.getegid(), 0, 0o022)) as view:
+            view.write("d/f", b"F")
+            view.unlink("gone")
+    finally:
+        os.seteuid(0)
+    assert check(config, user=UID) == []
+    wrong = replace(config, lowers=config.lowers[:1])
+    assert shown(check(wrong, user=UID), stack.base) == {
+        (*NOTHING, "upper/gone"),
+        ("lowers", "note", "upper/d"),
+    }
+    assert [each.done for each in repair(wrong, user=UID)] == [None, None]
+    assert check(config, user=UID) == []
 
 
 def test_marks_of_another_kind_of_mount(stack: Stack) -> None:

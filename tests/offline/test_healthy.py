@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.offline.checking import check, repair
-from tests.offline.healthy_unions import OPTIONS, made, use_by_core, use_by_kernel
+from tests.offline.healthy_unions import OPTIONS, OWN_OPTIONS, made, use_by_core, use_by_kernel
 from tests.support.mounts import needs_overlayfs, scratch
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import Caller
@@ -51,10 +51,10 @@ def _assert_not_blind(config: UnionConfig) -> None:
     assert not check(config)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", OWN_OPTIONS)
 def test_used_by_the_core(base: Path, other: Path, name: str) -> None:
     for seed in range(UNIONS):
-        with made(seed, base, other, OPTIONS[name]) as (stage, config):
+        with made(seed, base, other, OWN_OPTIONS[name]) as (stage, config):
             done = use_by_core(stage.case, config)
             assert done > 5, "nothing was done"
             _assert_healthy(config, f"seed {seed}")

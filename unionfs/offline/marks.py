@@ -117,6 +117,10 @@ class Marks:
         if seen.state is State.FOREIGN:
             tally.foreign += 1
             tally.foreign_path = tally.foreign_path or shown
+        elif seen.state is State.UNOPENED:
+            if is_dir and found is not None and not found.lowers and not found.upper_opaque:
+                tally.unfound += 1
+                tally.unfound_path = tally.unfound_path or shown
         elif seen.state is State.OTHER_FORMAT:
             tally.other_format += 1
             tally.other_format_path = tally.other_format_path or shown

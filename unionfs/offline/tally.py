@@ -28,6 +28,10 @@ class Tally:
     foreign: int = 0
     """Origins on filesystems that no lower lies on."""
     foreign_path: bytes = b""
+    unfound: int = 0
+    """Directories that were copied up from ones that the lowers do not have, where handles are not ours to
+    open."""
+    unfound_path: bytes = b""
     other_format: int = 0
     other_format_path: bytes = b""
     outside: list[ChangeMarks] = field(default_factory=list)
@@ -67,6 +71,15 @@ class Tally:
                 f"{_count(self.foreign, 'object', 'objects')}, this one first, came from a filesystem that"
                 " no lower lies on: layers were copied, or a lower is missing",
                 "nothing, if the layers were copied: only inode numbers are others than before",
+            )
+        if self.unfound:
+            yield Finding(
+                Kind.LOWERS,
+                Severity.NOTE,
+                self.unfound_path,
+                f"{_count(self.unfound, 'directory', 'directories')} in upper, this one first, came from"
+                " lower ones that are not there: they were deleted, or a lower is missing",
+                "see whether the lowers are the right ones; the check tells more as root",
             )
         if self.other_format:
             yield Finding(
