@@ -17,6 +17,9 @@ import pytest
 from tests.mount.owners_rig import PLACES, as_user, fill, fuse_overlayfs, needs_fuse_overlayfs, ours, seen
 from tests.programs.test_user import user_namespaces
 from tests.support.mounts import environment, needs_fuse, needs_root
+from tests.support.transports import one_transport
+from tests.support.users import as_user as as_user_of
+from tests.support.users import open_home, ordinary_user
 
 pytestmark = [needs_root, needs_fuse]
 
@@ -171,22 +174,27 @@ def test_data_takes_its_usual_way(base: Path) -> None:
     assert (base / "lower" / "seven").read_text() == "seven"
 
 
-def in_single_id_namespace(side: str, base: Path, options: str) -> dict[str, dict[str, str]]:
-    """What `single_id` says: of root of a namespace that has no other user."""
+def prepare(base: Path, owner: int) -> None:
+    """Layers of somebody, with a file of another user and one whose ACL names a third."""
     for name in PLACES:
         (base / name).mkdir(parents=True)
     low = base / "lower"
     (low / "d").mkdir()
     for name in ("mine", "another", "d/low", "acl"):
         (low / name).write_text(name)
-    os.chown(low / "another", 5, 5)
     none = 0xFFFFFFFF
     entries = [(1, 6, none), (2, 4, 7), (4, 4, none), (0x10, 4, none), (0x20, 4, none)]
     packed = b"".join(struct.pack("<HHI", *entry) for entry in entries)
     os.setxattr(low / "acl", "system.posix_acl_access", struct.pack("<I", 2) + packed)
-    module = [sys.executable, "-m", "tests.mount.single_id", side, str(base), options]
+    for path in (base, *base.rglob("*")):
+        os.chown(path, owner, owner)
+    os.chown(low / "another", 5, 5)
+
+
+def deeds_by(start: list[str], side: str, base: Path, options: str) -> dict[str, dict[str, str]]:
+    """What `owners_deeds` says, started so."""
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", *module],
+        [*start, "tests.mount.owners_deeds", side, str(base), options],
         capture_output=True,
         text=True,
         env=environment(),
@@ -195,6 +203,13 @@ def in_single_id_namespace(side: str, base: Path, options: str) -> dict[str, dic
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, str]] = json.loads(done.stdout)
     return found
+
+
+def in_single_id_namespace(side: str, base: Path, options: str) -> dict[str, dict[str, str]]:
+    """As root of a namespace that has no other user."""
+    prepare(base, 0)
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m"]
+    return deeds_by(unshare, side, base, options)
 
 
 SQUASHED = {"chmod another's": "ok", "write another's": "ok", "rename another's": "ok"}
@@ -208,6 +223,7 @@ SINGLE = {
 }
 
 
+@one_transport
 @pytest.mark.skipif(not user_namespaces(), reason="needs user namespaces")
 @pytest.mark.parametrize("case", SINGLE)
 def test_a_namespace_with_a_single_id(base: Path, case: str) -> None:
@@ -240,3 +256,52 @@ def test_a_namespace_with_a_single_id(base: Path, case: str) -> None:
             assert {path: mine[path] for path in mine if path != "acl"} == {
                 path: other[path] for path in other if path != "acl"
             }
+
+
+@one_transport
+@pytest.mark.skipif(shutil.which("fusermount3") is None, reason="needs fusermount3")
+@pytest.mark.parametrize("option", ["squash", "attributes"])
+def test_an_ordinary_user(option: str) -> None:
+    """Without any privilege: somebody else's files can be changed where nobody sees whose they are."""
+    with ordinary_user() as user, open_home(user.pw_uid) as home:
+        own = f"{user.pw_uid}:{user.pw_gid}"
+        squash = f"squash_to_uid={user.pw_uid},squash_to_gid={user.pw_gid}"
+        prepare(home / "layers", user.pw_uid)
+        options = squash if option == "squash" else "xattr_permissions=2"
+        start = as_user_of(user)
+        found = deeds_by(start, "ours", home / "layers", options)
+        if option == "attributes":
+            refused = home / "refused"
+            prepare(refused, user.pw_uid)
+            with pytest.raises(AssertionError, match="xattr_permissions=2 needs no privilege"):
+                deeds_by(start, "ours", refused, "xattr_permissions=1")
+    answers = found["answers"]
+    assert answers.pop("chown to unknown") == answers.pop("chown to root") == "EPERM"
+    others = {name: answers.pop(name) for name in SQUASHED}
+    assert answers == dict.fromkeys(answers, "ok")
+    assert found["merged"]["mine"] == f"104711 {own}"
+    if option == "squash":
+        assert others == SQUASHED
+        assert found["merged"]["d/another"] == f"100600 {own}"
+    else:
+        assert others["chmod another's"] == "EPERM"
+        assert others["write another's"] == "EACCES"
+        assert found["upper"]["mine"].startswith(f"100711 {own} user.containers.override_stat=")
+
+
+@one_transport
+@pytest.mark.skipif(shutil.which("newuidmap") is None, reason="needs newuidmap")
+@pytest.mark.skipif(not user_namespaces(), reason="needs user namespaces")
+def test_a_namespace_with_many_ids() -> None:
+    """Ids are those of the mount's user namespace, on both sides of the map."""
+    options = "uidmapping=0:0:1:1:2000:100,gidmapping=0:0:1:1:2000:100"
+    with ordinary_user(subordinate_ids=True) as user, open_home(user.pw_uid) as home:
+        prepare(home / "layers", user.pw_uid)
+        found = deeds_by(as_user_of(user), "ours-many", home / "layers", options)
+    answers = found["answers"]
+    # 5 is an id there, and shown for none.
+    assert answers.pop("chown to unknown") == "EINVAL"
+    # The overflow id is one there, too, so root may do all with what is shown to have it.
+    assert answers == dict.fromkeys(answers, "ok")
+    assert found["merged"]["mine"] == "104711 0:0"
+    assert found["merged"]["d/another"] == "100600 65534:65534"

@@ -1,7 +1,7 @@
-"""Mounts as root of a user namespace and tries what root of a container does: `unshare -r ... -m` this.
+"""Mounts and tries what owners do: `-m tests.mount.owners_deeds SIDE DIRECTORY OPTIONS`.
 
-Says as JSON what was answered, and what merged and upper then hold. The lower has a file of somebody whom the
-namespace does not know.
+As an ordinary user, or as root of a user namespace; SIDE `ours-many` makes one with all ids that the user
+has. Says as JSON what was answered, and what merged and upper then hold.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ def _touch(path: str) -> None:
 
 
 def main(side: str, base: Path, options: str) -> None:
+    side, _, many = side.partition("-")
+    if many:
+        unshare = ["unshare", "--user", "--map-root-user", "--map-auto", "--mount"]
+        module = [sys.executable, "-B", "-m", "tests.mount.owners_deeds", side, str(base), options]
+        os.execvp(unshare[0], [*unshare, *module])
     acts: dict[str, Callable[[], object]] = {
         "chown to unknown": lambda: os.chown("mine", 5, 5),
         "chown to root": lambda: os.chown("mine", 0, 0),
