@@ -11,7 +11,7 @@ from tests.overlay.rig import Stack
 from tests.overlay.trees import Tree, build, disk, file, marks, symlink
 from tests.support.mounts import loop_fs, needs_overlayfs, overlayfs
 from unionfs.overlay.attr import Changes
-from unionfs.overlay.inode import Numbers
+from unionfs.overlay.table import Numbers
 from unionfs.overlay.wait import complete
 
 TREE: Tree = {"d": {"f": "f", "l": symlink("f"), "e": {"deep": "deep"}}, "top": "top"}

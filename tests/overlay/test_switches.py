@@ -14,7 +14,7 @@ from tests.overlay.rig import Stack, View
 from tests.overlay.trees import build, directory, file, marks
 from tests.support.mounts import loop_fs, needs_overlayfs, overlayfs
 from unionfs.overlay.attr import link_counter
-from unionfs.overlay.inode import Numbers
+from unionfs.overlay.table import Numbers
 
 ACCESS = "system.posix_acl_access"
 ACL = struct.pack("<I", 2) + b"".join(

@@ -19,10 +19,11 @@ from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.cred import Identity
 from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.format import Origin, format_for
-from unionfs.overlay.inode import ROOT_INO, Directory, File, InodeTable, Numbers
+from unionfs.overlay.inode import ROOT_INO, Directory, File
 from unionfs.overlay.keep import Keep
 from unionfs.overlay.layer import DirFds, Layer, RealDir
 from unionfs.overlay.owners import Owners
+from unionfs.overlay.table import InodeTable, Numbers
 from unionfs.overlay.under_way import UnderWay
 from unionfs.overlay.wait import Chore
 from unionfs.overlay.work import Work
