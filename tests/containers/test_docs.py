@@ -52,3 +52,8 @@ def test_the_form_is_the_one_of_the_help(tmp_path: Path) -> None:
     assert form is not None
     said = subprocess.check_output([tmp_path / "pyunionfs", "-f", "--help"], text=True, timeout=30)
     assert form[1].partition("-o ")[0] in said
+
+
+def test_the_readme_says_the_same() -> None:
+    line = block("storage.conf").splitlines()[-1]
+    assert f"[storage.options.overlay]\n{line}\n" in (REPOSITORY / "README.md").read_text()
