@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -120,33 +121,37 @@ def test_the_life_of_an_image(who: Who) -> None:
     assert {name: ours[name] for name in COMPARED} == {name: theirs[name] for name in COMPARED}
 
 
-def check_store(outcome: dict[str, Any], before: str) -> None:
+TYPES = {"pyunionfs": "fuse.pyunionfs", "fuse-overlayfs": "fuse.fuse-overlayfs", "overlayfs": "overlay"}
+
+
+@pytest.mark.parametrize(
+    ("user", "before", "after"),
+    [
+        pytest.param("root", "fuse-overlayfs", "pyunionfs", marks=needs_fuse_overlayfs),
+        pytest.param("user", "fuse-overlayfs", "pyunionfs", marks=needs_fuse_overlayfs),
+        pytest.param("root", "pyunionfs", "fuse-overlayfs", marks=needs_fuse_overlayfs),
+        pytest.param("root", "overlayfs", "pyunionfs", marks=needs_overlayfs),
+        pytest.param("user", "overlayfs", "pyunionfs", marks=needs_overlayfs),
+    ],
+)
+def test_a_store_that_others_have_used(user: str, before: str, after: str) -> None:
+    programs = {"pyunionfs": None, "fuse-overlayfs": FUSE_OVERLAYFS, "overlayfs": ""}
+    with contextlib.ExitStack() as stack:
+        uid = 0
+        if user != "root":
+            uid = stack.enter_context(ordinary_user(subordinate_ids=True)).pw_uid
+        outcome = Who(uid).run("stores", programs[before], programs[after])
     *seen, mounted = outcome["before"]
-    assert mounted.split()[2] == before
+    assert mounted.split()[2] == TYPES[before]
     for name in ("after", "again"):
         *now, mounted = outcome[name]
         assert now == seen
-        assert mounted.split()[2] == "fuse.pyunionfs"
+        assert mounted.split()[2] == TYPES[after]
     assert outcome["diff"] == [
         *("A /data/before", "A /data/moved/this", "A /data/renamed", "C /data", "C /data/built"),
         *("C /data/moved", "C /data/one", "C /etc", "C /full", "D /data/copied", "D /data/kept"),
         *("D /data/moved/leaf", "D /data/moved/sub", "D /full/file", "D /full/of"),
     ]
-    assert all(entry[-1] == {} for layer in outcome["image"] for entry in layer.values())
+    # Of the layers below, the engine itself let kernel overlayfs's user.overlay.* into the image.
+    assert all(entry[-1] == {} for entry in outcome["image"][-1].values())
     assert outcome["left"] == {"mounts": [], "processes": [], "layers": []}
-
-
-@needs_fuse_overlayfs
-@pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
-def test_a_store_that_fuse_overlayfs_has_used(user: bool) -> None:
-    if user:
-        with ordinary_user(subordinate_ids=True) as made:
-            outcome = Who(made.pw_uid).run("stores", FUSE_OVERLAYFS, None)
-    else:
-        outcome = Who(0).run("stores", FUSE_OVERLAYFS, None)
-    check_store(outcome, "fuse.fuse-overlayfs")
-
-
-@needs_overlayfs
-def test_a_store_that_kernel_overlayfs_has_used() -> None:
-    check_store(Who(0).run("stores", "", None), "overlay")
