@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from unionfs import __version__
 from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
 from unionfs.errors import OptionError, PyUnionFSError, explain
@@ -31,7 +32,9 @@ class HelperParser(Parser):
     ) -> None:
         super().__init__(program, description, usage=[f"{program} {usage}"], examples=examples)
         self.prog = program
-        self.add_argument("-V", "--version", action="store_true", help="print the version")
+        self.add_argument(
+            "-V", "--version", action="version", version=f"{program} {__version__}", help="print the version"
+        )
         self.add_argument("-v", dest="verbose", action="store_true", help="say what was done")
         self.add_argument(
             "-n", dest="no_mtab", action="store_true", help="accepted: mounts are listed by the kernel alone"
@@ -69,7 +72,7 @@ def status_of(run: Callable[[str, list[str]], int], program: str, words: list[st
     """Run a helper; the exit status. What goes wrong is one line on standard error, bugs excepted."""
     try:
         return run(program, words)
-    except SystemExit:  # by --help
+    except SystemExit:  # by --help and --version
         return 0
     except PyUnionFSError as error:
         _complain(program, str(error))
@@ -82,6 +85,12 @@ def status_of(run: Callable[[str, list[str]], int], program: str, words: list[st
     except Exception:
         traceback.print_exc()
         return BUG
+
+
+def say(given: argparse.Namespace, text: str) -> None:
+    """What -v asks to be told."""
+    if given.verbose:
+        print(printable(text))
 
 
 def _complain(program: str, text: str) -> None:

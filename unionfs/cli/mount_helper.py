@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from unionfs import options
-from unionfs.cli.helper import HelperParser, end
-from unionfs.cli.text import printable
+from unionfs.cli.helper import HelperParser, end, say
 from unionfs.errors import OptionError
 from unionfs.option_table import is_for_mount8
 from unionfs.separated import escape, join_lowers, split_options
@@ -45,11 +44,6 @@ def parser(program: str) -> HelperParser:
 def run(program: str, words: list[str]) -> int:
     """Do what mount(8) asks for. OptionError: the line is wrong; MountError: it cannot be done."""
     given = parser(program).parse(words)
-    if given.version:
-        from unionfs import __version__
-
-        print(f"{program} {__version__}")
-        return 0
     if not given.source or not given.target:
         raise OptionError(f"SOURCE and TARGET are needed: {program} SOURCE TARGET [-o OPTIONS]")
     if any("remount" in split_options(text) for text in given.options):
@@ -58,9 +52,7 @@ def run(program: str, words: list[str]) -> int:
         flags = options.parse_mount_flags(given.options)
         if not given.fake:
             remount(given.target, flags)
-        _say(
-            given.verbose, f"{program}: {given.target} remounted with {','.join(flags.flag_names()) or 'rw'}"
-        )
+        say(given, f"{program}: {given.target} remounted with {','.join(flags.flag_names()) or 'rw'}")
         return 0
     asked = options.parse(
         [given.target],
@@ -82,15 +74,10 @@ def run(program: str, words: list[str]) -> int:
     upper = "read-only" if config.upper is None else f"upper {config.upper}, work {config.work}"
     what = "could be mounted" if given.fake else "mounted"
     lowers = join_lowers(config.lowers, config.data_lowers)
-    _say(given.verbose, f"{program}: {given.source} {what} on {asked.mountpoint}: lowers {lowers}, {upper}")
+    say(given, f"{program}: {given.source} {what} on {asked.mountpoint}: lowers {lowers}, {upper}")
     return 0
 
 
 def _leave_aside(name: str, sloppy: bool) -> None:
     if not sloppy and not is_for_mount8(name):
         raise options.unknown_option(name)
-
-
-def _say(verbose: bool, text: str) -> None:
-    if verbose:
-        print(printable(text))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from unionfs.cli.helper import HelperParser, end
-from unionfs.cli.text import printable
+from unionfs.cli.helper import HelperParser, end, say
 from unionfs.errors import MountError, OptionError
 
 
@@ -34,11 +33,6 @@ def parser(program: str) -> HelperParser:
 def run(program: str, words: list[str]) -> int:
     """Do what umount(8) asks for. OptionError: the line is wrong; MountError: it cannot be done."""
     given = parser(program).parse(words)
-    if given.version:
-        from unionfs import __version__
-
-        print(f"{program} {__version__}")
-        return 0
     if not given.target:
         raise OptionError(f"TARGET is needed: {program} TARGET")
     from unionfs.unmount import umount
@@ -50,8 +44,7 @@ def run(program: str, words: list[str]) -> int:
         if not given.read_only:
             raise
         done = _make_read_only(given.target)
-    if given.verbose:
-        print(printable(f"{program}: {given.target} {done}"))
+    say(given, f"{program}: {given.target} {done}")
     return 0
 
 
