@@ -18,7 +18,13 @@ from tests.support.mounts import environment, needs_fuse, needs_overlayfs, needs
 from tests.support.transports import one_transport
 from tests.support.users import open_home, ordinary_user, unshared
 
-pytestmark = [needs_root, needs_fuse, one_transport, pytest.mark.usefixtures("engines")]
+pytestmark = [
+    needs_root,
+    needs_fuse,
+    one_transport,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("engines"),
+]
 
 FUSE_OVERLAYFS = shutil.which("fuse-overlayfs")
 needs_fuse_overlayfs = pytest.mark.skipif(FUSE_OVERLAYFS is None, reason="no fuse-overlayfs to compare with")
