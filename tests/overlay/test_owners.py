@@ -7,7 +7,9 @@ import os
 import random
 import stat
 import struct
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from tests.overlay.trees import file
 from unionfs.overlay import owners
 from unionfs.overlay.attr import Changes
 from unionfs.overlay.config import IdMap, OwnersConfig
-from unionfs.overlay.cred import Caller
+from unionfs.overlay.cred import CAP_SYS_ADMIN, Caller
 from unionfs.overlay.ids import Ids, overflow_id, show_acl, store_acl
 from unionfs.overlay.wait import complete
 
@@ -413,3 +415,48 @@ def test_index_and_metacopy(stack: Stack, tmp_path: Path) -> None:
             assert owner(view.change("meta", uid=100002)) == (100002, 1000)
             assert view.read("meta") == b"data"
     assert owner((stack.upper / "meta").lstat()) == (3, 0)
+
+
+# --- root of a container ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def container() -> Iterator[int]:
+    """A process that is root of a user namespace whose 0 to 99 are our 100000 to 100099."""
+    # It must not exec: it would lose its capabilities, for it has no id yet.
+    program = "import ctypes, sys; print(ctypes.CDLL(None).unshare(0x10000000), flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", program]
+    child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        if child.stdout.readline() != "0\n":
+            pytest.skip("the kernel lets nobody make a user namespace")
+        for kind in ("uid", "gid"):
+            Path(f"/proc/{child.pid}/{kind}_map").write_text("0 100000 100\n")
+        yield child.pid
+    finally:
+        child.stdin.close()
+        child.stdout.close()
+        child.wait()
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "kept"),
+    [(100005, 100006, True), (0, 100006, False), (100005, 0, False), (100100, 100006, False)],
+)
+def test_capabilities_over_what_a_namespace_knows(
+    stack: Stack, container: int, uid: int, gid: int, kept: bool
+) -> None:
+    """Root of a container keeps the setgid bit of a directory that gets an ACL, if it is the container's."""
+    stack.layers({"d": {}, "f": "data"})
+    for name in ("d", "f"):
+        os.chown(stack.lowers[0] / name, uid, gid)
+        os.chmod(stack.lowers[0] / name, 0o2755)
+    root = Caller(100000, 100000, container, 0)
+    with stack.open() as view:
+        view.setxattr("d", "system.posix_acl_access", named(100000, 100001), caller=root)
+        view.write("f", b"x", caller=root)
+        assert stat.S_IMODE(view.stat("d").st_mode) == 0o770 | (stat.S_ISGID if kept else 0)
+        assert stat.S_IMODE(view.stat("f").st_mode) == 0o755 | (stat.S_ISGID if kept else 0)
+        assert not root.has_capability(CAP_SYS_ADMIN)

@@ -41,7 +41,7 @@ class Root(Caller):
 
     __slots__ = ()
 
-    def has_capability(self, number: int) -> bool:
+    def has_capability(self, number: int, over: os.stat_result | None = None) -> bool:
         return True
 
 
@@ -50,7 +50,7 @@ class User(Caller):
 
     __slots__ = ()
 
-    def has_capability(self, number: int) -> bool:
+    def has_capability(self, number: int, over: os.stat_result | None = None) -> bool:
         return False
 
 

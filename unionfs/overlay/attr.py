@@ -159,7 +159,7 @@ def _strip_set_ids(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool
         return st
     if not writing:
         may_write = st.st_mode & stat.S_IWOTH or (st.st_mode & stat.S_IWGRP and caller.in_group(st.st_gid))
-        if caller.uid != st.st_uid and not may_write and not caller.has_capability(CAP_FOWNER):
+        if caller.uid != st.st_uid and not may_write and not caller.has_capability(CAP_FOWNER, st):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         check_changeable(fs, inode)
     ensure_upper(fs, inode, data=False)

@@ -114,7 +114,8 @@ def _granted(parent: Directory, mode: int, caller: Caller) -> int:
     """
     if mode & _GROUP_RUNS != _GROUP_RUNS or not parent.mode & stat.S_ISGID:
         return mode
-    if caller.in_group(parent.lstat().st_gid) or caller.has_capability(CAP_FSETID):
+    st = parent.lstat()
+    if caller.in_group(st.st_gid) or caller.has_capability(CAP_FSETID, st):
         return mode
     return mode & ~stat.S_ISGID
 

@@ -45,14 +45,18 @@ class Caller:
         self.group = group
         self.contexts = contexts
 
-    def has_capability(self, number: int) -> bool:
-        """Whether the process has an effective capability (its number in capabilities(7)) over our files.
+    def has_capability(self, number: int, over: os.stat_result | None = None) -> bool:
+        """Whether the process has an effective capability (its number in capabilities(7)).
 
-        One in another user namespace than ours does not count. Where /proc does not tell (the process has
-        ended), root has them all and others none.
+        One that it has in another user namespace than ours counts *over* an object whose owner and group that
+        namespace knows, as capable_wrt_inode_uidgid() has it, and else not at all. Where /proc does not tell
+        (the process has ended), root has them all and others none.
         """
         try:
-            if os.stat(f"/proc/{self.pid}/ns/user").st_ino != _own_user_namespace():
+            elsewhere = os.stat(f"/proc/{self.pid}/ns/user").st_ino != _own_user_namespace()
+            if elsewhere and (
+                over is None or not (self._knows("uid", over.st_uid) and self._knows("gid", over.st_gid))
+            ):
                 return False
         except (FileNotFoundError, ProcessLookupError):
             return self.uid == 0
@@ -71,6 +75,12 @@ class Caller:
             if line.startswith(b"Groups:"):
                 return gid in map(int, line[7:].split())
         return False
+
+    def _knows(self, kind: str, number: int) -> bool:
+        """Whether the process's user namespace has an id of its own for this one of ours."""
+        with open(f"/proc/{self.pid}/{kind}_map", "rb") as file:
+            ranges = [tuple(map(int, line.split())) for line in file]
+        return any(first <= number < first + length for _, first, length in ranges)
 
     def _status(self) -> list[bytes]:
         try:

@@ -75,7 +75,8 @@ def set_fsxattr(fs: OverlayFs, inode: Inode, value: bytes, caller: Caller) -> No
 def _check(fs: OverlayFs, inode: Inode, prot: int, caller: Caller) -> None:
     """As vfs_fileattr_set(): the owner may set flags, and protection only who may use it."""
     fs.writable_work()
-    if caller.uid != inode.lstat().st_uid and not caller.has_capability(CAP_FOWNER):
+    st = inode.lstat()
+    if caller.uid != st.st_uid and not caller.has_capability(CAP_FOWNER, st):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     if prot != protection(fs, inode) and not caller.has_capability(CAP_LINUX_IMMUTABLE):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))

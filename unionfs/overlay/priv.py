@@ -26,9 +26,9 @@ def drop_set_ids(inode: File, caller: Caller, kill: bool | None = None) -> None:
     """
     if not inode.mode & _SET_IDS or kill is False:
         return
-    if kill is None and caller.has_capability(CAP_FSETID):
-        return
     st = inode.lstat()
+    if kill is None and caller.has_capability(CAP_FSETID, st):
+        return
     mode = st.st_mode
     kept = mode & ~stat.S_ISUID
     if mode & stat.S_IXGRP or (mode & stat.S_ISGID and not caller.in_group(st.st_gid)):

@@ -155,7 +155,7 @@ def _settle_mode(inode: Inode, caller: Caller) -> None:
     """An access ACL sets the mode; setgid goes, with the ACL too, unless the caller may keep it."""
     st = inode.lstat()
     mode = st.st_mode
-    if mode & stat.S_ISGID and not caller.in_group(st.st_gid) and not caller.has_capability(CAP_FSETID):
+    if mode & stat.S_ISGID and not (caller.in_group(st.st_gid) or caller.has_capability(CAP_FSETID, st)):
         mode &= ~stat.S_ISGID
         inode.set_mode(mode)
     inode.mode = mode
