@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 
-from unionfs.cli import main
+from unionfs.cli import fuse_overlayfs, main
 from unionfs.option_table import OPTIONS
 from unionfs.options import MountOptions
 
@@ -257,3 +258,16 @@ def test_under_the_name_fuse_overlayfs_no_word_is_a_command(
     assert "SOURCE" in capsys.readouterr().out
     assert main([]) == 1
     assert "no TARGET" in capsys.readouterr().err
+
+
+def test_its_help(asked: list[MountOptions], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = fuse_overlayfs.parser()
+    lines = parser.format_help().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("usage: pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=")
+    assert all(any(name in line for line in lines) for name in OPTIONS)
+    for name in ("site", "base", "upper", "work", "merged"):
+        Path(name).mkdir()
+    for line, _ in parser.examples:
+        assert one(asked, *shlex.split(line)[1:]).mountpoint == str(Path("merged").absolute())

@@ -185,9 +185,7 @@ def parser() -> Parser:
         " fuse-overlayfs (a symlink, say) the program is always called so.\n\n"
         "Returns 0 when TARGET answers. Directories of lowers are not renamed (EXDEV) unless redirect_dir=on"
         " is given; access times and devices are off unless atime and dev are.",
-        usage=(
-            "pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=A[:B...][,upperdir=U,workdir=W][,OPTION...]",
-        ),
+        usage=("pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=A[:B...][,OPTION...]",),
         examples=[
             ("pyunionfs -o lowerdir=site:base,upperdir=upper,workdir=work merged", "as engines call it"),
             ("pyunionfs overlay merged -o lowerdir=site:base", "as mount(8) does; read-only"),
