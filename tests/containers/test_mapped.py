@@ -1,4 +1,4 @@
-"""podman's containers in user namespaces of their own: the ids that layers hold are those of the container."""
+"""podman's containers in user namespaces of their own: ids that layers hold are those of the container."""
 
 from __future__ import annotations
 
