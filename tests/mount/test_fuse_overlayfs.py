@@ -250,3 +250,29 @@ def test_a_mount_that_can_be_reached_does_stop_another(base: Path, merged: Path)
     done = engine(base)
     assert done.returncode == 1
     assert "in use by another mount" in done.stderr
+
+
+@one_transport
+@pytest.mark.parametrize("mark", [".wh..wh..opq", *FOREIGN])
+@pytest.mark.parametrize("layer", ["upper", "middle"])
+def test_a_layer_may_hide_all_below_it(base: Path, merged: Path, mark: str, layer: str) -> None:
+    (base / "middle").mkdir()
+    (base / "middle" / "there").touch()
+    (base / "lower" / "dir").mkdir()
+    if mark.startswith(".wh."):
+        (base / layer / mark).touch()
+    else:
+        os.setxattr(base / layer, mark, b"y")
+    assert engine(base, lowers="middle:lower").returncode == 0
+    shown = [] if layer == "upper" else ["there"]
+    assert os.listdir(merged) == shown
+    assert not (merged / "file").exists()
+    (merged / "dir").mkdir()
+    (merged / "file").write_text("new\n")
+    assert sorted(os.listdir(merged)) == ["dir", "file", *shown]
+    (merged / "file").unlink()
+    (merged / "dir").rmdir()
+    assert os.listdir(merged) == shown
+    umount(merged)
+    assert engine(base, lowers="middle:lower").returncode == 0
+    assert os.listdir(merged) == shown

@@ -124,6 +124,31 @@ def test_opaque_directory_hides_what_is_below(stack: Stack, mark: str, at: int, 
         assert tree == stack.kernel()
 
 
+@pytest.mark.parametrize("at", range(1, 4), ids=LAYERS[1:])
+def test_a_file_in_a_lowers_root_hides_all_layers_below(stack: Stack, at: int) -> None:
+    trees: list[Tree] = []
+    for layer in range(4):
+        entries: dict[str, Spec] = {f"from{layer}": str(layer), "d": {f"in{layer}": ""}}
+        trees.append({**entries, ".wh..wh..opq": ""} if layer == at else dict(entries))
+    stack.layers(*trees[1:], upper=trees[0])
+    with stack.open() as view:
+        assert view.ls("") == ["d", *[f"from{layer}" for layer in range(at + 1)]]
+        assert view.ls("d") == [f"in{layer}" for layer in range(at + 1)]
+        for layer in range(4):
+            assert view.exists(f"from{layer}") == (layer <= at)
+            assert view.exists(f"d/in{layer}") == (layer <= at)
+
+
+def test_overlayfs_asks_no_root_whether_it_is_opaque(stack: Stack) -> None:
+    stack.layers({"a": ""}, {"b": ""}, upper={"c": ""})
+    for name in ("upper", "lower0"):
+        os.setxattr(stack.base / name, "trusted.overlay.opaque", b"y")
+    with stack.open() as view:
+        assert view.ls("") == ["a", "b", "c"]
+        tree = view.tree()
+    assert tree == stack.kernel()
+
+
 @pytest.mark.parametrize("value", ["n", "", "yy", "Y"])
 def test_other_values_of_opaque_mean_nothing(stack: Stack, value: str) -> None:
     stack.layers({"d": directory({"a": ""}, opaque=value)}, {"d": {"b": ""}})

@@ -16,7 +16,7 @@ from unionfs.linux import fs as linux
 from unionfs.linux import xattr
 from unionfs.linux.fileattr import FS_APPEND_FL, FS_IMMUTABLE_FL
 from unionfs.overlay import override
-from unionfs.overlay.layer import Layer, RealDir
+from unionfs.overlay.layer import Layer, RealDir, is_mark_file
 
 WHITEOUT_PREFIX = b".wh."
 """AUFS's and OCI's whiteout of NAME is a file `.wh.NAME`; it hides NAME in the layers below."""
@@ -184,6 +184,10 @@ class Format:
                 return value
         return None
 
+    def opaque_root(self, root: RealDir) -> bool:
+        """Whether a layer hides all layers below it: by a file, for overlayfs asks no root for its marks."""
+        return is_mark_file(root.lstat(OPAQUE_FILE))
+
     # --- protection ----------------------------------------------------------------------------
 
     def read_protattr(self, path: bytes, *, follow: bool) -> int:
@@ -262,6 +266,13 @@ class ForeignFormat(Format):
 
     def is_private(self, name: str) -> bool:
         return name.startswith(self._foreign) or super().is_private(name)
+
+    def opaque_root(self, root: RealDir) -> bool:
+        # fuse-overlayfs asks a layer's root as every directory.
+        path = b"/proc/self/fd/%d" % root.open()
+        return super().opaque_root(root) or any(
+            self.read(path, mark, follow=True) == b"y" for mark in self.opaques
+        )
 
 
 class _Telling(Format):

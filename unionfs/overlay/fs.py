@@ -134,6 +134,12 @@ class OverlayFs:
         for root in roots[:-1]:
             path = b"/proc/self/fd/%d" % root.open()
             root.whiteout_files = self.format.holds_whiteout_files(path, follow=True)
+        for at, root in enumerate(roots[:-1]):
+            if self.format.opaque_root(root):
+                roots = roots[: at + 1]
+                break
+        if config.foreign_marks and upper is not None and self.format.opaque_root(upper.root):
+            roots = ()
         top = upper.root_fd if upper is not None else lowers[0].root_fd
         self.root = self.new_directory(
             ROOT_INO,
