@@ -25,6 +25,8 @@ def prepare_cgroups() -> None:
 
 def main(arguments: list[str]) -> None:
     prepare_cgroups()
+    # Engines leave locks and caches in there, whatever they are configured for.
+    mount("tmpfs", Path("/run"), "tmpfs", 0, "mode=755,size=64m")
     uid, _, *module = arguments
     if int(uid) != 0:
         as_user.main(arguments)

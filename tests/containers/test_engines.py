@@ -82,6 +82,12 @@ class Who:
             outcome: dict[str, Any] = json.loads(done.stdout)
             return outcome
 
+    def clear_up(self) -> None:
+        """Remove what podman's helpers leave in /tmp, whatever they are configured for."""
+        if self.uid != 0:
+            for name in ("containers-user", "podman-run"):
+                shutil.rmtree(f"/tmp/{name}-{self.uid}", ignore_errors=True)
+
 
 @pytest.fixture(params=["root", "user", "single-id", "single-id-masked"])
 def who(request: pytest.FixtureRequest) -> Iterator[Who]:
@@ -90,7 +96,9 @@ def who(request: pytest.FixtureRequest) -> Iterator[Who]:
         return
     single = request.param.startswith("single-id")
     with ordinary_user(subordinate_ids=not single) as user:
-        yield Who(user.pw_uid, single, request.param.endswith("-masked"))
+        made = Who(user.pw_uid, single, request.param.endswith("-masked"))
+        yield made
+        made.clear_up()
 
 
 def test_the_life_of_an_image(who: Who) -> None:
@@ -146,7 +154,9 @@ def test_a_store_that_others_have_used(user: str, before: str, after: str) -> No
         uid = 0
         if user != "root":
             uid = stack.enter_context(ordinary_user(subordinate_ids=True)).pw_uid
-        outcome = Who(uid).run("stores", programs[before], programs[after])
+        who = Who(uid)
+        stack.callback(who.clear_up)
+        outcome = who.run("stores", programs[before], programs[after])
     *seen, mounted = outcome["before"]
     assert mounted.split()[2] == TYPES[before]
     for name in ("after", "again"):
