@@ -1,6 +1,6 @@
 """The calls of other programs that know fuse-overlayfs by its name: Docker, containerd and apptainer.
 
-None of them is run here (Docker and containerd are daemons, apptainer is not in Debian): each test does what
+None of them is run here (Docker wants a machine to itself, the others are not in Debian): each test does what
 its source does, word for word.
 """
 
