@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs.conftest import Union
-from tests.support.mounts import needs_fuse, needs_root
+from tests.support.mounts import needs_fuse, needs_root, scratch
 
 pytestmark = [needs_root, needs_fuse, pytest.mark.slow]
 
@@ -22,6 +22,16 @@ ENTRIES = 30_000
 BIG = 768 << 20
 PATIENCE = 0.5
 """Seconds that a small request may take while something large is under way, on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def lowers() -> Iterator[Path]:
+    """Layers that all tests here share: they take long to make, above all after others have been removed."""
+    with scratch() as where:
+        fill(where / "large/large", ENTRIES)
+        fill(where / "huge/large", 4 * ENTRIES)
+        (where / "huge/small").mkdir()
+        yield where
 
 
 def fill(directory: Path, entries: int) -> None:
@@ -66,9 +76,8 @@ def impatient_client(directory: Path) -> Iterator[list[float]]:
     assert not thread.is_alive()
 
 
-def test_rm_rf_of_a_large_merged_directory(union: Union, space: Path) -> None:
-    lower = space / "lower"
-    fill(lower / "large", ENTRIES)
+def test_rm_rf_of_a_large_merged_directory(union: Union, lowers: Path) -> None:
+    lower = lowers / "large"
     with union([lower]) as merged:
         for number in range(0, ENTRIES, 10):
             (merged / f"large/upper-{number}").touch()
@@ -78,11 +87,8 @@ def test_rm_rf_of_a_large_merged_directory(union: Union, space: Path) -> None:
     assert len(os.listdir(lower / "large")) == ENTRIES
 
 
-def test_listing_of_a_large_directory_keeps_nobody_waiting(union: Union, space: Path) -> None:
-    lower = space / "lower"
-    fill(lower / "large", 4 * ENTRIES)
-    (lower / "small").mkdir()
-    with union([lower]) as merged:
+def test_listing_of_a_large_directory_keeps_nobody_waiting(union: Union, lowers: Path) -> None:
+    with union([lowers / "huge"]) as merged:
         (merged / "large/upper").touch()
         with impatient_client(merged / "small") as rounds:
             names = [entry.name for entry in os.scandir(merged / "large")]
