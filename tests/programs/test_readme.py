@@ -1,4 +1,4 @@
-"""The README is true: its first mount works as copied, its table knows every option and no other."""
+"""The README is true: its first mount works as copied, and it and the page of options know all options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root
 from tests.support.transports import one_transport
 from unionfs import answer
-from unionfs.option_table import option_table
+from unionfs.option_table import GROUPS, OPTIONS, option_table
 from unionfs.overlay.under_way import COPY_UP, COPYING, LISTING, READING, WAITING, WRITING_OUT, Report
 
 README = (REPOSITORY / "README.md").read_text()
@@ -58,10 +58,25 @@ def test_the_first_mount_works_as_copied(space: Path, tmp_path: Path) -> None:
 
 @one_transport
 def test_the_table_of_options_is_complete() -> None:
-    table = README.partition("<!-- options:")[2].partition("<!-- end of options -->")[0]
-    rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", table, re.MULTILINE)
+    text = (REPOSITORY / "docs/options.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", text, re.MULTILINE)
     known = [(syntax.replace("|", "\\|"), text.replace("|", "\\|")) for syntax, text in option_table()]
     assert rows == known
+    assert re.findall("^## (.+)$", text, re.MULTILINE) == list(GROUPS.values())
+
+
+@one_transport
+def test_the_options_that_matter_most_are_options() -> None:
+    table = README.partition("\n## Options\n")[2].partition("\n## ")[0]
+    firsts = re.findall(r"^\| (`[^|]+`) \|", table, re.MULTILINE)
+    words = [word for first in firsts for word in re.findall("`([^`]+)`", first)]
+    assert len(words) > 10
+    for word in words:
+        name, equals, value = word.partition("=")
+        assert name in OPTIONS
+        if value and not value.isupper():
+            OPTIONS[name].value(name, value)
+        assert bool(equals) == OPTIONS[name].takes_value
 
 
 @one_transport
