@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 Status = dict[str, Any]
@@ -23,6 +24,13 @@ def _is_text_or_none(value: object) -> bool:
 
 def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_moment(value: object) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value) is not None
+    except ValueError:
+        return False
 
 
 def _is_number(value: object) -> bool:
@@ -76,7 +84,7 @@ _SHAPE: dict[str, Callable[[object], bool]] = {
     "transport": _is_text,
     "flags": _is_texts,
     "passthrough_problem": _is_text_or_none,
-    "started": _is_text,
+    "started": _is_moment,
     "uptime": _is_number,
     "memory": _is_count,
     "log": _is_text,

@@ -13,6 +13,7 @@ layers again each second. Nobody's mount is ended here.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import replace
 
@@ -50,7 +51,7 @@ def take_over(config: UnionConfig, patience: float) -> check.Lock:
                     raise
                 if now < start + _SETTLED:
                     ask_at = start + _SETTLED
-                elif config.any_work and holders and not any(map(_is_used, holders)):
+                elif config.any_work and holders and all(map(_may_share, holders)):
                     return check.lock(replace(config, shared_work=True))
                 else:
                     # Not on and on, for all daemons are asked.
@@ -80,5 +81,6 @@ def _holders(config: UnionConfig) -> list[Status]:
     ]
 
 
-def _is_used(status: Status) -> bool:
-    return bool(status["open_handles"])
+def _may_share(status: Status) -> bool:
+    # Another user's daemon can say what it likes: it shall not have us write where somebody else still does.
+    return status["user"] == os.geteuid() and not status["open_handles"]

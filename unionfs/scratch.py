@@ -65,10 +65,12 @@ class Scratch:
         """
         if self._fd < 0:
             return
-        inside = [entry.path for entry in mount_table() if entry.path.startswith(self.path + "/")]
-        if inside and self._is_there():
+        # Where it is by now: it may have been renamed, and what is mounted in it goes with it.
+        here = os.readlink(f"/proc/self/fd/{self._fd}")
+        inside = [entry.path for entry in mount_table() if entry.path.startswith(here + "/")]
+        if inside and self._leads_here(here):
             raise MountError(
-                f"the temporary directory {self.path} stays, because {inside[-1]} is mounted in it: unmount"
+                f"the temporary directory {here} stays, because {inside[-1]} is mounted in it: unmount"
                 " that, then remove the directory"
             )
         try:
@@ -76,7 +78,7 @@ class Scratch:
                 remove_tree(self._fd, os.fsencode(name))
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(_MOUNTPOINT, dir_fd=self._fd)
-            if self._is_there():
+            if self._leads_here(self.path):
                 os.rmdir(self.path)
         except (OSError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else "directories are nested too deeply"
@@ -85,10 +87,10 @@ class Scratch:
             ) from error
         self.close()
 
-    def _is_there(self) -> bool:
-        """Whether the path still leads to it."""
+    def _leads_here(self, path: str) -> bool:
+        """Whether a path leads to it, and not to what lies over it or has taken its place."""
         try:
-            return os.path.samestat(os.lstat(self.path), os.fstat(self._fd))
+            return os.path.samestat(os.lstat(path), os.fstat(self._fd))
         except FileNotFoundError:
             return False
 

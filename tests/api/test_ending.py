@@ -18,6 +18,7 @@ import unionfs
 from tests.api.rig import contents, eventually, program, run
 from tests.support.mounts import mount_types, needs_fuse, needs_root, scratch
 from tests.support.transports import one_transport
+from unionfs.scratch import Scratch
 
 pytestmark = [needs_root, needs_fuse, one_transport]
 
@@ -241,6 +242,26 @@ def test_work_beside_upper_goes_too(tree: Path, tmp_path: Path, place: Path) -> 
         assert ".pyunionfs-work-" in run(BESIDE, tree, where, status=-signal.SIGKILL)
         assert eventually(lambda: sorted(os.listdir(where)) == ["merged", "upper"])
         assert (where / "upper/data").is_char_device()
+
+
+def test_what_is_mounted_in_a_temporary_directory_stays_wherever_that_went(
+    tree: Path, place: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    made = Scratch.make(str(place))
+    inside = Path(made.add("upper")) / "inside"
+    inside.mkdir()
+    subprocess.run(["mount", "--bind", tree, inside], check=True)
+    # A mountpoint may not be moved, but what is above it may.
+    os.rename(made.path, elsewhere)
+    try:
+        with pytest.raises(unionfs.MountError, match=f"stays, because {elsewhere}/upper/inside is mounted"):
+            made.remove()
+        assert (tree / "data").stat().st_size == 1000
+    finally:
+        subprocess.run(["umount", elsewhere / "upper/inside"], check=True)
+    made.remove()
+    assert os.listdir(elsewhere) == []
 
 
 KEPT = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,24 @@ def test_another_mount_does_not_count(config: UnionConfig, monkeypatch: pytest.M
     timer.start()
     handover.take_over(config, 60).close()
     timer.join()
+
+
+@pytest.mark.parametrize(
+    ("other", "shares"), [({}, True), ({"open_handles": 1}, False), ({"user": os.geteuid() + 1}, False)]
+)
+def test_an_engine_shares_upper_with_its_own_user_only_and_while_nothing_is_open(
+    config: UnionConfig, other: Status, shares: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = held(config.upper)
+    idle = {"state": "detached", "upper": config.upper, "work": None, "open_handles": 0, "user": os.geteuid()}
+    monkeypatch.setattr(control, "mounts", lambda: [{**idle, **other}])
+    monkeypatch.setattr(handover, "_SETTLED", 0)
+    engine = replace(config, any_work=True)
+    if shares:
+        lock = handover.take_over(engine, 60)
+        assert lock.shared
+        lock.close()
+    else:
+        with pytest.raises(check.InUse):
+            handover.take_over(engine, 0.1)
+    os.close(fd)

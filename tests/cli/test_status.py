@@ -190,7 +190,7 @@ def test_a_path_that_is_folded_is_complete() -> None:
 def test_what_others_call_things_cannot_reach_the_terminal_raw(
     mounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    texts = ("upper", "work", "started", "log", "transport", "passthrough_problem")
+    texts = ("upper", "work", "log", "transport", "passthrough_problem")
     evil = {
         **dict.fromkeys(texts, EVIL),
         "lowers": [EVIL],

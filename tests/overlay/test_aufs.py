@@ -246,6 +246,17 @@ def test_a_directory_that_moves_keeps_its_times(stack: Stack) -> None:
         assert view.stat("empty").st_mtime_ns == TIME_NS
 
 
+def test_a_directory_that_is_opaque_by_its_attribute_is_marked_when_it_moves(stack: Stack) -> None:
+    """With an index a new directory is made opaque at once, which is no mark; a lower one may come below."""
+    stack.layers(LOWER, upper=UPPER)
+    with stack.open(whiteouts="aufs", index=True) as view:
+        view.mkdir("new")
+        remove(view, "dir")
+        view.rename("new", "dir")
+        assert view.ls("dir") == []
+    assert disk(stack.upper)["dir/.wh..wh..opq"] == MARK
+
+
 def test_a_merged_directory_is_not_renamed(stack: Stack) -> None:
     stack.layers(LOWER, upper=UPPER)
     with stack.open(whiteouts="aufs") as view:

@@ -159,12 +159,14 @@ def _keep_together(fs: OverlayFs, inode: Inode, newdir: Directory, same_dir: boo
         if inode.lowers:
             set_redirect(fs, inode, absolute=not same_dir)
             set_impure(fs, newdir)
-        elif not inode.opaque and newdir.merged:
-            path, follow = inode.proc_path()
-            set_mark(fs, path, fs.format.opaque, b"y", follow=follow)
+        elif newdir.merged:
+            if not inode.opaque:
+                path, follow = inode.proc_path()
+                set_mark(fs, path, fs.format.opaque, b"y", follow=follow)
+                inode.opaque = True
+            # One that is opaque by its attribute only says nothing to a reader of marks.
             if fs.aufs and inode.upper is not None:
                 aufs.mark_opaque(fs, inode.upper)
-            inode.opaque = True
     elif isinstance(inode, File):
         if inode.metacopy:
             set_redirect(fs, inode, absolute=not same_dir or (inode.nlink or 1) > 1)
