@@ -351,8 +351,3 @@ def is_for_mount8(name: str) -> bool:
     nodev and noexec along.
     """
     return name in _FSTAB or name.startswith(("x-", "X-"))
-
-
-def option_table() -> list[tuple[str, str]]:
-    """How every option is written and what it does, for help texts."""
-    return [(option.syntax(name), option.help) for name, option in OPTIONS.items()]

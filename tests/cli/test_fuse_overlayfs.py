@@ -208,6 +208,7 @@ def test_the_environment_asks_for_aufs_whiteouts(
         (["-o", LAYERS], "no TARGET"),
         (["-f"], "no TARGET"),
         (["-f", "target"], "lowerdir is missing"),
+        (["./target", "-o", "upperdir=up"], "lowerdir is missing"),
         (["target", "-o", "lowerdir"], "lowerdir needs a value"),
         (["target", "-o", "lowerdir=a", "-o"], "-o needs"),
         (["target", "-o", "lowerdir=a,upperdir=up"], "without workdir"),

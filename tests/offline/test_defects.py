@@ -367,7 +367,9 @@ DEFECTS: dict[str, Defect] = {
         lambda s: put(s.upper / "d/e", "opaque", b"yes"), {("opaque", "warning", "upper/d/e")}, mended=False
     ),
     "opaque file": Defect(lambda s: put(s.upper / "a", "opaque", b"y"), {("opaque", "warning", "upper/a")}),
-    "opaque root": Defect(lambda s: put(s.upper, "opaque", b"y"), {("opaque", "warning", "upper")}),
+    "opaque root": Defect(
+        lambda s: put(s.upper, "opaque", b"y"), {("opaque", "warning", "upper")}, mended=False
+    ),
     "not impure": Defect(lambda s: drop(s.upper / "d", "impure"), {("impure", "warning", "upper/d")}),
     "root not impure": Defect(lambda s: drop(s.upper, "impure"), {("impure", "warning", "upper")}),
     "malformed protattr": Defect(

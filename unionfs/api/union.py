@@ -222,7 +222,6 @@ class Mount:
         self.work = None if layers.work is None else Path(layers.work)
         self._mountpoint = mountpoint
         self._scratches = scratches
-        self._keep = keep
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._ended = False

@@ -63,7 +63,8 @@ def is_meant(words: Sequence[str]) -> bool:
         return True
     texts = [word[2:] for word in words if word.startswith("-o")]
     texts += [after for word, after in itertools.pairwise(words) if word == "-o"]
-    return any("lowerdir" in text for text in texts)
+    # Nobody looks for a command by a path.
+    return any("lowerdir" in text for text in texts) or ("/" in words[0] and bool(texts))
 
 
 def run(words: Sequence[str]) -> int:

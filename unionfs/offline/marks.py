@@ -90,9 +90,20 @@ class Marks:
     def root(self, marks: dict[str, bytes]) -> Iterator[Finding]:
         """What is wrong with the marks of upper's root directory."""
         shown = real_path(self._stack.upper.root)
-        for mark in ("opaque", "redirect", "metacopy"):
+        for mark in ("redirect", "metacopy"):
             if mark in marks:
                 yield self._stray(b"", shown, mark, "it is upper's root, which always merges")
+        if "opaque" in marks:
+            # No mend: a container engine's mount would show another tree after it.
+            yield Finding(
+                Kind.OPAQUE,
+                Severity.WARNING,
+                shown,
+                "overlay.opaque on upper's root means nothing to overlayfs, which always merges it; a mount"
+                " by fuse-overlayfs, or by this program in its place, shows nothing of the lowers",
+                "if the lowers are to show there, too, remove the mark: setfattr -x"
+                f" {self._fmt.opaque} UPPER",
+            )
         if "uuid" in marks and len(marks["uuid"]) != _UUID_SIZE:
             yield Finding(
                 Kind.UUID,
