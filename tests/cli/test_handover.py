@@ -99,3 +99,27 @@ def test_an_engine_shares_upper_with_its_own_user_only_and_while_nothing_is_open
         with pytest.raises(check.InUse):
             handover.take_over(engine, 0.1)
     os.close(fd)
+
+
+@pytest.mark.parametrize("engine", [False, True])
+def test_who_shares_still_has_upper_when_the_first_mount_has_ended(
+    config: UnionConfig, engine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert config.work is not None
+    os.mkdir(f"{config.work}/work")
+    first = handover.take_over(config, 0)
+    sharer = check.lock(replace(config, any_work=True, shared_work=True))
+    another = check.lock(replace(config, any_work=True, shared_work=True))
+    assert sharer.shared
+    assert another.shared
+    first.close()
+    another.close()
+    serving = {"state": "serving", "upper": config.upper, "work": None}
+    monkeypatch.setattr(control, "mounts", lambda: [serving])
+    with pytest.raises(check.InUse):
+        handover.take_over(replace(config, any_work=engine), 60)
+    late = check.lock(replace(config, any_work=True, shared_work=True))
+    assert late.shared
+    late.close()
+    sharer.close()
+    handover.take_over(config, 0).close()

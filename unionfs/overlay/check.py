@@ -85,19 +85,38 @@ class Lock:
             if self._share:
                 self.shared = True
                 return
-            raise InUse(
-                f"{kind} {path} is in use by another mount: unmount that one (`pyunionfs status` lists the"
-                " mounts),"
-                " or use other directories"
-            ) from None
+            raise _in_use(kind, path) from None
         except OSError as error:
             raise MountError(
                 f"cannot lock {kind} {path}: {error.strerror}; put upper and work on a local filesystem"
             ) from error
 
+    def heed_sharers(self, work: str) -> None:
+        """Who shares may outlive the one who has the lock, and holds another one, on the inner work."""
+        try:
+            fd = os.open(f"{work}/work", _OPEN_DIR | os.O_NOFOLLOW)
+        except OSError:
+            return  # it is not of a mount of ours, which could be opened; what it is instead is told later
+        self._fds.append(fd)
+        if not self.shared:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not self._share:
+                    raise _in_use("work", work) from None
+                self.shared = True
+        fcntl.flock(fd, fcntl.LOCK_SH if self.shared else fcntl.LOCK_UN)
+
     def close(self) -> None:
         while self._fds:
             os.close(self._fds.pop())
+
+
+def _in_use(kind: str, path: str) -> InUse:
+    return InUse(
+        f"{kind} {path} is in use by another mount: unmount that one (`pyunionfs status` lists the mounts),"
+        " or use other directories"
+    )
 
 
 def check(config: UnionConfig, mountpoint: str, *, writable: bool = True) -> None:
@@ -126,7 +145,8 @@ def lock(config: UnionConfig) -> Lock:
             if not config.any_work:
                 _check_work_content(config.upper, config.work)
             taken.whiteouts = try_marks(config)
-            taken.note(config.work)
+            if not taken.shared:  # else what is in work is another's, too
+                taken.note(config.work)
     except BaseException:
         taken.close()
         raise
@@ -140,6 +160,7 @@ def take(config: UnionConfig) -> Lock:
         if config.upper is not None and config.work is not None:
             taken.take("upper", config.upper)
             taken.take("work", config.work)
+            taken.heed_sharers(config.work)
             _check_other_programs(config.upper, config.work)
     except BaseException:
         taken.close()
