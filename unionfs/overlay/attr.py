@@ -27,8 +27,9 @@ class Changes:
     """What a setattr asks for; None leaves as it is. Times are nanoseconds since the epoch.
 
     `touch`: the times are those of now, which takes less right than others do. `by_handle`: it comes by an
-    open file, also where that is not at hand. `kill` goes with `size`: whether the caller lacks CAP_FSETID,
-    where the kernel says so (`drop_set_ids`). Alone, True says that somebody without it is about to write.
+    open file, also where that is not at hand. `kept`: the kernel keeps this file's times, and may be writing
+    them back. `kill` goes with `size`: whether the caller lacks CAP_FSETID, where the kernel says so
+    (`drop_set_ids`). Alone, True says that somebody without it is about to write.
     """
 
     mode: int | None = None
@@ -39,13 +40,28 @@ class Changes:
     mtime_ns: int | None = None
     touch: bool = False
     by_handle: bool = False
+    kept: bool = False
     kill: bool | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is to be set."""
-        asked = (self.mode, self.uid, self.gid, self.size, self.atime_ns, self.mtime_ns)
+        return self.mtime_ns is None and self._is_mtime_at_most
+
+    @property
+    def _is_mtime_at_most(self) -> bool:
+        asked = (self.mode, self.uid, self.gid, self.size, self.atime_ns)
         return all(value is None for value in asked)
+
+    def says_nothing_new_of(self, inode: Inode) -> bool:
+        """Whether it only brings back the mtime that a lower file has: its ctime has changed in the cache.
+
+        fuse.ko writes back (fuse_flush_times()) after every unlink of a file whose times it keeps, and a
+        copy-up for a file that is gone would be much work for nothing.
+        """
+        if not self.kept or not self._is_mtime_at_most or inode.on_upper:
+            return False
+        return inode.lstat().st_mtime_ns == self.mtime_ns
 
 
 @dataclass(slots=True)
@@ -115,6 +131,8 @@ def change(
     fs.writable_work()
     if changes.is_empty:
         return _strip_set_ids(fs, inode, caller, writing=bool(changes.kill))
+    if changes.says_nothing_new_of(inode):
+        return inode.lstat()
     _check(fs, inode, changes, handle)
     owner = inode.owner_to_store(changes.uid, changes.gid)
     size_changes = size is not None and inode.lstat().st_size != size

@@ -212,6 +212,7 @@ class Names:
             kill=bool(valid & p.FATTR_KILL_SUIDGID) if self._killpriv else None,
             touch=_is_touch(valid),
             by_handle=bool(valid & p.FATTR_FH),
+            kept=bool(valid & p.FATTR_CTIME),
         )
         if valid & p.FATTR_ATIME:
             changes.atime_ns = now if valid & p.FATTR_ATIME_NOW else join_time(atime, atime_ns)
