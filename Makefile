@@ -2,7 +2,7 @@
 # Every target that needs the virtual environment makes it first (scripts/setup.sh, once); nothing here may
 # rely on what somebody installed by hand.
 
-PYTHON ?= python3
+PYTHON ?=
 PREFIX ?= /usr/local
 VENV   := .venv
 READY  := $(VENV)/.ready

@@ -6,6 +6,8 @@
 #
 #   scripts/install.sh install|uninstall [PREFIX]
 #   SBIN= scripts/install.sh install        nothing for mount(8); SBIN=/another/directory: there
+#   PYTHON=python3.12 scripts/install.sh install    with this interpreter; else it is /usr/bin/python3 for root, and
+#                                           PATH's python3 where that is too old and for everybody else
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,6 +33,30 @@ fi
 
 helper() { printf '%s' "$home/bin/${1%%.*}.fuse.pyunionfs"; }
 helper_is_ours() { [ -L "$sbin/$1" ] && [ "$(readlink "$sbin/$1")" = "$(helper "$1")" ]; }
+
+# Whose python3 is first on root's PATH may lie where nobody else can go.
+choose_python() {
+    local system=/usr/bin/python3
+    if [ -n "${PYTHON:-}" ]; then
+        printf '%s' "$PYTHON"
+    elif [ "$(id -u)" = 0 ] && [ -x "$system" ] &&
+         "$system" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        printf '%s' "$system"
+    else
+        printf 'python3'
+    fi
+}
+
+# The directories above a file's real path that others than their owners and groups may not enter.
+closed_above() {
+    local directory
+    directory=$(readlink -f "$1")
+    while [ "$directory" != / ]; do
+        directory=$(dirname "$directory")
+        if (( (8#$(stat -c %a "$directory") & 1) == 0 )); then printf '%s\n' "$directory"; fi
+    done
+}
+
 ours() { [ -L "$prefix/$1" ] && [ "$(readlink "$prefix/$1")" = "$home/$1" ]; }
 
 case $action in
@@ -49,8 +75,12 @@ install)
         die "$home exists and is not a virtual environment: remove it first"
     fi
     mkdir -p "$prefix/bin" "$prefix/lib" || die "cannot write to $prefix: run it as root or with PREFIX=\$HOME/.local"
-    PYTHON="${PYTHON:-python3}" scripts/setup.sh
-    "${PYTHON:-python3}" -m venv --clear "$home"
+    if [ ${#helpers[@]} -gt 0 ]; then
+        mkdir -p "$sbin" || die "cannot make $sbin: give another SBIN, or SBIN= for nothing for mount(8)"
+    fi
+    python=$(choose_python)
+    PYTHON="$python" scripts/setup.sh
+    "$python" -m venv --clear "$home"
     "$home/bin/python" -m pip install --quiet --disable-pip-version-check .
     for each in "${links[@]}"; do
         mkdir -p "$home/${each%/*}" "$prefix/${each%/*}"
@@ -66,7 +96,14 @@ install)
     for each in "${helpers[@]}"; do ln -sfn "$(helper "$each")" "$sbin/$each"; done
     "$prefix/bin/pyunionfs" --version
     case ":$PATH:" in *":$prefix/bin:"*) ;; *) printf 'install: note: %s is not on PATH\n' "$prefix/bin" ;; esac
-    if [ "$(id -u)" != 0 ]; then
+    if [ "$(id -u)" = 0 ]; then
+        closed=$(closed_above "$home/bin/python" | paste -sd' ')
+        if [ -n "$closed" ]; then
+            printf 'install: note: only root can run it: others cannot enter %s, and its interpreter is %s: ' \
+                "$closed" "$(readlink -f "$home/bin/python")"
+            printf 'install it again with PYTHON=/usr/bin/python3 or another that all can reach\n'
+        fi
+    else
         printf 'install: note: mount(8) and /etc/fstab do not know it: only root can put into /sbin what they need\n'
     fi
     ;;

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ case "$*" in
 "-m venv --clear "*)
     mkdir -p "$4/bin"
     touch "$4/pyvenv.cfg"
-    cp "$0" "$4/bin/python"
+    ln -sf "$0" "$4/bin/python"
     ;;
 "-m pip install "*)
     printf '#!/bin/sh\\nexec {sys.executable} -m unionfs "$@"\\n' > "${{0%/*}}/pyunionfs"
@@ -64,8 +65,10 @@ class Checkout:
         self.python.write_text(PYTHON)
         self.python.chmod(0o755)
 
-    def run(self, action: str, sbin: str | None = None) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "PYTHON": str(self.python), "PYTHONPATH": str(ROOT)}
+    def run(
+        self, action: str, sbin: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PYTHON": str(self.python), "PYTHONPATH": str(ROOT), **environment}
         # Never the machine's own.
         env["SBIN"] = str(self.sbin) if sbin is None else sbin
         return subprocess.run(
@@ -155,3 +158,69 @@ def test_the_place_for_helpers_is_absolute(checkout: Checkout) -> None:
     done = checkout.run("install", sbin="sbin")
     assert (done.returncode, done.stdout) == (1, "")
     assert "SBIN must be an absolute path or empty, not 'sbin'" in done.stderr
+
+
+@needs_root
+def test_the_place_for_helpers_is_made(checkout: Checkout, tmp_path: Path) -> None:
+    done = checkout.run("install", sbin=f"{tmp_path}/new/sbin")
+    assert done.returncode == 0, done.stderr
+    assert set(os.listdir(tmp_path / "new/sbin")) == HELPERS
+
+
+@needs_root
+def test_a_place_for_helpers_that_cannot_be_made_changes_nothing(checkout: Checkout, tmp_path: Path) -> None:
+    done = checkout.run("install", sbin=f"{checkout.python}/sbin")
+    assert done.returncode == 1
+    assert f"cannot make {checkout.python}/sbin: give another SBIN" in done.stderr
+    assert checkout.files() == set()
+    assert not (checkout.prefix / "lib/pyunionfs").exists()
+
+
+@pytest.fixture
+def interpreters(checkout: Checkout, tmp_path: Path) -> tuple[Path, Path]:
+    """One that stands for /usr/bin/python3, and one that is first on PATH; both tell who made the venv."""
+    made = []
+    for name in ("system", "path"):
+        (tmp_path / name).mkdir()
+        made.append(tmp_path / name / "python3")
+        made[-1].write_text(PYTHON)
+        made[-1].chmod(0o755)
+    script = checkout.scripts / "install.sh"
+    text = script.read_text()
+    assert text.count("system=/usr/bin/python3\n") == 1
+    script.write_text(text.replace("system=/usr/bin/python3\n", f"system={made[0]}\n"))
+    return made[0], made[1]
+
+
+def test_which_interpreter_it_takes(checkout: Checkout, interpreters: tuple[Path, Path]) -> None:
+    system, first = interpreters
+    path = f"{first.parent}:{os.environ['PATH']}"
+    taken = checkout.prefix / "lib/pyunionfs/bin/python"
+
+    def install(python: str) -> Path:
+        done = checkout.run("install", PYTHON=python, PATH=path)
+        assert done.returncode == 0, done.stderr
+        return taken.resolve()
+
+    assert install("") == (system if os.geteuid() == 0 else first)
+    assert install(str(checkout.python)) == checkout.python
+    # An old one, or one without venv.
+    system.write_text("#!/bin/sh\nexit 1\n")
+    assert install("") == first
+
+
+@needs_root
+def test_an_interpreter_that_others_cannot_reach_is_told_of(checkout: Checkout) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as base:  # pytest's own directories are closed to others
+        os.chmod(base, 0o755)
+        python = Path(base, "private/bin/python")
+        python.parent.mkdir(parents=True)
+        shutil.copy(checkout.python, python)
+        assert "only root can run it" not in checkout.run("install", PYTHON=str(python)).stdout
+        Path(base, "private").chmod(0o700)
+        done = checkout.run("install", PYTHON=str(python))
+        assert done.returncode == 0, done.stderr
+        assert (
+            f"install: note: only root can run it: others cannot enter {base}/private, and its interpreter"
+            f" is {python}: install it again with PYTHON=/usr/bin/python3" in done.stdout
+        )
