@@ -171,7 +171,7 @@ LONG = "/home/somebody/projects/" + "x" * 70 + "/merged"
 def test_any_terminal(width: int) -> None:
     found = [answer(), answer(LONG, under_way=[{**COPY, "path": "/" + "y" * 300}])]
     text = "".join(line.strip() for line in drawn(found, width))
-    is_table = width >= 80
+    is_table = width >= 200
     assert ("MOUNTPOINT" in text) == is_table
     assert text.replace(" ", "").count("1.5GiB") == 2
     squeezed = "".join(drawn(found, width)).replace(" ", "")
@@ -181,10 +181,13 @@ def test_any_terminal(width: int) -> None:
         assert "serving,layers2+upper,free1.5GiB,memory20.0MiB,up3d,requests1234,open3,copy-ups12" in squeezed
 
 
-def test_a_path_that_is_folded_is_complete() -> None:
-    rows = drawn([answer(LONG)], 100)[1:]
-    assert len(rows) > 1
-    assert "".join(row.split(" ")[0] for row in rows) == LONG
+def test_a_path_is_not_folded_for_a_column() -> None:
+    found = [answer("/home/somebody/projects/one/merged")]
+    assert drawn(found, 100)[0].startswith("MOUNTPOINT ")
+    lines = drawn(found, 100, {"0:7": {"WRITE": 25.0}})
+    assert lines[0] == "/home/somebody/projects/one/merged"
+    assert lines[1].startswith("  serving, layers 2+upper, ")
+    assert "a second 25, open 3," in " ".join(line.strip() for line in lines)
 
 
 def test_what_others_call_things_cannot_reach_the_terminal_raw(

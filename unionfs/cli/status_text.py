@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 Rates = dict[str, dict[str, float]]
 """Requests a second by kind, for mounts by their device."""
 
-_LEAST_PATH = 16
-"""With less room than that for a mountpoint (or its length) a table is not readable any more."""
 _MOST_WORKS = 5
 _STATES = {"serving": "green", "detached": "yellow", "unreachable": "red"}
 
@@ -134,7 +132,7 @@ def _row(status: Status, rates: Rates | None) -> _Row:
 
 
 class _Mounts:
-    """The rows as a table or, where that would leave too little room for the paths, one below the other."""
+    """The rows as a table or, where it leaves too little room for the paths to stand on one line, one below the other."""
 
     def __init__(self, rows: list[_Row]) -> None:
         self._rows = rows
@@ -142,25 +140,23 @@ class _Mounts:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         room = options.update(max_width=100_000)
-        needed = min(max(len(row.path) for row in self._rows), _LEAST_PATH)
         for gap in (2, 1):
-            others = Measurement.get(console, room, self._table(gap, paths=False)).maximum
-            if options.max_width - others - gap >= needed:
-                yield self._table(gap, paths=True)
+            made = self._table(gap)
+            if Measurement.get(console, room, made).maximum <= options.max_width:
+                yield made
                 return
         yield from self._list()
 
-    def _table(self, gap: int, *, paths: bool) -> Table:
+    def _table(self, gap: int) -> Table:
         made = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-        if paths:
-            made.add_column("MOUNTPOINT", overflow="fold")
+        made.add_column("MOUNTPOINT", no_wrap=True)
         made.add_column("STATE", no_wrap=True)
         for heading in self._headings:
             made.add_column(heading, no_wrap=True, justify="left" if heading == "LAYERS" else "right")
         for row in self._rows:
             cells = [Text(row.state, style=_STATES.get(row.state, ""))]
             cells += [Text(row.cells.get(heading) or "-") for heading in self._headings]
-            made.add_row(*([Text(row.path)] if paths else []), *cells)
+            made.add_row(Text(row.path), *cells)
         return made
 
     def _list(self) -> Iterator[Any]:
