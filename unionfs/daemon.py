@@ -121,7 +121,7 @@ class _Life:
         options = self.options
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         os.chdir("/")
-        os.umask(0)
+        umask = os.umask(0)
         process.raise_open_file_limit()
         process.set_process_name("pyunionfs")
         directory = make_directory()
@@ -133,6 +133,7 @@ class _Life:
             debug=options.debug,
             log_file=options.log_file,
             fallback=fallback,
+            umask=umask,
         )
         self.options = agree(options, self.lock)
         control = _open_control(directory, stem)

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 import traceback
+from io import TextIOWrapper
 from types import TracebackType
 
 from unionfs.errors import MountError
@@ -59,6 +60,20 @@ def _frames(tb: TracebackType | None) -> list[str]:
     return frames
 
 
+class _File(logging.FileHandler):
+    """A file that is made with this mode, for the daemon has no umask."""
+
+    def __init__(self, path: str, mode: int) -> None:
+        self._permissions = mode
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+
+    def _open(self) -> TextIOWrapper:
+        def opener(path: str, flags: int) -> int:
+            return os.open(path, flags, self._permissions)
+
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=opener)
+
+
 class _Syslog(logging.Handler):
     """Lines to syslog or the journal, never waiting for it: the journal may itself live on our mount."""
 
@@ -87,16 +102,19 @@ class _Syslog(logging.Handler):
         super().close()
 
 
-def set_up(*, foreground: bool, debug: bool, log_file: str | None, fallback: str | None) -> str:
+def set_up(
+    *, foreground: bool, debug: bool, log_file: str | None, fallback: str | None, umask: int = 0o022
+) -> str:
     """Open the log and say where it goes. `fallback` is a file for a daemon on a machine without syslog.
 
-    That file holds warnings and worse only, and `clear_away` removes it when it is still empty.
+    `log_file` is made as the user's `umask` says, `fallback` for its user alone: names of files stand in it.
+    The latter holds warnings and worse only, and `clear_away` removes it when it is still empty.
     """
     handler: logging.Handler
     level = logging.DEBUG if debug else logging.INFO
     if log_file is not None:
         try:
-            handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+            handler = _File(log_file, 0o644 & ~umask)
         except OSError as error:
             raise MountError(
                 f"cannot write the log file {log_file}: {error.strerror}; give another with --log-file"
@@ -111,7 +129,7 @@ def set_up(*, foreground: bool, debug: bool, log_file: str | None, fallback: str
             if fallback is None:
                 handler, where = logging.NullHandler(), "nowhere"
             else:
-                handler = logging.FileHandler(fallback, encoding="utf-8", errors="backslashreplace")
+                handler = _File(fallback, 0o600)
                 where = fallback
                 level = level if debug else logging.WARNING
     plain = where == "syslog"

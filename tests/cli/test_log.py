@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +95,20 @@ def test_without_syslog_warnings_go_to_the_fallback(tmp_path: Path, monkeypatch:
     logging.getLogger("unionfs.x").warning("trouble")
     log.clear_away(str(fallback))
     assert "WARNING trouble" in fallback.read_text()
+
+
+def test_logs_are_not_everybodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_SYSLOG", str(tmp_path / "no-syslog"))
+    before = os.umask(0)  # as in a daemon
+    try:
+        log.set_up(foreground=False, debug=False, log_file=None, fallback=str(tmp_path / "fallback"))
+        for umask, mode in ((0, 0o644), (0o022, 0o644), (0o027, 0o640), (0o077, 0o600)):
+            given = tmp_path / oct(umask)
+            log.set_up(foreground=False, debug=False, log_file=str(given), fallback=None, umask=umask)
+            assert stat.S_IMODE(given.stat().st_mode) == mode
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "fallback").stat().st_mode) == 0o600
 
 
 def test_syslog_never_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
