@@ -62,6 +62,15 @@ def umount(
         daemons.close()
 
 
+def step_out(mountpoint: str) -> None:
+    """Leave a mount (an absolute path) with this process's working directory, which would keep it busy.
+
+    For commands such as `pyunionfs umount .`: only their caller has a reason to be there.
+    """
+    if process.works_below(mountpoint):
+        os.chdir("/")
+
+
 def _unmount(mountpoint: str, entry: MountPoint, lazy: bool, force: bool) -> None:
     for attempt in range(_BUSY_TRIES):
         try:

@@ -138,6 +138,19 @@ def test_a_working_directory_inside_does_not_hold_up_the_end(base: Path) -> None
         inside.wait()
 
 
+def test_a_command_in_the_mount_does_not_keep_it_busy(base: Path) -> None:
+    mount(base)
+    inside = subprocess.Popen(["sleep", "60"], cwd=base / "merged")
+    try:
+        done = run("umount", ".", cwd=base / "merged", status=1)
+        assert f"busy: in use by sleep (pid {inside.pid}); end that first" in done.stderr
+    finally:
+        inside.kill()
+        inside.wait()
+    run("umount", ".", cwd=base / "merged")
+    assert mount_types(base / "merged") == []
+
+
 def test_busy_is_said_with_who_and_nothing_is_unmounted(base: Path) -> None:
     mount(base)
     with (base / "merged" / "file").open():

@@ -25,6 +25,8 @@ _COMMANDS = {
     "completion": "print what makes a shell complete command lines",
 }
 
+_ALIASES = {"unmount": "umount"}
+
 _OTHER_NAME = "fuse-overlayfs"
 """Under this name (a symlink, say) the command line is that program's, whatever the first word is."""
 
@@ -75,6 +77,7 @@ def _run(words: list[str]) -> int:
     command, *rest = words or ["--help"]
     if command == "help" and rest:
         command, rest = rest[0], ["--help"]
+    command = _ALIASES.get(command, command)
     if command in ("-h", "--help", "help"):
         from unionfs.cli.overview import overview
 
@@ -92,8 +95,17 @@ def _run(words: list[str]) -> int:
         if fuse_overlayfs.is_meant(words):
             return fuse_overlayfs.run(words)
         raise OptionError(
-            f"unknown command {command!r}: it is one of {', '.join(_COMMANDS)}; see `pyunionfs --help`"
+            f"unknown command {command!r}: {_alike(command)}it is one of {', '.join(_COMMANDS)};"
+            " see `pyunionfs --help`"
         )
     module = importlib.import_module(f"unionfs.cli.{command}")
     status: int = module.run(rest)
     return status
+
+
+def _alike(word: str) -> str:
+    """What may have been meant."""
+    import difflib
+
+    alike = difflib.get_close_matches(word, [*_COMMANDS, *_ALIASES], n=1)
+    return f"did you mean {alike[0]}? " if alike else ""

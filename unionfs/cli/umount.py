@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from unionfs.cli.parser import Parser
-from unionfs.unmount import umount
+from unionfs.options import resolve_mountpoint
+from unionfs.unmount import step_out, umount
 
 
 def parser() -> Parser:
     made = Parser(
         "umount",
-        "Unmount MERGED and return when its daemon has written everything out and is gone.",
+        "Unmount MERGED and return when its daemon has written everything out and is gone. `pyunionfs"
+        " unmount` is the same.",
         examples=[
             ("pyunionfs umount merged", "end the mount at merged; refused while files in it are in use"),
             ("pyunionfs umount --lazy merged", "take it away now; its daemon ends with the last open file"),
@@ -27,5 +29,7 @@ def parser() -> Parser:
 
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
-    umount(given.merged, lazy=given.lazy)
+    mountpoint = resolve_mountpoint(given.merged)
+    step_out(mountpoint)
+    umount(mountpoint, lazy=given.lazy)
     return 0

@@ -35,25 +35,28 @@ def run(program: str, words: list[str]) -> int:
     given = parser(program).parse(words)
     if not given.target:
         raise OptionError(f"TARGET is needed: {program} TARGET")
-    from unionfs.unmount import umount
+    from unionfs.options import resolve_mountpoint
+    from unionfs.unmount import step_out, umount
 
+    target = resolve_mountpoint(given.target)
+    step_out(target)
     done = "unmounted"
     try:
-        umount(given.target, lazy=given.lazy, force=given.force)
+        umount(target, lazy=given.lazy, force=given.force)
     except MountError:
         if not given.read_only:
             raise
-        done = _make_read_only(given.target)
+        done = _make_read_only(target)
     say(given, f"{program}: {given.target} {done}")
     return 0
 
 
 def _make_read_only(target: str) -> str:
     from unionfs.linux.mount import mount_at
-    from unionfs.options import parse_mount_flags, resolve_mountpoint
+    from unionfs.options import parse_mount_flags
     from unionfs.remount import remount
 
-    entry = mount_at(resolve_mountpoint(target))
+    entry = mount_at(target)
     kept = [] if entry is None else [*entry.options, *entry.super_options]
     # Those with a value say nothing of flags.
     kept = [word for word in kept if "=" not in word]

@@ -175,6 +175,11 @@ def users_of(path: str, most: int = 5) -> list[tuple[int, str]]:
     return found
 
 
+def works_below(path: str) -> bool:
+    """Whether this process's working directory is `path` or lies below it. Asks no filesystem."""
+    return _leads_below("/proc/self/cwd", path)
+
+
 def _leads_below(link: str, path: str) -> bool:
     try:
         target = os.readlink(link)
