@@ -248,7 +248,8 @@ def test_a_volatile_mark(base: Path) -> None:
     (base / "work" / "work" / "incompat" / "volatile").mkdir(parents=True)
     text = refused(base, union(base))
     assert "was used by a volatile mount" in text
-    assert f"remove {base}/work/work/incompat;" in text
+    assert f"`pyunionfs check LOWERS {base}/upper {base}/work`" in text
+    assert "`--repair --accept-volatile`" in text
 
 
 @needs_overlayfs

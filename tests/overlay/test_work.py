@@ -103,7 +103,7 @@ def test_volatile_mark(stack: Stack) -> None:
     for volatile in (False, True):
         with pytest.raises(MountError) as failure:
             stack.open(volatile=volatile)
-        assert "incompat" in str(failure.value)
+        assert "`--repair --accept-volatile`" in str(failure.value)
     assert descriptors() == before
     assert disk(stack.upper) == {"f": "file 'F' origin"}
 

@@ -367,10 +367,9 @@ def _check_work_content(upper: str, work: str) -> None:
         features = ["volatile"]
     if "volatile" in features:
         raise MountError(
-            f"work {work} was used by a volatile mount, so upper {upper} may lack data after a crash: if"
-            " the machine has"
-            f" not crashed since, run `sync` and remove {work}/work/incompat; else start with a new upper"
-            " and work"
+            f"work {work} was used by a volatile mount, so upper {upper} may lack data after a crash:"
+            f" look at it with `pyunionfs check LOWERS {upper} {work}`; if nothing was lost,"
+            " `--repair --accept-volatile` there makes it usable; else start with a new upper and work"
         )
     if features:
         raise MountError(

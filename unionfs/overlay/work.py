@@ -133,8 +133,9 @@ class Work:
         # As overlayfs, which asks what is in it: container engines remove the mark and leave the directory.
         if heed and b"incompat" in names and self._holds(b"incompat"):
             raise MountError(
-                "the work directory was used by a volatile mount, so upper may be incomplete on disk; start "
-                "with a new upper and work, or, if nothing crashed since, remove work/incompat in it"
+                "the work directory was used by a volatile mount, so upper may be incomplete on disk:"
+                " look at it with `pyunionfs check LOWERS UPPER WORK`; if nothing was lost,"
+                " `--repair --accept-volatile` there makes it usable; else start with a new upper and work"
             )
         for name in names:
             remove_tree(self.fd, name)
