@@ -272,3 +272,19 @@ def test_its_help(asked: list[MountOptions], monkeypatch: pytest.MonkeyPatch) ->
         Path(name).mkdir()
     for line, _ in parser.examples:
         assert one(asked, *shlex.split(line)[1:]).mountpoint == str(Path("merged").absolute())
+
+
+def test_what_only_mount_takes_is_told_and_ignored(
+    asked: list[MountOptions], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-o", f"{LAYERS},index=on,blue", "target"]) == 0
+    assert not asked[0].config.index
+    err = capsys.readouterr().err
+    assert "'index=on' is ignored in this form; use `pyunionfs mount` for it\n" in err
+    assert "'blue' is not known here and ignored\n" in err
+
+
+def test_three_words_are_refused(asked: list[MountOptions], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-o", LAYERS, "a", "b", "target"]) == 1
+    assert "SOURCE and TARGET are two words; three were given: a, b, target" in capsys.readouterr().err
+    assert asked == []

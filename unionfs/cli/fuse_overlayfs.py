@@ -121,6 +121,9 @@ def _parse(given: _Words) -> MountOptions:
         raise OptionError(
             "no TARGET was given, the directory to mount on: `pyunionfs [SOURCE] TARGET -o lowerdir=...`"
         )
+    if len(given.paths) > 2:
+        count = "three" if len(given.paths) == 3 else len(given.paths)
+        raise OptionError(f"SOURCE and TARGET are two words; {count} were given: {', '.join(given.paths)}")
     words = _as_there(given)
     names = {_name(word) for word in words}
     if not names & {"lowerdir", "lowerdir+"}:
@@ -133,8 +136,13 @@ def _parse(given: _Words) -> MountOptions:
         debug=given.debug,
         unknown=given.unknown.append,
     )
-    for name in given.unknown:
-        print(f"pyunionfs: '{printable(name)}' is not known here and ignored", file=sys.stderr)
+    for word in given.unknown:
+        what = (
+            "is ignored in this form; use `pyunionfs mount` for it"
+            if _name(word) in _UPPER_FOR_OTHERS
+            else "is not known here and ignored"
+        )
+        print(f"pyunionfs: '{printable(word)}' {what}", file=sys.stderr)
     config = replace(parsed.config, any_work=True, foreign_marks=True)
     if "redirect_dir" not in names:
         # An image tool that reads upper itself does not know redirects. fuse-overlayfs answers EXDEV, too.
