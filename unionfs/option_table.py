@@ -130,8 +130,8 @@ def _id_map(name: str, text: str) -> IdMap:
     words = [word for word in text.split(":") if word]
     if not words or len(words) % 3 or not all(word.isascii() and word.isdigit() for word in words):
         raise OptionError(
-            f"mount option {name}={text}: give triples CONTAINER:HOST:LENGTH with colons between them, as in"
-            f" {name}=0:1000:1:1:100000:65536"
+            f"mount option {name}={text}: give triples STORED:SHOWN:LENGTH with colons between them (a"
+            f" container's id and the host's), as in {name}=0:1000:1:1:100000:65536"
         )
     numbers = iter([int(word) for word in words])
     ranges = tuple(zip(numbers, numbers, numbers, strict=True))

@@ -181,12 +181,11 @@ def parse_union(arguments: Sequence[str], option_texts: Sequence[str] = ()) -> U
     named = [key for key in _LAYER_KEYS if key in values]
     if named and arguments:
         raise OptionError(
-            f"{len(arguments)} directories were given beside the mount option {named[0]}: name the layers in"
-            " one way only"
+            f"{_were_given(arguments)} beside the mount option {named[0]}: name the layers in one way only"
         )
     if not named and len(arguments) != 3:
         raise OptionError(
-            f"{len(arguments)} directories were given: it takes three, LOWER[:LOWER...] UPPER WORK, or none"
+            f"{_were_given(arguments)}: it takes three, LOWER[:LOWER...] UPPER WORK, or none"
             " where -o lowerdir=,upperdir=,workdir= names them"
         )
     config = parse([*arguments, "/"], option_texts).config
@@ -208,7 +207,7 @@ def _layers(arguments: Sequence[str], values: Values) -> tuple[list[str], list[s
         return _layer_arguments(arguments)
     if len(arguments) != 1:
         raise OptionError(
-            f"{len(arguments)} directories were given beside the mount option {named[0]}: with the layers"
+            f"{_were_given(arguments)} beside the mount option {named[0]}: with the layers"
             " among the options there is one argument, MERGED"
         )
     _refuse_impossible(arguments[0], "MERGED")
@@ -231,6 +230,10 @@ def _layers(arguments: Sequence[str], values: Values) -> tuple[list[str], list[s
     return lowers, data, upper, work
 
 
+def _were_given(arguments: Sequence[str]) -> str:
+    return "one directory was given" if len(arguments) == 1 else f"{len(arguments)} directories were given"
+
+
 def _layer_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], str | None, str | None]:
     if len(arguments) == 3:
         raise OptionError(
@@ -239,12 +242,13 @@ def _layer_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], st
         )
     if len(arguments) == 1:
         raise OptionError(
-            f"no layers were given for {arguments[0]}: give them as mount options, as in"
-            " lowerdir=LOWER[:LOWER...],upperdir=UPPER,workdir=WORK, or as arguments of `pyunionfs mount`"
+            f"one directory was given, {arguments[0]}, and no layers: `pyunionfs mount LOWER[:LOWER...]"
+            " [UPPER WORK] MERGED` takes two or four; or give the layers as mount options, as in"
+            " lowerdir=LOWER[:LOWER...],upperdir=UPPER,workdir=WORK"
         )
     if len(arguments) not in (2, 4):
         raise OptionError(
-            f"{len(arguments)} directories were given: `pyunionfs mount LOWER[:LOWER...] [UPPER WORK] MERGED`"
+            f"{_were_given(arguments)}: `pyunionfs mount LOWER[:LOWER...] [UPPER WORK] MERGED`"
             " takes two or four"
         )
     names = ("LOWER", "MERGED") if len(arguments) == 2 else ("LOWER", "UPPER", "WORK", "MERGED")

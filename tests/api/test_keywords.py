@@ -125,7 +125,7 @@ def test_texts_arrive_as_they_are(name: str) -> None:
         ({"transport": True}, "transport=True: give one of 'auto', 'direct', 'pyfuse3'"),
         ({"uidmapping": [(0, 1)]}, "give triples"),
         ({"uidmapping": [(0, 1, True)]}, "give triples"),
-        ({"uidmapping": "0:1"}, "uidmapping=0:1: give triples CONTAINER:HOST:LENGTH"),
+        ({"uidmapping": "0:1"}, "uidmapping=0:1: give triples STORED:SHOWN:LENGTH"),
         ({"log_file": "a\0b"}, "NUL byte"),
         ({"fsname": ""}, "fsname needs a value"),
         ({"log_file": ""}, "log_file is empty"),

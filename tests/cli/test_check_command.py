@@ -46,6 +46,7 @@ def directories(base: Path) -> list[str]:
     ("words", "says"),
     [
         ([], "0 directories were given: it takes three"),
+        (["/l"], "one directory was given: it takes three"),
         (["/l", "/u"], "2 directories were given"),
         (["/l", "/u", "/w", "/m"], "4 directories were given"),
         (["-o", "lowerdir=/l"], "no upper was given"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unionfs import options
 from unionfs.cli.parser import Parser, Table
+from unionfs.errors import OptionError
 from unionfs.option_table import GROUPS, OPTIONS
 
 
@@ -61,7 +62,15 @@ def option_tables() -> list[Table]:
 
 
 def run(words: list[str]) -> int:
-    given = parser().parse_intermixed_args(words)
+    try:
+        given = parser().parse_intermixed_args(words)
+    except OptionError as error:
+        for word in words:
+            option = word.removeprefix("--")
+            name = option.partition("=")[0]
+            if option != word and name in OPTIONS and name != "debug":
+                raise OptionError(f"{name} is a mount option: -o {option}") from error
+        raise
     mount_options = options.parse(
         given.directories,
         given.options,

@@ -211,7 +211,7 @@ def _unreachable(status: Status) -> str:
     what = "it has died or is stuck" if pid is None else f"pid {pid} is stuck, or waits for a slow disk"
     return (
         f"its daemon does not answer: {what};"
-        f" `pyunionfs umount --lazy {shlex.quote(printable(status['mountpoint']))}` frees the mountpoint"
+        f" `pyunionfs umount {shlex.quote(printable(status['mountpoint']))}` frees the mountpoint"
     )
 
 
