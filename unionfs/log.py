@@ -71,7 +71,7 @@ class _File(logging.FileHandler):
         def opener(path: str, flags: int) -> int:
             return os.open(path, flags, self._permissions)
 
-        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=opener)
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=opener)
 
 
 class _Syslog(logging.Handler):

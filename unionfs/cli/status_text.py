@@ -132,7 +132,7 @@ def _row(status: Status, rates: Rates | None) -> _Row:
 
 
 class _Mounts:
-    """The rows as a table or, where it leaves too little room for the paths to stand on one line, one below the other."""
+    """The rows as a table or, where a path would not stand on one line in that, one below the other."""
 
     def __init__(self, rows: list[_Row]) -> None:
         self._rows = rows
