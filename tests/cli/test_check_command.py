@@ -120,6 +120,21 @@ def test_all_mended_is_success(base: Path, said: pytest.CaptureFixture[str]) -> 
     assert "3 warnings; 3 mended" in said.readouterr().out
 
 
+def test_what_must_be_vouched_for_is_said_at_once(base: Path, said: pytest.CaptureFixture[str]) -> None:
+    """What --repair alone does not mend is not promised of it, and no deletion is advised to be undone."""
+    (base / "work/work/notes").unlink()
+    (base / "work/work/incompat/volatile").mkdir(parents=True)
+    words = directories(base)
+    assert main(["check", *words]) == 1
+    summary = said.readouterr().out.splitlines()[-1]
+    assert summary.endswith("; --repair can mend 3; --repair --accept-volatile can mend 4")
+    assert main(["check", "--repair", *words]) == 1
+    summary = said.readouterr().out.splitlines()[-1]
+    assert summary.endswith("; 3 mended; --repair --accept-volatile can mend 1")
+    assert main(["check", "--repair", "--accept-volatile", *words]) == 0
+    assert said.readouterr().out.splitlines()[-1].endswith("; 1 mended")
+
+
 def test_a_note_is_no_failure(base: Path, said: pytest.CaptureFixture[str]) -> None:
     os.setxattr(base / "upper/d", "user.overlay.origin", b"")
     (base / "work/work/notes").unlink()

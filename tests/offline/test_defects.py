@@ -20,6 +20,7 @@ from tests.offline.checking import check, kernel_options, repair, shown, trees
 from tests.overlay.rig import Stack, View
 from tests.overlay.trees import TRUSTED, USER, Tree, build, file, marks
 from tests.support.mounts import needs_overlayfs, overlayfs
+from unionfs.cli import check as command
 from unionfs.offline import repair as mending
 from unionfs.offline.findings import Consent
 from unionfs.offline.stack import opened
@@ -538,6 +539,14 @@ def test_with_other_lowers_nothing_is_mended_that_depends_on_them(stack: Stack) 
     assert {str(each.finding.kind) for each in outcomes} == {"lowers", "whiteout", "redirect", "metacopy"}
     assert [each for each in outcomes if each.done] == []
     assert all("--accept-lowers" in (each.left or "") for each in outcomes if each.finding.mend)
+    mendable = sum(each.finding.mend is not None for each in outcomes)
+    for each in (outcomes, mending.look(check(wrong))):
+        advice = {str(one.finding.kind): one.next_step for one in each if one.finding.mend}
+        assert all(text.startswith("give the right lowers first") for text in advice.values())
+        assert "whiteout" in advice
+    summary = command._summary(mending.look(check(wrong)), 9, repaired=False)
+    assert summary.endswith(f"; --repair --accept-lowers can mend {mendable}")
+    assert "; --repair can" not in summary
     assert check(right) == []
     assert trees(stack, **BOTH) == before
 

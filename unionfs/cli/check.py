@@ -111,7 +111,7 @@ def run(words: list[str]) -> int:
                     outcomes.append(outcome)
                     shown()
         else:
-            outcomes = [repair.Outcome(finding) for finding in findings]
+            outcomes = repair.look(findings)
     left = sum(outcome.done is None and outcome.finding.counts for outcome in outcomes)
     if given.json:
         print(json.dumps(as_json(config, outcomes, looked_at, left), indent=2))
@@ -139,7 +139,7 @@ def _finding_as_json(finding: Finding, outcome: Outcome) -> dict[str, Any]:
         "severity": finding.severity,
         "path": finding.shown_path,
         "reason": finding.reason,
-        "next_step": finding.advice,
+        "next_step": outcome.next_step,
         "repairable": finding.mend is not None,
         "mended": outcome.done,
         "not_mended": outcome.left,
@@ -164,7 +164,7 @@ def _print(outcomes: list[Outcome], looked_at: int, *, repaired: bool) -> None:
             continue
         if outcome.left is not None:
             out.print(Text(f"    not mended: {printable(outcome.left)}"), soft_wrap=True)
-        out.print(Text(f"    next: {printable(finding.advice)}"), soft_wrap=True)
+        out.print(Text(f"    next: {printable(outcome.next_step)}"), soft_wrap=True)
     out.print(Text(_summary(outcomes, looked_at, repaired=repaired)), soft_wrap=True)
 
 
@@ -177,8 +177,21 @@ def _summary(outcomes: list[Outcome], looked_at: int, *, repaired: bool) -> str:
         f"{counts[each]} {each if counts[each] == 1 else each + 's'}" for each in _STYLES if counts[each]
     ]
     text = f"{names}: {', '.join(words)}"
+    mended = sum(outcome.done is not None for outcome in outcomes)
     if repaired:
-        mended = sum(outcome.done is not None for outcome in outcomes)
-        return f"{text}; {mended} mended"
+        text += f"; {mended} mended"
     mendable = sum(outcome.finding.mend is not None for outcome in outcomes)
-    return f"{text}; --repair can mend {mendable}" if mendable else text
+    vouched = sum(outcome.missing is not None for outcome in outcomes)
+    if not repaired and mendable > vouched:
+        text += f"; --repair can mend {mendable - vouched}"
+    if vouched:
+        text += f"; {_with_consent(outcomes)} can mend {vouched if repaired else mendable}"
+    return text
+
+
+def _with_consent(outcomes: list[Outcome]) -> str:
+    """The options that mend whatever can be mended."""
+    from unionfs.offline.repair import FLAGS
+
+    missing = {outcome.missing for outcome in outcomes}
+    return " ".join(["--repair", *(flag for consent, flag in FLAGS.items() if consent in missing)])

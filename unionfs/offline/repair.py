@@ -13,22 +13,41 @@ from unionfs.linux import fs as linux
 from unionfs.offline.findings import Consent, Finding, Kind
 from unionfs.offline.stack import Stack
 
-_FLAGS = {Consent.LOWERS: "--accept-lowers", Consent.VOLATILE: "--accept-volatile"}
+FLAGS = {Consent.LOWERS: "--accept-lowers", Consent.VOLATILE: "--accept-volatile"}
+
+_RIGHT_LOWERS = "give the right lowers first; if these are, --repair --accept-lowers mends it"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A finding and what became of it: `done` says what was done, else `left` why it was left."""
+    """A finding and what became of it: `done` says what was done, else `left` why it was left.
+
+    `missing` is what somebody must vouch for before it is mended. `next_step` is for people who do it.
+    """
 
     finding: Finding
     done: str | None = None
     left: str | None = None
+    missing: Consent | None = None
+
+    @property
+    def next_step(self) -> str:
+        # With other lowers the advice would be to undo a deletion, say.
+        return _RIGHT_LOWERS if self.missing is Consent.LOWERS else self.finding.advice
+
+
+def look(findings: Collection[Finding]) -> list[Outcome]:
+    """What becomes of them as long as nothing is mended."""
+    strangers = _strangers(findings)
+    return [
+        Outcome(finding, missing=missing_consent(finding, (), strangers=strangers)) for finding in findings
+    ]
 
 
 def repair(stack: Stack, findings: Collection[Finding], consents: Iterable[Consent]) -> Iterator[Outcome]:
     """Mend what may be mended, in the order given; all of it is on disk when the iterator is at its end."""
     given = set(consents)
-    strangers = any(finding.kind is Kind.LOWERS for finding in findings)
+    strangers = _strangers(findings)
     changed = False
     for finding in findings:
         outcome = _one(stack, finding, given, strangers=strangers)
@@ -38,8 +57,15 @@ def repair(stack: Stack, findings: Collection[Finding], consents: Iterable[Conse
         linux.syncfs(stack.upper.root_fd)
 
 
+def _strangers(findings: Iterable[Finding]) -> bool:
+    """Whether the lowers seem not to be the upper's own."""
+    return any(finding.kind is Kind.LOWERS for finding in findings)
+
+
 def missing_consent(finding: Finding, given: Collection[Consent], *, strangers: bool) -> Consent | None:
     """What nobody has vouched for yet and somebody must before this is mended."""
+    if finding.mend is None:
+        return None
     needed = finding.consent
     if needed is None and finding.by_lowers and strangers:
         needed = Consent.LOWERS
@@ -56,7 +82,7 @@ def _one(stack: Stack, finding: Finding, given: set[Consent], *, strangers: bool
             if missing is Consent.VOLATILE
             else "nobody has said that these are the right lowers"
         )
-        return Outcome(finding, left=f"{why} ({_FLAGS[missing]})")
+        return Outcome(finding, left=f"{why} ({FLAGS[missing]})", missing=missing)
     stack.fs.dirfds.trim()
     try:
         return Outcome(finding, done=finding.mend.apply(stack))
