@@ -135,6 +135,10 @@ def _config(options: argparse.Namespace, seed: int) -> Config:
         given = getattr(options, name)
         if given is not None:
             drawn[name] = given == "on"
+    if drawn["data"]:
+        # Without these overlayfs refuses metacopies; who has asked for "off" is told so.
+        for name in ("redirect", "metacopy"):
+            drawn[name] = getattr(options, name) != "off"
     if not drawn["redirect"] and options.metacopy is None:
         drawn["metacopy"] = False
     if drawn["metacopy"] and options.data is None:
