@@ -22,6 +22,10 @@ def _is_text_or_none(value: object) -> bool:
     return value is None or isinstance(value, str)
 
 
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
@@ -89,13 +93,14 @@ _SHAPE: dict[str, Callable[[object], bool]] = {
     "memory": _is_count,
     "log": _is_text,
     "open_handles": _is_count,
+    "silent_opens": _is_flag,
     "requests": _is_counts,
     "union": _is_counts,
     "under_way": _is_reports,
     "upper_space": _is_space,
 }
 
-_SINCE: dict[str, Any] = {"under_way": [], "data_lowers": [], "upper_space": None}
+_SINCE: dict[str, Any] = {"under_way": [], "data_lowers": [], "upper_space": None, "silent_opens": False}
 """What daemons of older versions, which serve on until they are unmounted, do not tell."""
 
 

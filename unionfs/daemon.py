@@ -257,6 +257,7 @@ class _Life:
             "memory": process.resident_memory(),
             "log": self.log_place,
             "open_handles": self.session.open_handles(),
+            "silent_opens": self.session.silent_opens(),
             "requests": self.session.counts(),
             "union": self.union.stats(),
             "under_way": self.union.under_way(),

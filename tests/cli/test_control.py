@@ -36,6 +36,7 @@ STATUS: dict[str, Any] = {
     "memory": 1,
     "log": "syslog",
     "open_handles": 0,
+    "silent_opens": False,
     "requests": {},
     "union": {},
     "upper_space": {"size": 10, "free": 5},
@@ -116,7 +117,7 @@ def test_an_answer_is_found_by_its_device(place: Path) -> None:
 
 def test_an_older_daemon_is_understood(place: Path) -> None:
     """It goes on until it is unmounted, also when this program was upgraded meanwhile."""
-    since: dict[str, Any] = {"under_way": [], "data_lowers": [], "upper_space": None}
+    since: dict[str, Any] = {"under_way": [], "data_lowers": [], "upper_space": None, "silent_opens": False}
     answer = {key: value for key, value in STATUS.items() if key not in since}
     with answering(place, json.dumps(answer).encode()):
         assert [each.status for each in control.running()] == [{**STATUS, **since}]

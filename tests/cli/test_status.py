@@ -48,6 +48,7 @@ def answer(mountpoint: str = "/srv/merged", **other: Any) -> dict[str, Any]:
         "memory": 20 << 20,
         "log": "syslog",
         "open_handles": 5,
+        "silent_opens": False,
         "requests": {"LOOKUP": 1200, "OPEN": 34, "WRITE": 0},
         "union": {"open_files": 3, "copy_ups": 12},
         "under_way": [],
@@ -125,6 +126,25 @@ def test_what_needs_words_comes_below(
         f"/dead: {dead}; `pyunionfs umount /dead` frees the mountpoint",
         f"/stuck: {stuck}; `pyunionfs umount /stuck` frees the mountpoint",
     ]
+
+
+@pytest.mark.parametrize(
+    ("known", "says"),
+    [
+        ({"open_handles": 0}, "0 files open"),
+        ({"open_handles": 1}, "1 file open"),
+        ({"open_handles": 2}, "2 files open"),
+        ({"open_handles": 0, "silent_opens": True}, "files may be open"),
+    ],
+)
+def test_how_many_files_are_open(
+    mounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], known: dict[str, Any], says: str
+) -> None:
+    mounts.append(answer("/gone", state="detached", **known))
+    assert main(["status"]) == 0
+    _, row, _, remark = capsys.readouterr().out.splitlines()
+    assert row.split()[-2:] == ["-" if "silent_opens" in known else "3", "12"]
+    assert remark == f"/gone: not mounted in this mount namespace, {says}"
 
 
 @pytest.mark.parametrize(

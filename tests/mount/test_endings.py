@@ -227,7 +227,8 @@ def test_a_mount_of_another_mount_namespace_is_not_called_unmounted(base: Path) 
         [status] = [each for each in statuses() if each["mountpoint"] == f"{base}/merged"]
         assert status["state"] == "detached"
         text = run("status").stdout
-        assert f"{base}/merged: not mounted in this mount namespace, 0 files open\n" in text
+        files = "files may be open" if status["silent_opens"] else "0 files open"
+        assert f"{base}/merged: not mounted in this mount namespace, {files}\n" in text
     finally:
         # It lives in that namespace itself, which would hold the mount for ever.
         os.kill(status["pid"], signal.SIGTERM)

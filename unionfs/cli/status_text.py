@@ -126,7 +126,7 @@ def _row(status: Status, rates: Rates | None) -> _Row:
     }
     if rates is not None:
         cells["A SECOND"] = _rate(sum(rates.get(status["device"], {}).values()))
-    cells["OPEN"] = str(union.get("open_files", ""))
+    cells["OPEN"] = "" if status["silent_opens"] else str(union.get("open_files", ""))
     cells["COPY-UPS"] = str(union.get("copy_ups", ""))
     return _Row(printable(status["mountpoint"]), status["state"], cells)
 
@@ -216,7 +216,12 @@ def _unreachable(status: Status) -> str:
 
 
 def _detached(status: Status) -> str:
-    return f"not mounted in this mount namespace, {status['open_handles']} files open"
+    count = status["open_handles"]
+    if status["silent_opens"]:
+        files = "files may be open"
+    else:
+        files = "1 file open" if count == 1 else f"{count} files open"
+    return f"not mounted in this mount namespace, {files}"
 
 
 def _passthrough(status: Status) -> str:

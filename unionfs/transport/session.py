@@ -49,7 +49,10 @@ class Session(Protocol):
         """How many slow pieces of work requests are waiting for just now."""
 
     def open_handles(self) -> int:
-        """How many files and directories are open."""
+        """How many files and directories are open, as far as the kernel tells."""
+
+    def silent_opens(self) -> bool:
+        """Whether the kernel opens files without asking, so that nobody here knows how many are open."""
 
     def flags(self) -> list[str]:
         """The names of what was agreed on at INIT; empty before it, and where libfuse keeps it to itself."""

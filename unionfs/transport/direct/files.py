@@ -93,6 +93,11 @@ class Files:
             Opcode.IOCTL: self.ioctl,
         }
 
+    @property
+    def silent(self) -> bool:
+        """Whether the kernel opens files without asking."""
+        return self._node_files is not None
+
     def open_handles(self) -> int:
         return len(self._files)
 

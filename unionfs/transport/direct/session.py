@@ -120,6 +120,10 @@ class Session:
             return 0
         return self._files.open_handles() + self._listings.open_handles()
 
+    def silent_opens(self) -> bool:
+        """Whether the kernel opens files without asking."""
+        return self._files is not None and self._files.silent
+
     def flags(self) -> list[str]:
         """The flags agreed on at INIT."""
         return [] if self._connection is None else self._connection.names()
