@@ -67,3 +67,19 @@ def test_a_manager_that_has_gone_is_only_warned_about(
     manager.close()
     notifier.tell("STOPPING=1")
     assert "STOPPING=1" in caplog.text
+
+
+def test_a_manager_that_takes_nothing_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("unionfs.linux.notify._PATIENCE", 0.05)
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        notifier = Notifier(str(path))
+        for _ in range(10_000):
+            notifier.tell("STATUS=again")
+            if caplog.records:
+                break
+        notifier.close()
+    assert "could not be told 'STATUS=again': timed out" in caplog.text

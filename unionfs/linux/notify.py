@@ -12,6 +12,9 @@ import socket
 
 VARIABLE = "NOTIFY_SOCKET"
 
+_PATIENCE = 1.0
+"""Seconds for a manager whose queue is full: data is to be written out after `STOPPING=1`."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,6 +34,7 @@ class Notifier:
             made.close()
             logger.warning("%s=%s: %s; the service manager is told nothing", VARIABLE, path, error.strerror)
             return
+        made.settimeout(_PATIENCE)
         self._socket = made
 
     def tell(self, *assignments: str) -> None:
@@ -41,7 +45,7 @@ class Notifier:
         try:
             self._socket.send(os.fsencode(text))
         except OSError as error:
-            logger.warning("the service manager could not be told %r: %s", text, error.strerror)
+            logger.warning("the service manager could not be told %r: %s", text, error.strerror or error)
 
     def close(self) -> None:
         if self._socket is not None:
