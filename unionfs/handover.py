@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import sys
 import time
 from dataclasses import replace
 
@@ -29,6 +31,9 @@ _ASK_EACH = 1.0
 _SETTLED = 0.5
 """Seconds after which a mount that was just taken out of the tree has ended, when nothing of it is open."""
 
+_SILENCE = 1.0
+"""Seconds that are waited before it is said."""
+
 _TIMEOUT = 1.0
 
 logger = logging.getLogger("unionfs.daemon")
@@ -38,17 +43,21 @@ def take_over(config: UnionConfig, patience: float) -> check.Lock:
     """`check.lock`, which waits up to `patience` seconds. InUse: they are somebody's who does not end."""
     start = time.monotonic()
     ask_at = 0.0
+    told = False
     while True:
         try:
             return check.lock(config)
-        except check.InUse:
+        except check.InUse as error:
             now = time.monotonic()
             if now >= start + patience:
-                raise
+                raise explained(error, config) from None
             if now >= ask_at:
                 holders = _holders(config)
                 if any(status["state"] == "serving" for status in holders):
-                    raise
+                    raise _refusal(error, holders) from None
+                if not told and now >= start + _SILENCE:
+                    told = True
+                    _tell(error, holders)
                 if now < start + _SETTLED:
                     ask_at = start + _SETTLED
                 elif config.any_work and holders and all(map(_may_share, holders)):
@@ -57,6 +66,40 @@ def take_over(config: UnionConfig, patience: float) -> check.Lock:
                     # Not on and on, for all daemons are asked.
                     ask_at = now + _ASK_EACH
         time.sleep(_PAUSE)
+
+
+def explained(error: check.InUse, config: UnionConfig) -> check.InUse:
+    """The same refusal with the name of the mount that has them, where that can be found out."""
+    return _refusal(error, _holders(config))
+
+
+def _refusal(error: check.InUse, holders: list[Status]) -> check.InUse:
+    for status in holders:
+        if status["state"] == "serving":
+            path = status["mountpoint"]
+            return check.InUse(
+                error.what,
+                f"the mount on {path}{_pid(status)}: unmount that one"
+                f" (`pyunionfs umount {shlex.quote(path)}`), or use other directories",
+            )
+    for status in holders:
+        if status["open_handles"]:
+            return check.InUse(
+                error.what,
+                "a mount that was detached with --lazy (or is in another mount namespace), and files in it"
+                f" are still open{_pid(status)}: close them, or use other directories",
+            )
+    return error
+
+
+def _tell(error: check.InUse, holders: list[Status]) -> None:
+    pids = [status["pid"] for status in holders if status["pid"] is not None]
+    who = f"pid {pids[0]}" if pids else "another mount"
+    print(f"pyunionfs: waiting for {who}, which still has {error.what}", file=sys.stderr)
+
+
+def _pid(status: Status) -> str:
+    return "" if status["pid"] is None else f" (pid {status['pid']})"
 
 
 def agree(options: MountOptions, lock: check.Lock) -> MountOptions:

@@ -59,15 +59,35 @@ def test_who_is_mounted_is_not_waited_for(
 ) -> None:
     fd = held(getattr(config, which))
     status = {"state": state, "upper": "/other", "work": "/other", which: getattr(config, which)}
+    status |= {"mountpoint": "/m", "pid": 9, "open_handles": 1}
     monkeypatch.setattr(control, "mounts", lambda: [status])
     timer = threading.Timer(0.3, os.close, (fd,))
     timer.start()
     if waits:
         handover.take_over(config, 60).close()
     else:
-        with pytest.raises(check.InUse):
+        says = rf"^{which} {getattr(config, which)} is in use by the mount on /m \(pid 9\): unmount that one"
+        with pytest.raises(check.InUse, match=says):
             handover.take_over(config, 60)
     timer.join()
+
+
+def test_who_is_waited_for_is_said_once_and_named_when_it_was_in_vain(
+    config: UnionConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fd = held(config.upper)
+    status = {"state": "detached", "upper": config.upper, "work": None, "pid": 9, "open_handles": 2}
+    monkeypatch.setattr(control, "mounts", lambda: [status])
+    for setting in ("_SILENCE", "_SETTLED", "_ASK_EACH"):
+        monkeypatch.setattr(handover, setting, 0)
+    with pytest.raises(
+        check.InUse, match=r"detached with --lazy.* files in it are still open \(pid 9\): close"
+    ):
+        handover.take_over(config, 0.1)
+    err = capsys.readouterr().err
+    assert err.startswith(f"pyunionfs: waiting for pid 9, which still has upper {config.upper}")
+    assert err.count("\n") == 1
+    os.close(fd)
 
 
 def test_another_mount_does_not_count(config: UnionConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +107,14 @@ def test_an_engine_shares_upper_with_its_own_user_only_and_while_nothing_is_open
     config: UnionConfig, other: Status, shares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fd = held(config.upper)
-    idle = {"state": "detached", "upper": config.upper, "work": None, "open_handles": 0, "user": os.geteuid()}
+    idle = {
+        "state": "detached",
+        "upper": config.upper,
+        "work": None,
+        "open_handles": 0,
+        "user": os.geteuid(),
+        "pid": 9,
+    }
     monkeypatch.setattr(control, "mounts", lambda: [{**idle, **other}])
     monkeypatch.setattr(handover, "_SETTLED", 0)
     engine = replace(config, any_work=True)
@@ -114,9 +141,9 @@ def test_who_shares_still_has_upper_when_the_first_mount_has_ended(
     assert another.shared
     first.close()
     another.close()
-    serving = {"state": "serving", "upper": config.upper, "work": None}
+    serving = {"state": "serving", "upper": config.upper, "work": None, "mountpoint": "/m", "pid": 9}
     monkeypatch.setattr(control, "mounts", lambda: [serving])
-    with pytest.raises(check.InUse):
+    with pytest.raises(check.InUse, match=r"^work .*work is in use by the mount on /m"):
         handover.take_over(replace(config, any_work=engine), 60)
     late = check.lock(replace(config, any_work=True, shared_work=True))
     assert late.shared

@@ -42,7 +42,7 @@ def test_a_mounted_union_is_refused(layers: Path, transport: str) -> None:
     os.mknod(upper / "nothing", 0o20000, 0)
     with pyunionfs([lower], upper, work, merged):
         for words in ([], ["--repair"]):
-            assert "is in use by another mount" in command(layers, *words, status=1)
+            assert "is in use by the mount on " in command(layers, *words, status=1)
     assert (upper / "nothing").exists()
     with overlayfs([lower], upper, work, merged):
         for words in ([], ["--repair"]):

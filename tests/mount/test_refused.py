@@ -134,10 +134,10 @@ def test_a_work_with_other_peoples_files(base: Path) -> None:
 def test_upper_and_work_of_a_mount_that_lives(base: Path) -> None:
     (base / "other" / "w").mkdir()
     with pyunionfs([base / "lower"], base / "upper", base / "work", base / "other"):
-        says = f"upper {base}/upper is in use by another mount"
+        says = f"upper {base}/upper is in use by the mount on "
         assert says in refused(base, [*STACK])
         (base / "second").mkdir()
-        says = f"work {base}/work is in use by another mount"
+        says = f"work {base}/work is in use by the mount on "
         assert says in refused(base, ["lower", "second", "work", "merged"])
     with pyunionfs([base / "lower"], base / "upper", base / "work", base / "merged"):
         pass
@@ -162,7 +162,7 @@ def test_upper_of_fuse_overlayfs(base: Path) -> None:
 def test_after_a_volatile_mount(base: Path) -> None:
     with pyunionfs([base / "lower"], base / "upper", base / "work", base / "merged", options=["volatile"]):
         # While it lives the mark is no reason: the advice to remove it would be harmful then.
-        assert "in use by another mount" in refused(base, ["lower", "upper", "work", "other"])
+        assert "in use by the mount on " in refused(base, ["lower", "upper", "work", "other"])
         (base / "merged" / "new").touch()
     for options in ([], ["-o", "volatile"]):
         line = refused(base, [*options, *STACK])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from unionfs import options
@@ -95,7 +96,7 @@ def run(words: list[str]) -> int:
     if given.accept_volatile:
         consents.append(Consent.VOLATILE)
     looked_at = 0
-    with stack.opened(config, writable=given.repair) as layers:
+    with _named(config), stack.opened(config, writable=given.repair) as layers:
         with terminal.progress(f"checking {config.upper}") as shown:
 
             def advance() -> None:
@@ -118,6 +119,18 @@ def run(words: list[str]) -> int:
     else:
         _print(outcomes, looked_at, repaired=given.repair)
     return 1 if left else 0
+
+
+@contextmanager
+def _named(config: UnionConfig) -> Iterator[None]:
+    """Name the mount that has the layers."""
+    from unionfs import handover
+    from unionfs.overlay.check import InUse
+
+    try:
+        yield
+    except InUse as error:
+        raise handover.explained(error, config) from None
 
 
 def as_json(config: UnionConfig, outcomes: Iterable[Outcome], looked_at: int, left: int) -> dict[str, Any]:

@@ -24,7 +24,16 @@ _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class InUse(MountError):
-    """Another mount has upper or work."""
+    """Another mount has upper or work: `what` it has, and `by` which mount, with what to do."""
+
+    def __init__(
+        self,
+        what: str,
+        by: str = "another mount: unmount that one (`pyunionfs status` lists the mounts), or use other"
+        " directories",
+    ) -> None:
+        super().__init__(f"{what} is in use by {by}")
+        self.what = what
 
 
 class Lock:
@@ -85,7 +94,7 @@ class Lock:
             if self._share:
                 self.shared = True
                 return
-            raise _in_use(kind, path) from None
+            raise InUse(f"{kind} {path}") from None
         except OSError as error:
             raise MountError(
                 f"cannot lock {kind} {path}: {error.strerror}; put upper and work on a local filesystem"
@@ -103,20 +112,13 @@ class Lock:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not self._share:
-                    raise _in_use("work", work) from None
+                    raise InUse(f"work {work}") from None
                 self.shared = True
         fcntl.flock(fd, fcntl.LOCK_SH if self.shared else fcntl.LOCK_UN)
 
     def close(self) -> None:
         while self._fds:
             os.close(self._fds.pop())
-
-
-def _in_use(kind: str, path: str) -> InUse:
-    return InUse(
-        f"{kind} {path} is in use by another mount: unmount that one (`pyunionfs status` lists the mounts),"
-        " or use other directories"
-    )
 
 
 def check(config: UnionConfig, mountpoint: str, *, writable: bool = True) -> None:
