@@ -65,7 +65,9 @@ class MountOptions:
         config = self.config
         plain = UnionConfig(())
         words = self.fuse.flag_names()
-        words += [name for name in ("allow_other", "auto_unmount") if getattr(self.fuse, name)]
+        # Root's mounts let others in whether it is given or not.
+        words += ["allow_other"] if self.fuse.allow_other and os.geteuid() != 0 else []
+        words += ["auto_unmount"] if self.fuse.auto_unmount else []
         words += [name for name in ("userxattr", "volatile", "static_nlink") if getattr(config, name)]
         words += [f"{name}=on" for name in ("index", "metacopy") if getattr(config, name)]
         words += [f"{name}=0" for name in ("fsync",) if not getattr(config, name)]

@@ -50,7 +50,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The settings of pytest.ini or pyproject.toml."""
     parser.addini(
         "union_lowers",
-        "pyunionfs: the trees that the fixture `union` shows, topmost first, relative to this file",
+        "pyunionfs: the trees that the fixture `union` shows, topmost first, relative to the configuration"
+        " file",
         type="paths",
         default=[],
     )

@@ -332,6 +332,16 @@ def test_printed_options_parse_to_the_same(texts: list[str]) -> None:
     assert parse(*given.words()) == given
 
 
+@pytest.mark.parametrize("user", [0, 1000])
+def test_allow_other_is_printed_where_it_is_no_default(monkeypatch: pytest.MonkeyPatch, user: int) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    given = parse("allow_other")
+    assert given.fuse.allow_other
+    assert ("allow_other" in given.words()) == (user != 0)
+    assert parse(*given.words()) == given
+    assert parse().words() == []
+
+
 def test_userxattr_writes_and_follows_no_redirects_unless_asked_to() -> None:
     assert parse("userxattr").config.redirect_dir == "nofollow"
     assert options.parse(["/l", "/u", "/w", "/m"], privileged=False).config.redirect_dir == "nofollow"

@@ -82,6 +82,7 @@ def _hint(stderr: bytes) -> str:
     device = "; users need /dev/fuse (udev gives it mode 0666): root, run `chmod 666 /dev/fuse`"
     for words, hint in (
         (b"open /dev/fuse: Permission", device),
+        (b"could not determine username", f"; user {os.getuid()} needs a line in /etc/passwd"),
         (b"user_allow_other", "; leave allow_other out, or root adds the line `user_allow_other` there"),
         (b"unknown option", "; this fusermount3 does not take it: leave it out, or mount as root"),
         (b"write access", "; the mountpoint must be a directory of your own"),
