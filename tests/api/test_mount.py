@@ -195,7 +195,7 @@ def test_data_only_lowers(tree: Path, tmp_path: Path, place: Path) -> None:
         ({"keep": True}, "keep=True without mountpoint and upper and work"),
         ({"keep": True, "ro": True}, "keep=True without mountpoint:"),
         ({"keep": True, "mountpoint": "/m", "upper": "/u"}, "keep=True without work:"),
-        ({"mountpoint": 3}, "mountpoint is a int"),
+        ({"mountpoint": 3}, "mountpoint is an int"),
     ],
 )
 @one_transport

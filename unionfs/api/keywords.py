@@ -116,6 +116,8 @@ LAYER_OPTIONS = frozenset({"lowerdir", "lowerdir+", "datadir+", "upperdir", "wor
 _ID_RANGES = ("uidmapping", "gidmapping")
 _YES = ("on", "1")
 _NO = ("off", "0")
+_ARGUMENTS = {"lowerdir": "lowers", "upperdir": "upper", "workdir": "work"}
+"""What mount(8) has among the options, and `unionfs.mount` has arguments for."""
 
 
 def words(options: Mapping[str, object]) -> list[str]:
@@ -148,6 +150,8 @@ def _word(keyword: str, name: str, option: Option, value: object) -> str | None:
     """None: the keyword says what holds without it."""
     if isinstance(value, bool):
         return _switch(keyword, name, option, value)
+    if isinstance(value, str | bytes | int | float) and _is_no_word_of(option, value):
+        raise OptionError(f"{keyword}={value!r}: {_truth(keyword, value)}")
     if name == "log_file":
         text = one_path(keyword, value)
     elif isinstance(value, int | float):
@@ -159,6 +163,23 @@ def _word(keyword: str, name: str, option: Option, value: object) -> str | None:
     else:
         raise OptionError(f"{keyword}={value!r}: no mount option takes {_a(value)}; {_advice(option, name)}")
     return f"{name}={escape(text)}"
+
+
+def _is_no_word_of(option: Option, value: object) -> bool:
+    """Whether a truth value is wanted, and this is neither that nor what `-o` would take."""
+    if not option.takes_value:
+        return True
+    words = option.values
+    # One with more words than these tells them itself.
+    return words is not None and set(words) <= {*_YES, *_NO} and str(value) not in words
+
+
+def _truth(keyword: str, value: object) -> str:
+    meant = str(value).lower()
+    for truth, words in ((True, (*_YES, "yes", "true")), (False, (*_NO, "no", "false"))):
+        if meant in words:
+            return f"say {keyword}={truth}"
+    return "give True or False"
 
 
 def _switch(keyword: str, name: str, option: Option, value: bool) -> str | None:
@@ -201,8 +222,9 @@ def _advice(option: Option, name: str) -> str:
 def _unknown(keyword: str) -> OptionError:
     import difflib
 
-    close = difflib.get_close_matches(keyword, Options.__annotations__, 1)
-    guess = f"did you mean {close[0]}?" if close else "unionfs.Options lists all"
+    argument = _ARGUMENTS.get(keyword)
+    close = [argument] if argument else difflib.get_close_matches(keyword, Options.__annotations__, 1)
+    guess = f"did you mean {close[0]}=?" if close else "unionfs.Options lists all"
     return OptionError(f"unknown mount option {keyword!r}; {guess}")
 
 
@@ -237,4 +259,7 @@ def one_path(what: str, path: object) -> str:
 
 
 def _a(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
