@@ -24,6 +24,7 @@ demo: $(READY) ## build three layers and a root tree, mount them and show what a
 	@scripts/demo.sh
 
 test: lint ## lint, then the whole test suite (ARGS="-k name" for a part)
+	@scripts/test-programs.sh
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## ruff (rules and layout) and mypy --strict

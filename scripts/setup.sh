@@ -18,12 +18,10 @@ python=$(command -v "${PYTHON:-python3}") || die "no ${PYTHON:-python3} on PATH:
     die "$python is $("$python" --version 2>&1): Python 3.11 or later is needed; name one with PYTHON=/path/to/python3"
 
 # ---- system packages -----------------------------------------------------------------------------------------
-# to build pyfuse3 and to mount; then what the demo and the tests use
+# to build pyfuse3 and to mount; then what the demo and the tests cannot do without (test-programs.sh has the rest)
 packages=(gcc libc6-dev pkg-config libfuse3-dev fuse3 ca-certificates
           git make mount util-linux passwd procps busybox-static
-          attr acl libcap2-bin debootstrap xfsprogs btrfs-progs e2fsprogs rsync sqlite3 tar xz-utils
-          fuse-overlayfs uidmap podman buildah crun systemd
-          groff-base man-db mandoc zsh fish)
+          attr acl libcap2-bin debootstrap xfsprogs btrfs-progs e2fsprogs rsync sqlite3 tar xz-utils)
 
 # A distribution's own python3 comes in pieces: venv (with pip) and the headers are packages of their own. An
 # interpreter from elsewhere (pyenv, a container image's /usr/local) brings both.

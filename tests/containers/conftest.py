@@ -17,4 +17,4 @@ def engines() -> None:
     """Skips where an engine or what it needs is missing."""
     program = missing()
     if program is not None:
-        pytest.skip(f"no {program} on this machine (scripts/setup.sh installs it)")
+        pytest.skip(f"no {program} on this machine (scripts/test-programs.sh installs it)")
