@@ -82,6 +82,17 @@ def test_upper_alone(stack: Stack, say: Say) -> None:
     assert out.splitlines() == [*lines, "A /moved", "D /old"]
 
 
+def test_a_directory_that_shows_no_sign_of_a_union_is_remarked(say: Say, tmp_path: Path) -> None:
+    remark = (
+        f"pyunionfs: {tmp_path} is not a mount: taken as an upper by itself, in which nothing is marked\n"
+    )
+    assert say(tmp_path) == (0, "", remark)
+    (tmp_path / "new").touch()
+    assert say(tmp_path) == (0, "A /new\n", remark)
+    os.mknod(tmp_path / "gone", 0o20000, 0)
+    assert say(tmp_path) == (0, "D /gone\nA /new\n", "")
+
+
 def test_relative_paths(stack: Stack, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(stack.base)
     by_name = say("--lowers", f"../{stack.base.name}/lower0", "./upper/")

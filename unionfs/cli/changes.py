@@ -69,6 +69,13 @@ def run(words: list[str]) -> int:
     if given.json:
         print(json.dumps(_document(layers, found, problems), indent=2))
     else:
+        if layers.lowers is None and not problems and all(change.kind == "A" for change in found):
+            # It may be a mountpoint on which nothing is mounted just now, or any directory.
+            print(
+                f"pyunionfs: {printable(layers.upper)} is not a mount: taken as an upper by itself, in which"
+                " nothing is marked",
+                file=sys.stderr,
+            )
         _print(found, stat=given.stat)
         _remark(found)
     for problem in problems:
