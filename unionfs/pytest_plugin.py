@@ -171,7 +171,7 @@ def _end(mounted: list[Mount]) -> None:
     left: list[str] = []
     for union in reversed(mounted):
         try:
-            union.end()
+            union.end("the test ends")
         except unionfs.MountError as error:
             left.append(str(error))
     for text in left:

@@ -82,10 +82,7 @@ def _unmount(mountpoint: str, entry: MountPoint, lazy: bool, force: bool) -> Non
         # A program that has just ended may still be letting go of its files.
         if attempt + 1 < _BUSY_TRIES:
             time.sleep(_BUSY_PAUSE)
-    raise MountError(
-        f"{mountpoint} is busy: {_reason(mountpoint, entry)}; end that first, or take it away under them with"
-        f" `pyunionfs umount --lazy {shlex.quote(mountpoint)}`"
-    )
+    raise _busy(mountpoint, entry)
 
 
 def _why(error: OSError) -> str:
@@ -94,14 +91,33 @@ def _why(error: OSError) -> str:
     return explain(OSError(error.errno, error.strerror))
 
 
-def _reason(mountpoint: str, entry: MountPoint) -> str:
+class BusyError(MountError):
+    """It is in use. The message is for the command line; the parts are for who says it in other words."""
+
+    def __init__(self, mountpoint: str, reason: str, users: list[tuple[int, str]]) -> None:
+        super().__init__(
+            f"{mountpoint} is busy: {reason}; end that first, or take it away under them with"
+            f" `pyunionfs umount --lazy {shlex.quote(mountpoint)}`"
+        )
+        self.mountpoint = mountpoint
+        self.reason = reason
+        self.users = users
+        """Processes, as far as they are known: pid and name."""
+
+
+def _busy(mountpoint: str, entry: MountPoint) -> BusyError:
     above = [each.path for each in mount_table() if each.parent_id == entry.mount_id]
     if above:
-        return f"{above[0]} is mounted in it"
+        return BusyError(mountpoint, f"{above[0]} is mounted in it", [])
     users = process.users_of(mountpoint)
     if not users:
-        return "files in it are in use"
-    return "in use by " + ", ".join(f"{name} (pid {pid})" for pid, name in users)
+        return BusyError(mountpoint, "files in it are in use", [])
+    return BusyError(mountpoint, f"in use by {named(users)}", users)
+
+
+def named(users: list[tuple[int, str]]) -> str:
+    """Processes for people."""
+    return ", ".join(f"{name} (pid {pid})" for pid, name in users)
 
 
 def _has_died(mountpoint: str) -> bool:

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import os
 
+from unionfs.unmount import BusyError, named
+
 _MOST = 3
+_DIRECTORY = "its working directory"
+
+
+def told(busy: BusyError) -> str:
+    """Who uses the mount and what is to be done, for a program: "... open (descriptor 7): close it"."""
+    place = busy.mountpoint
+    mine = of_this_process(place)
+    others = [user for user in busy.users if user[0] != os.getpid()]
+    if not mine:
+        return f"{place} is busy: {f'in use by {named(others)}' if others else busy.reason}: end that"
+    only_open = not any(phrase.startswith(_DIRECTORY) for phrase in mine)
+    text = f"this process still has {', '.join(mine)}"
+    if others:
+        return f"{text}, and {place} is in use by {named(others)}, too: end all that"
+    if len(mine) > 1:
+        return f"{text}: {'close them' if only_open else 'leave them all'}"
+    return f"{text}: {'close it' if only_open else 'leave that'}"
 
 
 def of_this_process(path: str) -> list[str]:
     """Phrases like "/merged/file open (descriptor 7)"; empty when it is somebody else who uses it."""
     found = []
     if _leads_below("/proc/self/cwd", path):
-        found.append("its working directory there")
+        found.append(f"{_DIRECTORY} in {path}")
     for fd in sorted(map(int, os.listdir("/proc/self/fd"))):
         target = _leads_below(f"/proc/self/fd/{fd}", path)
         if target is not None:

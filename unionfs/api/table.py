@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unionfs import control, unmount
+from unionfs.api import holders
 from unionfs.api.keywords import StrOrBytesPath, one_path
+from unionfs.errors import MountError
 
 logger = logging.getLogger("unionfs")
 
@@ -60,6 +62,14 @@ def umount(path: StrOrBytesPath, *, lazy: bool = False) -> None:
     With `lazy` it vanishes from the tree now, and open files go on being served. MountError: no union is
     mounted there, it is in use, or it is another user's. Somebody else's mount is never unmounted.
     """
+    try:
+        unmount_or_busy(path, lazy=lazy)
+    except unmount.BusyError as busy:
+        raise MountError(f"{holders.told(busy)}, or umount(lazy=True)") from None
+
+
+def unmount_or_busy(path: StrOrBytesPath, *, lazy: bool) -> None:
+    """`umount`, with the `BusyError` as it is."""
     unmount.umount(one_path("path", path), lazy=lazy, tell=lambda text: logger.warning("%s", text))
 
 

@@ -20,12 +20,13 @@ from typing import Unpack
 from unionfs.api import holders
 from unionfs.api.keywords import Options, Paths, StrOrBytesPath, one_path, several_paths, words
 from unionfs.api.launch import launch
-from unionfs.api.table import umount
+from unionfs.api.table import umount, unmount_or_busy
 from unionfs.errors import MountError, OptionError, PyUnionFSError
 from unionfs.linux.mount import MountPoint, mount_at, mount_table
 from unionfs.options import resolve_mountpoint
 from unionfs.scratch import Scratch, holds_whiteouts, look_like
 from unionfs.separated import escape
+from unionfs.unmount import BusyError
 
 _END_TIME = 10.0
 _PAUSE = 0.01
@@ -265,6 +266,12 @@ class Mount:
                 f"the union at {self.path} belongs to process {self._process}, which has forked this one:"
                 f" unionfs.umount({str(self.path)!r}) ends it all the same"
             )
+        try:
+            self._end(lazy=lazy)
+        except BusyError as busy:
+            raise MountError(f"{holders.told(busy)}, or umount(lazy=True)") from None
+
+    def _end(self, *, lazy: bool) -> None:
         with self._lock:
             if self._ended:
                 return
@@ -272,20 +279,25 @@ class Mount:
                 self._unmount(lazy=lazy)
             self._finish()
 
-    def end(self) -> None:
+    def end(self, before: str = "the block ends") -> None:
         """`umount`, but nothing stays: what is in use is detached, and the MountError says by whom.
+
+        `before` says until when it should have been let go of.
 
         In a process that was forked from the union's this does nothing: it is not its to end.
         """
         if os.getpid() != self._process:
             return
         try:
-            self.umount()
+            self._end(lazy=False)
         except MountError as problem:
             if self._ended:
                 raise
-            self.umount(lazy=True)
-            raise MountError(f"{problem} (it was detached from the tree)") from None
+            text = str(problem)
+            if isinstance(problem, BusyError):
+                text = f"{holders.told(problem)} before {before}"
+            self._end(lazy=True)
+            raise MountError(f"{text} (the union was detached)") from None
 
     def _is_there(self) -> bool:
         """Whether it is still mounted. MountError: something else lies over it."""
@@ -300,18 +312,15 @@ class Mount:
 
     def _unmount(self, *, lazy: bool) -> None:
         try:
-            umount(self._mountpoint, lazy=lazy)
-        except MountError as problem:
-            if not self._is_there():
-                raise
+            unmount_or_busy(self._mountpoint, lazy=lazy)
+        except BusyError:
             # A file that nobody refers to any more may wait in a cycle for the collector.
             if not holders.of_this_process(self._mountpoint):
                 raise
             gc.collect()
-            mine = holders.of_this_process(self._mountpoint)
-            if mine:
-                raise MountError(f"{problem}; this process has {', '.join(mine)}") from None
-            umount(self._mountpoint, lazy=lazy)
+            if holders.of_this_process(self._mountpoint):
+                raise
+            unmount_or_busy(self._mountpoint, lazy=lazy)
 
     def _finish(self) -> None:
         self._ended = True
@@ -327,7 +336,7 @@ _living: dict[int, Mount] = {}
 def _end_all() -> None:
     for union in reversed(list(_living.values())):
         try:
-            union.end()
+            union.end("the program ends")
         except PyUnionFSError as problem:
             print(f"pyunionfs: {problem}", file=sys.stderr)
 
