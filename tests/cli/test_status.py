@@ -124,7 +124,7 @@ def test_what_needs_words_comes_below(
         "/m: copying up /var/big: 256.0 MiB of 1.0 GiB (25 %), 1 min 1 s",
         "/gone: not mounted in this mount namespace, 5 files open",
         f"/dead: {dead}; `pyunionfs umount /dead` frees the mountpoint",
-        f"/stuck: {stuck}; `pyunionfs umount /stuck` frees the mountpoint",
+        f"/stuck: {stuck}; `pyunionfs umount --lazy /stuck` frees the mountpoint",
     ]
 
 

@@ -209,9 +209,11 @@ def _unreachable(status: Status) -> str:
         return f"mounted by user {status['user']}, who alone (and root) can ask its daemon"
     pid = status["pid"]
     what = "it has died or is stuck" if pid is None else f"pid {pid} is stuck, or waits for a slow disk"
+    # One that is stuck would be waited for.
+    lazy = "" if pid is None else "--lazy "
     return (
         f"its daemon does not answer: {what};"
-        f" `pyunionfs umount {shlex.quote(printable(status['mountpoint']))}` frees the mountpoint"
+        f" `pyunionfs umount {lazy}{shlex.quote(printable(status['mountpoint']))}` frees the mountpoint"
     )
 
 
