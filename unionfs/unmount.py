@@ -110,6 +110,8 @@ def _busy(mountpoint: str, entry: MountPoint) -> BusyError:
     if above:
         return BusyError(mountpoint, f"{above[0]} is mounted in it", [])
     users = process.users_of(mountpoint)
+    # A command has its caller's open files, which are the caller's to close.
+    users = [each for each in users if each[0] != os.getpid()] or users
     if not users:
         return BusyError(mountpoint, "files in it are in use", [])
     return BusyError(mountpoint, f"in use by {named(users)}", users)
