@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.rig import eventually
+from tests.mount.rig import eventually, gone, statuses
 from tests.support.mounts import REPOSITORY, command, environment, mount_types, needs_fuse, needs_root, umount
 
 pytestmark = [needs_root, needs_fuse]
@@ -34,10 +34,12 @@ def mounted_over_its_code(base: Path, *options: str) -> Iterator[Path]:
     try:
         assert mount_types(site) == ["fuse.pyunionfs"]
         assert not (site / "unionfs").exists()
+        (status,) = statuses(site)
         yield site
     finally:
         umount(site)
-    assert eventually(lambda: "is unmounted" in log.read_text())
+    assert eventually(lambda: gone(status["pid"]))
+    assert "is unmounted" in log.read_text()
     assert "Traceback" not in log.read_text()
 
 

@@ -370,6 +370,17 @@ def supports_layers(directory: Path) -> bool:
     return True
 
 
+def _remove(base: Path) -> None:
+    """Remove a scratch directory, in which a daemon that is just ending may be clearing its work, too."""
+    while True:
+        try:
+            shutil.rmtree(base)
+            return
+        except FileNotFoundError:
+            if not base.exists():
+                return
+
+
 @contextmanager
 def scratch(directory: Path | None = None) -> Iterator[Path]:
     """A directory that can hold layers: in `directory` if its filesystem can, else on a tmpfs of its own."""
@@ -381,7 +392,7 @@ def scratch(directory: Path | None = None) -> Iterator[Path]:
             with loop_fs("tmpfs", 1 << 30, directory=base) as where:
                 yield where
     finally:
-        shutil.rmtree(base)
+        _remove(base)
 
 
 # ----------------------------------------------------------------------------------------------------
