@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +47,3 @@ def mounted_at(path: Path) -> unionfs.Mounted:
     """What `mounts` says of it; others may be there, too."""
     (found,) = (each for each in unionfs.mounts() if each.path == path)
     return found
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import unionfs
-from tests.api.rig import contents, eventually, program, run
+from tests.api.rig import contents, program, run
+from tests.mount.rig import eventually
 from tests.support.mounts import mount_types, needs_fuse, needs_root, scratch
 from tests.support.transports import one_transport
 from unionfs.scratch import Scratch

@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 import pytest
 
-from unionfs.api.keywords import LAYER_OPTIONS, Options, several_paths, words
+from unionfs.api.keywords import Options, several_paths, words
 from unionfs.errors import OptionError
 from unionfs.option_table import OPTIONS
 from unionfs.options import MountOptions, parse
 from unionfs.separated import split_options
 
 TYPES = typing.get_type_hints(Options)
+LAYER_OPTIONS = {"lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir"}
+"""Parameters of `mount` instead."""
 LAYERS = ["lowerdir+=/lower", "upperdir=/upper", "workdir=/work"]
 
 

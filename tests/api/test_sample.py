@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.api.installed import Installed
-from tests.api.rig import contents, eventually
+from tests.api.rig import contents
+from tests.mount.rig import eventually
 from tests.support.mounts import mount_types, needs_fuse, needs_root
 from tests.support.transports import one_transport
 

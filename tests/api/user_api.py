@@ -16,7 +16,8 @@ from typing import Literal, cast
 import pytest
 
 import unionfs
-from tests.api.rig import eventually, mounted_at
+from tests.api.rig import mounted_at
+from tests.mount.rig import eventually
 from tests.support.mounts import mount_types
 from tests.support.transports import chosen
 

@@ -383,6 +383,17 @@ def caller(uid: int = 0, gid: int | None = None, umask: int = 0) -> Caller:
     return Caller(uid, uid if gid is None else gid, 0, umask)
 
 
+def remove(view: View, path: str) -> None:
+    """rm -r of a directory."""
+    for name in view.ls(path):
+        below = f"{path}/{name}"
+        if stat.S_ISDIR(view.stat(below).st_mode):
+            remove(view, below)
+        else:
+            view.unlink(below)
+    view.rmdir(path)
+
+
 def steps(*acts: Callable[[View], object]) -> Callable[[View], None]:
     """Several things to do to a union, one after the other."""
 

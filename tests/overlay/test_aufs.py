@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.overlay.rig import Stack, View, seen, steps
-from tests.overlay.test_rename import CASES, FLAGS, WHERE
+from tests.overlay.rig import Stack, View, remove, seen, steps
+from tests.overlay.test_rename import CASES, FLAGS, WHERE, rename_both
 from tests.overlay.test_rename import layers as rename_layers
 from tests.overlay.trees import TIME_NS, WHITEOUT, Obj, Spec, Tree, build, directory, disk, file
 from tests.support.mounts import needs_overlayfs, overlayfs
@@ -34,16 +34,6 @@ LOWER: Tree = {
 UPPER: Tree = {"m": {"up": "up"}, "own": {"o": "o"}, "f": "F", "u": "u"}
 
 Act = Callable[[View], object]
-
-
-def remove(view: View, path: str) -> None:
-    for name in view.ls(path):
-        below = f"{path}/{name}"
-        if stat.S_ISDIR(view.stat(below).st_mode):
-            remove(view, below)
-        else:
-            view.unlink(below)
-    view.rmdir(path)
 
 
 def tmpfile(view: View, parent: str, name: str) -> None:
@@ -209,17 +199,8 @@ def test_every_rename_as_overlayfs(stack: Stack, where: str, flag: str, marks: s
         stack.open(whiteouts="aufs", redirect_dir="off") as view,
     ):
         for number in range(len(CASES)):
-            code = kernel_code = 0
             one, other = f"c{number}/{old}", f"c{number}/{new}"
-            try:
-                view.rename(one, other, FLAGS[flag])
-            except OSError as error:
-                code = error.errno or -1
-            try:
-                renameat2(-1, os.fsencode(merged / one), -1, os.fsencode(merged / other), FLAGS[flag])
-            except OSError as error:
-                kernel_code = error.errno or -1
-            codes.append((CASES[number], code, kernel_code))
+            codes.append((CASES[number], *rename_both(view, merged, one, other, FLAGS[flag])))
         tree, kernel_tree = view.tree(), seen(merged)
     assert [case for case in codes if case[1] != case[2]] == []
     assert sans_times(tree) == sans_times(kernel_tree)

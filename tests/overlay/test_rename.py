@@ -7,10 +7,11 @@ errno, its tree and its upper layer (marks included, but for handles) must be th
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from tests.overlay.rig import Stack, seen
+from tests.overlay.rig import Stack, View, seen
 from tests.overlay.trees import WHITEOUT, Spec, Tree, build, directory, disk
 from tests.support.mounts import needs_overlayfs, overlayfs
 from unionfs.linux.fs import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, renameat2
@@ -88,17 +89,8 @@ def test_matrix(stack: Stack, where: str, flag: str, redirect: str) -> None:
         with stack.open(redirect_dir=redirect) as view:
             before, held_before = view.tree(), disk(stack.upper)
             for number in range(len(CASES)):
-                code = kernel_code = 0
                 one, other = f"c{number}/{old}", f"c{number}/{new}"
-                try:
-                    view.rename(one, other, FLAGS[flag])
-                except OSError as error:
-                    code = error.errno or -1
-                try:
-                    renameat2(-1, os.fsencode(merged / one), -1, os.fsencode(merged / other), FLAGS[flag])
-                except OSError as error:
-                    kernel_code = error.errno or -1
-                codes.append((code, kernel_code))
+                codes.append(rename_both(view, merged, one, other, FLAGS[flag]))
             tree = view.tree()
             view.forget_all()
             assert view.union.stats()["inodes"] == 1
@@ -127,6 +119,20 @@ def test_matrix(stack: Stack, where: str, flag: str, redirect: str) -> None:
         wrong += differences(f"{case}upper ", part(held), part(kernel_held))
         wrong += differences(f"{case}read by overlayfs ", part(tree), part(read_by_kernel))
     assert not wrong, "\n".join(wrong)
+
+
+def rename_both(view: View, merged: Path, one: str, other: str, flags: int) -> tuple[int, int]:
+    """Rename in the union and on overlayfs: the errno of each, 0 where it was done."""
+    code = kernel_code = 0
+    try:
+        view.rename(one, other, flags)
+    except OSError as error:
+        code = error.errno or -1
+    try:
+        renameat2(-1, os.fsencode(merged / one), -1, os.fsencode(merged / other), flags)
+    except OSError as error:
+        kernel_code = error.errno or -1
+    return code, kernel_code
 
 
 def comparable(held: dict[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.overlay.rig import Stack, View, steps
+from tests.overlay.rig import Stack, View, remove, steps
 from tests.overlay.trees import WHITEOUT, Tree, build, directory, disk, file, kind_of, marks, symlink
 from tests.support.mounts import needs_overlayfs, overlayfs
 
@@ -30,16 +30,6 @@ LOWER: Tree = {
 }
 
 Both = tuple[Callable[[View], object], Callable[[Path], object]]
-
-
-def remove(view: View, path: str) -> None:
-    for name in view.ls(path):
-        below = f"{path}/{name}"
-        if stat.S_ISDIR(view.stat(below).st_mode):
-            remove(view, below)
-        else:
-            view.unlink(below)
-    view.rmdir(path)
 
 
 def k_remove(path: Path) -> None:

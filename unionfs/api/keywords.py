@@ -110,9 +110,6 @@ class Options(TypedDict, total=False):
     log_file: StrOrBytesPath
 
 
-LAYER_OPTIONS = frozenset({"lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir"})
-"""Options that are parameters of `mount` instead."""
-
 _ID_RANGES = ("uidmapping", "gidmapping")
 _YES = ("on", "1")
 _NO = ("off", "0")

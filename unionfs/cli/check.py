@@ -68,14 +68,9 @@ def parser() -> Parser:
         action="store_true",
         help="upper is complete, though a volatile mount used it: sync it and remove the mark",
     )
-    made.add_argument(
-        "-o",
-        dest="options",
-        action="append",
-        default=[],
-        metavar="OPTIONS",
-        help="the options of the mount, as for `pyunionfs mount`; lowerdir=, upperdir= and workdir= may name"
-        " the layers",
+    made.add_mount_options(
+        "the options of the mount, as for `pyunionfs mount`; lowerdir=, upperdir= and workdir= may name the"
+        " layers"
     )
     made.add_argument("--json", action="store_true", help="one JSON object, for programs")
     return made

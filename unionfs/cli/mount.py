@@ -37,14 +37,7 @@ def parser() -> Parser:
         "directories", nargs="*", metavar="DIRECTORY", help="the layers, top first, and the mountpoint"
     )
     made.add_argument("-f", "--foreground", action="store_true", help="stay, and log to standard error")
-    made.add_argument(
-        "-o",
-        dest="options",
-        action="append",
-        default=[],
-        metavar="OPTIONS",
-        help="mount options, comma-separated; may be repeated",
-    )
+    made.add_mount_options("mount options, comma-separated; may be repeated")
     made.add_argument("--debug", action="store_true", help="log every request")
     made.add_argument("--log-file", metavar="FILE", help="log there instead of to syslog")
     return made

@@ -35,7 +35,7 @@ def parser(program: str) -> HelperParser:
     )
     made.add_argument("source", metavar="SOURCE", nargs="?", help="what the mount table shows as its source")
     made.add_argument("target", metavar="TARGET", nargs="?", help="the mountpoint")
-    made.add_argument("-o", dest="options", action="append", default=[], help="comma-separated options")
+    made.add_mount_options("comma-separated options")
     made.add_argument("-f", dest="fake", action="store_true", help="check everything, and mount nothing")
     made.add_argument("-s", dest="sloppy", action="store_true", help="leave unknown options aside")
     return made

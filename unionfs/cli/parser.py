@@ -55,6 +55,10 @@ class Parser(argparse.ArgumentParser):
         )
         self._positionals.title = "arguments"
 
+    def add_mount_options(self, text: str) -> None:
+        """-o, into `options`: a list of texts that `options.parse` takes."""
+        self.add_argument("-o", dest="options", action="append", default=[], metavar="OPTIONS", help=text)
+
     def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message}; see `{self.prog} --help`")
 
