@@ -34,7 +34,6 @@ _ALWAYS = (
     | InitFlag.DONT_MASK
     | InitFlag.HAS_IOCTL_DIR
     | InitFlag.DO_READDIRPLUS
-    | InitFlag.ASYNC_DIO
     | InitFlag.PARALLEL_DIROPS
     | InitFlag.POSIX_ACL
     | InitFlag.ABORT_ERROR
@@ -44,6 +43,8 @@ _ALWAYS = (
     | InitFlag.INIT_EXT
     | InitFlag.CREATE_SUPP_GROUP
 )
+"""Not ASYNC_DIO: generic_file_direct_write() drops cached pages before an asynchronous direct write only, and
+fuse.ko drops none when it ends. What a reader has cached meanwhile would be shown for good."""
 
 
 @dataclass(frozen=True, slots=True)
