@@ -123,6 +123,7 @@ class _Life:
         os.chdir("/")
         umask = os.umask(0)
         process.raise_open_file_limit()
+        process.raise_file_size_limit()
         process.set_process_name("pyunionfs")
         directory = make_directory()
         # Random, because another container may share the directory and count its processes from 1 too.

@@ -173,6 +173,37 @@ def test_many_open_files(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_an_open_unlinked_file_costs_the_daemon_one_descriptor(way: str) -> None:
+    """By passthrough, too: the one that serves the inode is the one that was opened."""
+    number = 200
+
+    def with_files(lower: Path, upper: Path) -> None:
+        for each in range(number):
+            (upper if each % 2 else lower).joinpath(str(each)).write_bytes(b"%06d" % each)
+
+    with side(way, with_files) as mounted:
+        before = mounted.descriptors()
+        fds = []
+        for each in range(number):
+            path = mounted.merged / str(each)
+            fds.append(os.open(path, os.O_RDWR))
+            os.pwrite(fds[-1], b"!", 3)
+            path.unlink()
+            os.fsync(fds[-1])  # the kernel has had what it read of the lower file, and the write
+            fds.append(os.open(mounted.merged, os.O_RDWR | os.O_TMPFILE) if way != "pyfuse3" else fds[-1])
+            os.pwrite(fds[-1], b"!", 3)
+        assert mounted.descriptors() < before + len(set(fds)) + 20
+        for fd in fds:
+            os.fchmod(fd, 0o640)
+            assert os.fstat(fd).st_mode & 0o7777 == 0o640
+            assert os.pread(fd, 1, 3) == b"!"
+            assert os.readlink(f"/proc/self/fd/{fd}").endswith("(deleted)")
+        for fd in set(fds):
+            os.close(fd)
+        assert eventually(lambda: mounted.descriptors() < before + 20)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_files_that_are_made_do_not_stay_open(way: str) -> None:
     with side(way, one_file) as mounted:
         assert (mounted.merged / "upper").read_bytes() == DATA  # the kernel has opened a file

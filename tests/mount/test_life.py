@@ -16,6 +16,8 @@ import pytest
 
 from tests.mount.rig import PATIENCE, eventually, foreground, gone, mount, run, statuses
 from tests.support.mounts import (
+    command,
+    environment,
     mount_types,
     needs_fuse,
     needs_root,
@@ -53,6 +55,23 @@ def test_the_daemon_has_left_the_terminal(base: Path) -> None:
     assert soft == hard >= resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if process.has_capability(CAP_SYS_RESOURCE):
         assert soft >= min(int(Path("/proc/sys/fs/nr_open").read_text()), 1048576)
+        assert resource.prlimit(pid, resource.RLIMIT_FSIZE) == (resource.RLIM_INFINITY,) * 2
+    run("umount", base / "merged")
+
+
+def test_the_limit_of_a_file_is_the_writers_and_not_that_of_who_has_mounted(base: Path) -> None:
+    """Its soft one, which the daemon may raise; a writer meets its own (EFBIG) before the daemon is asked."""
+    words = ["mount", *(str(base / name) for name in ("lower", "upper", "work", "merged"))]
+    subprocess.run(["prlimit", "--fsize=4096:", *command(*words)], check=True, env=environment(), timeout=30)
+    path = base / "merged" / "large"
+    path.write_bytes(bytes(100_000))
+    fd = os.open(path, os.O_RDWR)
+    os.fsync(fd)
+    os.close(fd)
+    assert (base / "upper" / "large").stat().st_size == 100_000
+    limited = f"trap '' XFSZ; ulimit -f 1; exec dd if=/dev/zero of='{path}' bs=4k count=1"
+    done = subprocess.run(["sh", "-c", limited], capture_output=True, text=True)
+    assert "File too large" in done.stderr
     run("umount", base / "merged")
 
 

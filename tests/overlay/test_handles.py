@@ -161,3 +161,71 @@ def test_removed_directory_is_still_served(stack: Stack) -> None:
         assert view.union.stats()["inodes"] == 1
     assert disk(stack.upper) == {"low": "whiteout", "merged": "whiteout"}
     assert stack.work_names() == []
+
+
+# --- one descriptor each ------------------------------------------------------------------------------
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR], ids=["reading", "writing"])
+@pytest.mark.parametrize("place", ["upper", "upper over lower"])
+def test_an_open_unlinked_file_costs_one_descriptor(stack: Stack, place: str, flags: int) -> None:
+    """Until the last handle is closed, and one after it while the inode is known."""
+    upper, lower = PLACES[place]
+    stack.layers(lower, upper=upper)
+    with stack.open() as view:
+        union, root = view.union, view.caller
+        ino = view.ino("f")
+        union.lookup(1, b"f")
+        handle = view.open("f", flags)
+        other = view.open("f", flags)
+        before = descriptors()
+        view.unlink("f")
+        assert descriptors() == before
+        complete(union.setattr, ino, Changes(mode=0o640), root, None)
+        assert union.getattr(ino)[1].st_mode & 0o7777 == 0o640
+        for each in (handle, other):
+            union.release(each)
+            assert union.getattr(ino)[1].st_nlink == 0
+            again = view.union.open_file(ino, os.O_RDONLY, root)
+            assert view.read_handle(again) == b"0123456789"
+            union.release(again)
+        assert descriptors() == before - 1
+        union.forget(ino, 1000)
+        assert descriptors() == before - 2
+
+
+def test_a_lower_reader_lends_nothing(stack: Stack) -> None:
+    """What serves the inode must be the upper file, whatever an old reader has open."""
+    stack.layers({"f": "0123456789"})
+    with stack.open() as view:
+        union, root = view.union, view.caller
+        ino = view.ino("f")
+        union.lookup(1, b"f")
+        writer = view.open("f", os.O_RDWR)
+        reader = union.open_lower(ino, root)
+        writer.write(0, b"W")
+        union.release(writer)
+        view.unlink("f")
+        complete(union.setattr, ino, Changes(size=3), root, None)
+        again = union.open_file(ino, os.O_RDONLY, root)
+        assert view.read_handle(again) == b"W12"
+        assert view.read_handle(reader) == b"0123456789"
+        for each in (again, reader):
+            union.release(each)
+
+
+def test_a_file_without_a_name_gets_one_while_its_descriptor_is_lent(stack: Stack) -> None:
+    stack.layers({}, upper={"f": "0123456789", "g": "gggg"})
+    with stack.open() as view:
+        union, root = view.union, view.caller
+        inode, _, handle = union.tmpfile(1, 0o644, os.O_RDWR, root)
+        handle.write(0, b"tmp")
+        union.link(inode.ino, 1, b"named")
+        union.release(handle)
+        assert view.read("named") == b"tmp"
+        view.unlink("named")
+        assert union.getattr(inode.ino)[1].st_nlink == 0

@@ -61,6 +61,15 @@ def may_use_backing_files() -> bool:
     return may_use_trusted_xattrs()
 
 
+def raise_file_size_limit() -> None:
+    """Raise RLIMIT_FSIZE as far as this process may: the kernel has checked that of the caller already."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (PermissionError, ValueError):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
 def raise_open_file_limit() -> int:
     """Raise RLIMIT_NOFILE as far as this process may, and return the limit that holds now."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

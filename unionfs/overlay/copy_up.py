@@ -350,7 +350,7 @@ class FileCopyUp:
         if inode.updir is None:
             # It lost its name meanwhile and was served by descriptor: so is the complete file.
             fd = os.open(temp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
-            os.close(inode.fd)
+            inode.close()
             inode.fd = fd
             work.remove(temp)
         else:

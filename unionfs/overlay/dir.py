@@ -184,8 +184,7 @@ def prepare_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -
         inode.relocate(fs.work_dir, temp)
         return
     if inode.nlookup or inode.nopen or inode.pinned:
-        inode.fd = inode.open_real(os.O_PATH)
-        inode.updir = None
+        inode.hold()
 
 
 def finish_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
@@ -195,8 +194,7 @@ def finish_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) ->
         if inode.nlink == 0:
             held, upname = inode.updir, inode.upname
             if held is not None and (held is fs.work_dir or held is fs.index_dir):
-                inode.fd = inode.open_real(os.O_PATH)
-                inode.updir = None
+                inode.hold()
             index.remove(fs, inode)
             if held is not None and held is fs.work_dir:
                 fs.writable_work().remove(upname)

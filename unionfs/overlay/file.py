@@ -31,14 +31,18 @@ class OpenFile:
 
     __slots__ = ("_fs", "_retired", "_upper", "caller", "fd", "inode", "stays", "writable")
 
-    def __init__(self, fs: OverlayFs, inode: File, fd: int, caller: Caller, *, writable: bool) -> None:
+    def __init__(
+        self, fs: OverlayFs, inode: File, fd: int, caller: Caller, *, writable: bool, stays: bool = False
+    ) -> None:
         self._fs = fs
         self.inode = inode
         self.fd = fd
         self.writable = writable
         self.caller = caller
-        self.stays = False
-        self._upper = inode.on_upper and not inode.metacopy
+        self.stays = stays
+        self._upper = inode.on_upper and not inode.metacopy and not stays
+        if self._upper:
+            inode.opened(fd)
         # Descriptors that a read in another thread may still be using; closed with the handle.
         self._retired: list[int] = []
 
@@ -121,7 +125,7 @@ class OpenFile:
         os.close(os.dup(self.fd))
 
     def close(self) -> None:
-        os.close(self.fd)
+        self.inode.end_of_handle(self.fd)
         for fd in self._retired:
             os.close(fd)
         self._retired = []
@@ -184,9 +188,7 @@ def open_lower(fs: OverlayFs, inode: Inode, caller: Caller) -> OpenFile:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     inode.nopen += 1
     try:
-        file = OpenFile(fs, inode, inode.open_lower(os.O_RDONLY), caller, writable=False)
+        return OpenFile(fs, inode, inode.open_lower(os.O_RDONLY), caller, writable=False, stays=True)
     except BaseException:
         inode.nopen -= 1
         raise
-    file.stays = True
-    return file

@@ -264,12 +264,13 @@ def adopt_new(
 
 
 def adopt_nameless(fs: OverlayFs, fd: int) -> tuple[File, os.stat_result]:
-    """The inode of a file that was just made in upper without a name; *fd* stays the caller's."""
+    """The inode of a file that was just made in upper without a name; the handle of *fd* lends it."""
     assert fs.upper is not None
     st = fs.upper.root.fstat(fd)
     table = fs.table
     inode = fs.new_file(_free(fs, table.numbers.of(st.st_dev, st.st_ino)), st.st_mode)
-    inode.fd = os.open(b"/proc/self/fd/%d" % fd, os.O_PATH | os.O_CLOEXEC)
+    inode.fd = fd
+    inode.lent = True
     inode.real_ino = st.st_ino
     inode.prot = 0
     table.add(inode)

@@ -163,9 +163,10 @@ class File(Inode):
 
     `updir`/`upname` is where it lies in upper, `lowdir`/`lowname` the lower object it is or came from, and
     `datadir`/`dataname` the lower file that holds the data of a metacopy; where that is to be looked for in
-    data-only layers, these and the path, until the data is wanted. `fd` (O_PATH) serves it
-    once it has lost its last name in upper. `nlink`, when not None, is the link count that callers see; else
-    the real one is.
+    data-only layers, these and the path, until the data is wanted. `fd` serves it once it has
+    lost its last name in upper: an O_PATH one, or with `lent` that of an open handle, which is left to the
+    inode when the handle is closed. `open_fd` is a handle's that could be lent, or negative. `nlink`, when
+    not None, is the link count that callers see; else the real one is.
     """
 
     __slots__ = (
@@ -175,12 +176,14 @@ class File(Inode):
         "fd",
         "has_origin",
         "indexed",
+        "lent",
         "lowdir",
         "lower_names",
         "lowname",
         "metacopy",
         "nlink",
         "no_capability",
+        "open_fd",
         "real_ino",
         "redirect",
         "updir",
@@ -206,6 +209,8 @@ class File(Inode):
         self.nlink: int | None = None
         self.no_capability = False
         self.fd = -1
+        self.lent = False
+        self.open_fd = -1
 
     @property
     def on_upper(self) -> bool:
@@ -255,8 +260,36 @@ class File(Inode):
 
     def close(self) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
+            if not self.lent:
+                os.close(self.fd)
             self.fd = -1
+            self.lent = False
+
+    def hold(self) -> None:
+        """Serve it by descriptor from now on: it is about to lose its last name in upper."""
+        if self.open_fd >= 0:
+            self.fd = self.open_fd
+            self.lent = True
+        else:
+            self.fd = self.open_real(os.O_PATH)
+        self.updir = None
+
+    def opened(self, fd: int) -> None:
+        """A handle of the upper file has this descriptor, and may lend it."""
+        self.open_fd = fd
+        if self.fd >= 0 and not self.lent:
+            os.close(self.fd)
+            self.fd = fd
+            self.lent = True
+
+    def end_of_handle(self, fd: int) -> None:
+        """A handle is over whose descriptor this was: close it, unless the inode is served by it."""
+        if self.open_fd == fd:
+            self.open_fd = -1
+        if self.lent and self.fd == fd:
+            self.lent = False
+        else:
+            os.close(fd)
 
     def relocate(self, directory: RealDir, name: bytes) -> None:
         """Reach the upper object by this name from now on."""

@@ -8,6 +8,7 @@ A descriptor is kept until the kernel forgets the node, or until others are want
 from __future__ import annotations
 
 import os
+import resource
 from collections import OrderedDict
 
 from unionfs.overlay.cred import Caller
@@ -15,16 +16,18 @@ from unionfs.overlay.file import OpenFile
 from unionfs.overlay.super import Union
 
 _KEPT = 1024
-"""Descriptors that are kept open; those that a worker uses come on top."""
+"""Descriptors that are kept open where the limit allows them; those that a worker uses come on top."""
 
 
 class NodeFiles:
     """Open files by inode number, the one used last at the end."""
 
-    __slots__ = ("_busy", "_files", "_me", "_union")
+    __slots__ = ("_busy", "_files", "_me", "_most", "_union")
 
     def __init__(self, union: Union) -> None:
         self._union = union
+        # Directories have another quarter of what the daemon may have open.
+        self._most = min(_KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._files: OrderedDict[int, OpenFile] = OrderedDict()
         self._busy: dict[OpenFile, int] = {}
         self._me = Caller(os.geteuid(), os.getegid(), os.getpid(), 0)
@@ -50,7 +53,7 @@ class NodeFiles:
     def add(self, file: OpenFile) -> None:
         """Keep a file that was made just now, with its node."""
         self._files[file.inode.ino] = file
-        if len(self._files) > _KEPT:
+        if len(self._files) > self._most:
             self._drop(next(iter(self._files)))
 
     def hold(self, file: OpenFile) -> None:

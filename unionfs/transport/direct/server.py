@@ -36,6 +36,7 @@ from unionfs.transport.direct.protocol import (
     PAGE_SIZE,
     Opcode,
 )
+from unionfs.transport.failure import errno_for_caller
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +210,7 @@ class Server:
     def errno_of(self, error: BaseException, opcode: int) -> int:
         """What the kernel is told of a failure: its errno, and EIO for a bug, which is logged."""
         if isinstance(error, OSError) and error.errno:
-            return error.errno
+            return errno_for_caller(error.errno)
         log.error("a bug has cost one %s request", opcode_name(opcode), exc_info=error)
         return errno.EIO
 

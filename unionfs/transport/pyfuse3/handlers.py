@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import pyfuse3
 
 from unionfs.overlay.wait import Task, Wait
+from unionfs.transport.failure import errno_for_caller
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,6 @@ def answer(error: BaseException, opcode: str) -> pyfuse3.FUSEError:
     if isinstance(error, pyfuse3.FUSEError):
         return error
     if isinstance(error, OSError) and error.errno:
-        return pyfuse3.FUSEError(error.errno)
+        return pyfuse3.FUSEError(errno_for_caller(error.errno))
     log.error("a bug has cost one %s request", opcode, exc_info=error)
     return pyfuse3.FUSEError(errno.EIO)
