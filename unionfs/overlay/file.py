@@ -20,7 +20,8 @@ from unionfs.overlay.protect import check_open
 
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 _RWF_NOWAIT = os.RWF_NOWAIT
-_BLOCKS = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL)
+BLOCKS = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL)
+"""What a read with RWF_NOWAIT fails with where the disk would have to be waited for."""
 
 
 class OpenFile:
@@ -72,7 +73,7 @@ class OpenFile:
         try:
             count = os.preadv(self.fd, (buffer,), offset, _RWF_NOWAIT)
         except OSError as error:
-            if error.errno in _BLOCKS:
+            if error.errno in BLOCKS:
                 return None
             raise
         if count and count < len(buffer) and offset + count < os.fstat(self.fd).st_size:

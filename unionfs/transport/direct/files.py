@@ -181,7 +181,7 @@ class Files:
         self._files[fh] = handle
         return fh
 
-    def open(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def open(self, buffer: Buffer, end: int, ino: int) -> object:
         if self._node_files is not None:
             # The kernel opens by itself from now on.
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -191,9 +191,16 @@ class Files:
         if passthrough is not None:
             writes = bool(flags & (os.O_ACCMODE | os.O_TRUNC))
             handle = None if writes else passthrough.reopen(node, ino, thread)
-            if handle is not None and handle.backing is not None:
-                return p.OPEN_OUT.pack(self._add(handle), self._by_passthrough, handle.backing.id)
+            if handle is not None:
+                return self._reopened(handle)
             passthrough.before_open(node, ino, thread, writes=writes)
+            if not writes and passthrough.lower_reads.is_undecided(node, ino):
+                task = passthrough.lower_reads.decide(node, ino)
+                if task is not None:
+                    return self._server.defer(task, self._server.readers, buffer, end)
+                handle = passthrough.reopen(node, ino, thread)
+                if handle is not None:
+                    return self._reopened(handle)
         kill = bool(open_flags & p.OPEN_KILL_SUIDGID) if self._killpriv else None
         access = self._access(flags)
         try:
@@ -209,6 +216,12 @@ class Files:
             # What the kernel knows already it may have been told to keep.
             self._server.invalidate_attributes(node)
         return answer
+
+    def _reopened(self, handle: Handle) -> bytes:
+        """The answer to an open for which no file need be opened here yet."""
+        if handle.backing is None:
+            return p.OPEN_OUT.pack(self._add(handle), self._flags, 0)
+        return p.OPEN_OUT.pack(self._add(handle), self._by_passthrough, handle.backing.id)
 
     def create(self, buffer: Buffer, end: int, ino: int) -> Answer:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(buffer, BODY)

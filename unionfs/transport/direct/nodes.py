@@ -28,17 +28,19 @@ class Nodes:
     """Which inode a node stands for, and which node an inode is looked up as.
 
     `backings` and `cached` say of each node that is open how: by which backing file, or how many opens go
-    through the kernel's cache. The kernel refuses both at once. `mapped` are inodes that may be mapped to be
+    through the kernel's cache. The kernel refuses both at once. `lower_reads` says of a node whether its
+    lower file is read by passthrough, once that is decided. `mapped` are inodes that may be mapped to be
     written past us: their times change without a word.
     """
 
-    __slots__ = ("_lookups", "_next", "backings", "cached", "current", "inos", "mapped")
+    __slots__ = ("_lookups", "_next", "backings", "cached", "current", "inos", "lower_reads", "mapped")
 
     def __init__(self) -> None:
         self.inos: dict[int, int] = {}
         self.current: dict[int, int] = {}
         self.backings: dict[int, Backing] = {}
         self.cached: dict[int, int] = {}
+        self.lower_reads: dict[int, bool] = {}
         self.mapped: set[int] = set()
         self._lookups: dict[int, int] = {}
         self._next = NUMBERED
@@ -65,6 +67,7 @@ class Nodes:
     def drop(self, ino: int) -> None:
         """The inode has left the table: nobody knows any of its nodes."""
         self.mapped.discard(ino)
+        self.lower_reads.pop(ino, None)
         node = self.current.pop(ino, None)
         if node is not None:
             self.inos.pop(node, None)

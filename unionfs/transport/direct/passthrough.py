@@ -4,7 +4,8 @@ Linux (6.9 and later) allows a node one backing file at a time, and no cached op
 copied up while its lower file is a node's backing file therefore gets a new node, and opens of the old one
 answer ESTALE: the kernel looks the name up again and comes back with the new node. If it comes back with the
 old one, it has no name to look up (/proc/PID/exe, /proc/PID/fd): who wants to read is given the file that the
-old node's readers have. A lower backing file must never serve an open that can write.
+old node's readers have. A lower backing file must never serve an open that can write. Which lower files have
+one is decided in lower_reads.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections import OrderedDict
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import File
 from unionfs.overlay.super import Union
+from unionfs.transport.direct.lower_reads import LowerReads
 from unionfs.transport.direct.nodes import Backing, Nodes
 from unionfs.transport.direct.protocol import (
     BACKING_ID,
@@ -52,14 +54,14 @@ class Handle:
 class Passthrough:
     """Binds opens to backing files. `problem` says why there is none, once that is known."""
 
-    __slots__ = ("_coherent", "_fd", "_idle", "_nodes", "_server", "_union", "problem", "refused")
+    __slots__ = ("_fd", "_idle", "_nodes", "_server", "_union", "lower_reads", "problem", "refused")
 
-    def __init__(self, server: Server, nodes: Nodes, *, coherent: bool) -> None:
+    def __init__(self, server: Server, nodes: Nodes, lower_reads: LowerReads) -> None:
         self._server = server
         self._union: Union = server.union
         self._fd = server.fd
         self._nodes = nodes
-        self._coherent = coherent
+        self.lower_reads = lower_reads
         # By node, oldest first. Only of lowers: they do not change, and deleting one frees nothing.
         self._idle: OrderedDict[int, Backing] = OrderedDict()
         # By thread, the node whose open was answered ESTALE last, unless it has looked something up since.
@@ -97,13 +99,13 @@ class Passthrough:
     def reopen(self, node: int, ino: int, thread: int) -> Handle | None:
         """A further open for reading, where the node's backing file is at hand and still the right one.
 
-        Or where there is no other way to the new node.
+        Or where there is no other way to the new node, or where the lower file goes through the cache.
         """
         backing = self._nodes.backings.get(node)
         if backing is None:
             backing = self._idle.get(node)
             if backing is None:
-                return None
+                return self._reopen_cached(node, ino)
         inode = self._union.inode(ino)
         if not isinstance(inode, File) or not self._union.fs.trust:
             return None
@@ -118,6 +120,20 @@ class Passthrough:
         handle.backing = backing
         return handle
 
+    def _reopen_cached(self, node: int, ino: int) -> Handle | None:
+        nodes = self._nodes
+        if nodes.lower_reads.get(node, True):
+            return None
+        inode = self._union.inode(ino)
+        if not isinstance(inode, File) or not self._union.fs.trust:
+            return None
+        opens = nodes.cached.get(node, 0)
+        if not opens and _holds_data(inode):
+            # Copied up, and nobody has it open: by passthrough from now on.
+            return None
+        nodes.cached[node] = opens + 1
+        return Handle(None, node)
+
     def bind(self, handle: Handle, file: OpenFile, ino: int) -> int:
         """Bind an open to its backing file and return the file's id; 0 where it goes through the cache."""
         nodes, node = self._nodes, handle.node
@@ -126,7 +142,7 @@ class Passthrough:
             if not self._union.fs.trust and _key(file.fd) != backing.key:
                 # The layers changed underneath: another file has taken its place.
                 self._leave(node, ino)
-        elif node in nodes.cached or not self._wanted(file):
+        elif node in nodes.cached or not self._wanted(node, file):
             nodes.cached[node] = nodes.cached.get(node, 0) + 1
             return 0
         else:
@@ -148,8 +164,8 @@ class Passthrough:
         file.stays = not backing.upper
         return backing.id
 
-    def _wanted(self, file: OpenFile) -> bool:
-        return not self._coherent or _holds_data(file.inode)
+    def _wanted(self, node: int, file: OpenFile) -> bool:
+        return _holds_data(file.inode) or self.lower_reads.by_passthrough(node)
 
     def release(self, handle: Handle) -> None:
         """An open has ended: let go of the backing file with the last."""
@@ -173,7 +189,8 @@ class Passthrough:
             self._close(self._idle.popitem(last=False)[1])
 
     def forget(self, node: int) -> None:
-        """Keep no backing file for a node that is not open."""
+        """Keep no backing file for a node that is not open, and decide anew at its next open."""
+        self._nodes.lower_reads.pop(node, None)
         backing = self._idle.pop(node, None)
         if backing is not None:
             self._close(backing)

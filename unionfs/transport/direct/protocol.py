@@ -160,6 +160,7 @@ EXT_GROUPS = 32
 # --- notifications --------------------------------------------------------------------------------
 NOTIFY_INVAL_INODE = 2
 NOTIFY_INVAL_ENTRY = 3
+NOTIFY_STORE = 4
 
 # --- ioctls of the device itself ------------------------------------------------------------------
 DEV_IOC_BACKING_OPEN = 0x4010E501
@@ -265,6 +266,8 @@ SUPP_GROUPS = Struct("=I")
 
 INVAL_INODE_OUT = Struct("=Qqq")
 """ino, off, len; a negative off is for the attributes alone"""
+STORE_OUT = Struct("=QQII")
+"""nodeid, offset, size, padding; then the data"""
 BACKING_MAP = Struct("=iIQ")
 """fd, flags, padding"""
 BACKING_ID = Struct("=I")

@@ -31,9 +31,11 @@ from unionfs.transport.direct.protocol import (
     INTERRUPT_IN,
     INVAL_INODE_OUT,
     NOTIFY_INVAL_INODE,
+    NOTIFY_STORE,
     OPCODES,
     OUT_HEADER,
     PAGE_SIZE,
+    STORE_OUT,
     Opcode,
 )
 from unionfs.transport.failure import errno_for_caller
@@ -195,7 +197,7 @@ class Server:
             else:
                 self._send(OUT_HEADER.pack(16 + len(answer), 0, unique) + answer)
         except Wait as wait:
-            self._defer(wait.task, buffer, size)
+            self.defer(wait.task, self.copiers, buffer, size)
         except Exception as error:
             self._fail(opcode, unique, error)
 
@@ -251,6 +253,19 @@ class Server:
     def invalidate_attributes(self, node: int) -> None:
         """Make the kernel ask for the attributes again. Takes no lock there, so it is safe anywhere."""
         self._invalidate(node, -1)
+
+    def store(self, node: int, data: memoryview | bytes) -> None:
+        """Put the beginning of a file into the kernel's cache (FUSE_NOTIFY_STORE).
+
+        Only while the kernel has no READ of the node under way: it waits for the locks of pages, which a READ
+        holds until it is answered.
+        """
+        head = STORE_OUT.pack(node, 0, len(data), 0)
+        size = OUT_HEADER.size + len(head) + len(data)
+        try:
+            os.writev(self.fd, (OUT_HEADER.pack(size, NOTIFY_STORE, 0), head, data))
+        except OSError as error:
+            self._unsent(error)  # ENOENT: the kernel has forgotten the inode already
 
     def forget_listing(self, node: int) -> None:
         """Have the kernel forget a directory's listing, soon."""
@@ -308,15 +323,19 @@ class Server:
             with self.lock:
                 self._working -= 1
 
-    def _defer(self, task: Task, buffer: Buffer, size: int) -> None:
-        """Have slow work done once, whoever asks, and the request answered after it."""
+    def defer(self, task: Task, pool: ThreadPoolExecutor, buffer: Buffer, size: int) -> object:
+        """Run *task* once in *pool*, for all requests that need it, and handle the request again after it.
+
+        Returns LATER.
+        """
         request = bytes(memoryview(buffer)[:size])
         waiting = self._waiting.get(task)
         if waiting is not None:
             waiting.append(request)
-            return
+            return LATER
         self._waiting[task] = [request]
-        self._submit(self.copiers, self._settle, task)
+        self._submit(pool, self._settle, task)
+        return LATER
 
     def _settle(self, task: Task) -> None:
         """A worker: do the slow work, commit it, answer who waits. The first of them gets its failure."""

@@ -17,6 +17,7 @@ from unionfs.overlay.attr import link_counter
 from unionfs.overlay.super import Union
 from unionfs.transport.direct.files import Files
 from unionfs.transport.direct.listings import Listings
+from unionfs.transport.direct.lower_reads import LowerPassthrough, LowerReads
 from unionfs.transport.direct.names import Names
 from unionfs.transport.direct.negotiate import Connection, TooOldError, Wanted, negotiate
 from unionfs.transport.direct.node_files import NodeFiles
@@ -166,6 +167,12 @@ class Session:
         self._build(flags)
         return connection.answer
 
+    def _lower_passthrough(self) -> LowerPassthrough:
+        if self._options.coherent:
+            return LowerPassthrough.NONE
+        on = self._options.passthrough == "on"
+        return LowerPassthrough.ALL if on else LowerPassthrough.UNCHANGING
+
     def _build(self, flags: InitFlag) -> None:
         server, union = self._server, self._union
         nodes = Nodes()
@@ -175,7 +182,8 @@ class Session:
         killpriv = InitFlag.HANDLE_KILLPRIV_V2 in flags
         passthrough = None
         if InitFlag.PASSTHROUGH in flags:
-            passthrough = Passthrough(server, nodes, coherent=self._options.coherent)
+            lower_reads = LowerReads(server, nodes, self._lower_passthrough())
+            passthrough = Passthrough(server, nodes, lower_reads)
         # Whoever writes is not known then: the kernel must say what of set-id bits is to go.
         silent = passthrough is None and union.fs.trust and killpriv and InitFlag.NO_OPEN_SUPPORT in flags
         files = Files(
