@@ -194,8 +194,9 @@ class Files:
             if handle is not None:
                 return self._reopened(handle)
             passthrough.before_open(node, ino, thread, writes=writes)
-            if not writes and passthrough.lower_reads.is_undecided(node, ino):
-                task = passthrough.lower_reads.decide(node, ino)
+            lower = None if writes else passthrough.lower_reads.undecided(node, ino)
+            if lower is not None:
+                task = passthrough.lower_reads.decide(node, lower)
                 if task is not None:
                     return self._server.defer(task, self._server.readers, buffer, end)
                 handle = passthrough.reopen(node, ino, thread)

@@ -8,24 +8,28 @@ small files to the kernel's cache together with the answer to the OPEN, so that 
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
+import time
 from enum import Enum
 
-from unionfs.overlay.cred import Caller
-from unionfs.overlay.file import BLOCKS, OpenFile
+from unionfs.overlay.file import BLOCKS
 from unionfs.overlay.inode import File
+from unionfs.overlay.order import Pace
 from unionfs.overlay.super import Union
 from unionfs.transport.direct.nodes import Nodes
 from unionfs.transport.direct.server import Server
 
+log = logging.getLogger(__name__)
+
 HEAD = 4096
 """How many bytes of a file decide."""
 
-PUSHED = 128 << 10
-"""Files up to this size go to the kernel's cache with the OPEN: one read of readahead's usual size."""
+PUSHED = 64 << 10
+"""Files up to this size go to the kernel's cache with the answer to the OPEN; larger ones by READs, as they are read."""
 
-LARGE = 4 << 20
+LARGE = 1 << 20
 """Files from this size on gain more by passthrough than the opens of their readers cost."""
 
 
@@ -52,30 +56,33 @@ _DATABASES = (
 """Where the signatures of databases and journals stand, which are written in place while others read them."""
 
 
-def is_unchanging(head: bytes, size: int) -> bool:
+def is_unchanging(head: bytes | memoryview, size: int) -> bool:
     """Whether a file of *size* bytes that begins with *head* is not written in place while it is read."""
+    if size < LARGE and head[:4] != _ELF:
+        return False
+    head = bytes(head[:HEAD])
     if head.startswith(_ELF):
         # Not object files, which compilers write in place. e_type is in the byte order that EI_DATA says.
         kind = int.from_bytes(head[16:18], "big" if head[5:6] == b"\2" else "little")
         return kind in (_ET_EXEC, _ET_DYN)
     # Text has no zero byte: this is what grep(1) and git go by.
-    return size >= LARGE and 0 in head and not any(head.startswith(mark, at) for at, mark in _DATABASES)
+    return 0 in head and size >= LARGE and not any(head.startswith(mark, at) for at, mark in _DATABASES)
 
 
 class LowerReads:
     """Decides at the first open of a lower file, and remembers it as long as the kernel knows the node."""
 
-    __slots__ = ("_me", "_nodes", "_policy", "_reads", "_room", "_server", "_union")
+    __slots__ = ("_nodes", "_pace", "_policy", "_reads", "_room", "_server", "_union")
 
     def __init__(self, server: Server, nodes: Nodes, policy: LowerPassthrough) -> None:
         self._server = server
         self._union: Union = server.union
         self._nodes = nodes
         self._policy = policy
-        self._me = Caller(os.geteuid(), os.getegid(), os.getpid(), 0)
         self._room = memoryview(bytearray(PUSHED))
-        # By node, the reads from the disk that a decision waits for.
+        # By node, the reads by workers that a decision waits for.
         self._reads: dict[int, _FirstRead] = {}
+        self._pace = Pace()
 
     def by_passthrough(self, node: int) -> bool:
         """Whether the lower file of a node is read by passthrough."""
@@ -83,90 +90,88 @@ class LowerReads:
             return self._nodes.lower_reads.get(node, False)
         return self._policy is LowerPassthrough.ALL
 
-    def is_undecided(self, node: int, ino: int) -> bool:
-        """Whether `decide` must be called before the node is opened for reading."""
+    def undecided(self, node: int, ino: int) -> File | None:
+        """The inode, where `decide` must be called before the node is opened for reading."""
         nodes = self._nodes
         if self._policy is LowerPassthrough.ALL or node in nodes.backings or node in nodes.cached:
-            return False
+            return None
         if node in nodes.lower_reads and self._union.fs.trust:
-            return False
-        return lies_in_lower(self._union, ino) is not None
+            return None
+        return _lies_in_lower(self._union, ino)
 
-    def decide(self, node: int, ino: int) -> _FirstRead | None:
-        """Decide by what the page cache holds of the file; else return the read that must be run first."""
+    def decide(self, node: int, inode: File) -> _FirstRead | None:
+        """Decide by the file's beginning; where the disk is slow, return the read that must be run first."""
         read = self._reads.get(node)
         if read is not None:
             return read
-        file = self._union.open_lower(ino, self._me)
+        fd = inode.open_data(os.O_RDONLY)
         try:
-            size = os.fstat(file.fd).st_size
+            size = os.fstat(fd).st_size
             room = self._room[: _wanted(size)]
-            # With a timeout layers may change, and what a worker has read may be old: then wait here.
-            flags = os.RWF_NOWAIT if self._union.fs.trust else 0
-            try:
-                count = os.preadv(file.fd, (room,), 0, flags) if room else 0
-            except OSError as error:
-                if error.errno not in BLOCKS:
-                    raise
-                count = -1
-            if count == len(room):
-                self.decided(node, ino, size, room)
-                return None
-            read = self._reads[node] = _FirstRead(self, node, ino, file, size)
-            return read
+            count = _read_now(fd, room)
+            if count != len(room):
+                # With a timeout layers may change, and what a worker has read may be old: then wait here.
+                if self._union.fs.trust and not self._pace.is_quick:
+                    read = self._reads[node] = _FirstRead(self, node, inode.ino, fd, size)
+                    return read
+                began = time.perf_counter()
+                count = _read(fd, room)
+                self._pace.note(time.perf_counter() - began)
+            self._decided(node, inode, size, room[:count])
+            return None
         finally:
             if read is None:
-                self._union.release(file)
+                os.close(fd)
 
-    def decided(self, node: int, ino: int, size: int, data: memoryview | bytes) -> None:
+    def _decided(self, node: int, inode: File, size: int, data: memoryview) -> None:
         """Note how the file is read, of which *data* is the beginning; all of it, where that is pushed."""
-        by_passthrough = self._policy is LowerPassthrough.UNCHANGING and is_unchanging(
-            bytes(data[:HEAD]), size
-        )
+        by_passthrough = self._policy is LowerPassthrough.UNCHANGING and is_unchanging(data, size)
         self._nodes.lower_reads[node] = by_passthrough
         if by_passthrough or not data or len(data) < size or not self._union.fs.trust:
             return
-        inode = lies_in_lower(self._union, ino)
-        # Without an open that goes through the cache there is no READ under way.
-        if inode is None or node in self._nodes.cached:
-            return
         # A metacopy has a size of its own, which the kernel goes by.
-        if inode.metacopy and inode.lstat().st_size != size:
-            return
-        self._server.store(node, data)
+        if not inode.metacopy or inode.lstat().st_size == size:
+            self._server.store(node, data)
 
-    def ended(self, read: _FirstRead) -> None:
-        """A read is over; `decided` was called or is not going to be."""
+    def ended(self, read: _FirstRead, size: int, data: bytes, seconds: float) -> None:
+        """A worker has read a file's beginning. Open it again: things may have changed meanwhile."""
+        self._pace.note(seconds)
         del self._reads[read.node]
-        self._union.release(read.file)
+        nodes = self._nodes
+        if read.node in nodes.cached or read.node in nodes.backings or not self._union.knows(read.ino):
+            return
+        inode = _lies_in_lower(self._union, read.ino)
+        if inode is not None:
+            self._decided(read.node, inode, size, memoryview(data))
 
 
 class _FirstRead:
     """The task of reading a lower file's beginning from the disk, after which its open is decided."""
 
-    __slots__ = ("_data", "_ino", "_reads", "_size", "file", "node")
+    __slots__ = ("_data", "_fd", "_reads", "_seconds", "_size", "ino", "node")
 
-    def __init__(self, reads: LowerReads, node: int, ino: int, file: OpenFile, size: int) -> None:
+    def __init__(self, reads: LowerReads, node: int, ino: int, fd: int, size: int) -> None:
         self._reads = reads
         self.node = node
-        self._ino = ino
-        self.file = file
+        self.ino = ino
+        self._fd = fd
         self._size = size
-        self._data = b""
+        self._data = bytearray(_wanted(size))
+        self._seconds = 0.0
 
     def run(self) -> None:
         """Any thread."""
-        self._data = os.pread(self.file.fd, _wanted(self._size), 0)
+        began = time.perf_counter()
+        del self._data[_read(self._fd, memoryview(self._data)) :]
+        self._seconds = time.perf_counter() - began
 
     def finish(self, error: BaseException | None) -> None:
-        """After a read error the file goes through the cache: read(2) reports it, not open(2)."""
-        try:
-            self._reads.decided(self.node, self._ino, self._size, self._data)
-        finally:
-            self._reads.ended(self)
+        """Decide. State thread only."""
+        os.close(self._fd)
+        self._reads.ended(self, self._size, bytes(self._data), self._seconds)
 
 
-def lies_in_lower(union: Union, ino: int) -> File | None:
+def _lies_in_lower(union: Union, ino: int) -> File | None:
     """The inode, where it is a regular file whose data lies in a lower."""
     inode = union.inode(ino)
     if not isinstance(inode, File) or not stat.S_ISREG(inode.mode):
@@ -177,3 +182,24 @@ def lies_in_lower(union: Union, ino: int) -> File | None:
 def _wanted(size: int) -> int:
     """How much of a file is read to decide: all that is pushed, or what tells its kind."""
     return size if size <= PUSHED else HEAD
+
+
+def _read_now(fd: int, room: memoryview) -> int:
+    """Read what the page cache holds; less than *room* where the disk would have to be waited for."""
+    if not room:
+        return 0
+    try:
+        return os.preadv(fd, (room,), 0, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno in BLOCKS:
+            return 0
+        return _read(fd, room)
+
+
+def _read(fd: int, room: memoryview) -> int:
+    """Read from the disk. After an error the file goes through the cache: read(2) reports it, not open(2)."""
+    try:
+        return os.preadv(fd, (room,), 0)
+    except OSError as error:
+        log.warning("reading the beginning of a lower file: %s", error)
+        return 0
