@@ -311,13 +311,13 @@ OPTIONS: dict[str, Option] = {
     "passthrough": Option(
         "passthrough",
         "data",
-        "the kernel reads and writes data itself (auto: where it can; on: or refuse the mount)",
+        "the kernel reads and writes data itself (auto: where it can and no reader is misled; on: always)",
         values=_choice("auto", "on", "off"),
     ),
     "coherent": Option(
         "coherent",
         "data",
-        "who has a lower file open sees later changes; no passthrough for lowers",
+        "readers of programs and large lower files, too, see later changes; no passthrough for lowers",
         flag=True,
     ),
     "writeback": Option(

@@ -17,14 +17,16 @@ from pathlib import Path
 from tests.support.mounts import Daemon, overlayfs, pyunionfs, scratch
 
 WAYS: Mapping[str, tuple[str, ...]] = {
+    "default": ("transport=direct",),
     "passthrough": ("transport=direct", "passthrough=on"),
     "coherent": ("transport=direct", "passthrough=on", "coherent"),
     "cached": ("transport=direct", "passthrough=off"),
     "checked": ("transport=direct", "passthrough=off", "timeout=0"),
     "pyfuse3": ("transport=pyfuse3",),
 }
-"""Options by the way that data takes: past the daemon; past it but for lowers; through the kernel's cache
-with no OPEN asked; through the cache with each OPEN asked; through libfuse."""
+"""Options by the way that data takes: past the daemon, but for lower files that may be written while they are
+read; past it always; past it but for lowers; through the kernel's cache with no OPEN asked; through the cache
+with each OPEN asked; through libfuse."""
 
 Populate = Callable[[Path, Path], None]
 """Makes the layers' content: called with lower and upper."""

@@ -219,7 +219,7 @@ def child(action: Callable[[], object], report: Path) -> int:
 
 
 @pytest.mark.parametrize("options", [[], ["index=on", "metacopy=on"]], ids=["plain", "index+metacopy"])
-@pytest.mark.parametrize("way", ["passthrough", "coherent", "cached"])
+@pytest.mark.parametrize("way", ["default", "passthrough", "coherent", "cached"])
 def test_readers_and_writers_at_random(way: str, options: list[str], tmp_path: Path) -> None:
     def with_files(lower: Path, upper: Path) -> None:
         for number in range(FILES):

@@ -61,7 +61,7 @@ def running(path: Path) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize("name", ["lower program", "upper program"])
 def test_a_program_that_runs_is_not_written(name: str) -> None:
     outcomes = {}
-    for way in (*BOTH, "coherent", "cached"):
+    for way in (*BOTH, "default", "coherent", "cached"):
         with side(way, with_program) as mounted:
             path = mounted.merged / name
             content = path.read_bytes()
@@ -263,7 +263,7 @@ def copy_by_holes(fd: int, target: Path) -> bytes:
     return found
 
 
-@pytest.mark.parametrize("way", ["passthrough", "coherent"])
+@pytest.mark.parametrize("way", ["passthrough", "default", "coherent"])
 def test_holes_and_data_of_an_old_reader_are_of_one_file(way: str) -> None:
     size = 1 << 20
 
@@ -293,7 +293,7 @@ def test_holes_and_data_of_an_old_reader_are_of_one_file(way: str) -> None:
 
 
 @needs_overlayfs
-@pytest.mark.parametrize("way", ["overlayfs", "passthrough", "coherent", "cached"])
+@pytest.mark.parametrize("way", ["overlayfs", "passthrough", "default", "coherent", "cached"])
 @pytest.mark.parametrize("layer", ["lower", "upper", "new"])
 def test_times_change_by_a_mapping_that_outlives_its_descriptor(way: str, layer: str) -> None:
     def with_file(lower: Path, upper: Path) -> None:
@@ -320,7 +320,7 @@ def test_times_change_by_a_mapping_that_outlives_its_descriptor(way: str, layer:
 
 
 @needs_overlayfs
-@pytest.mark.parametrize("way", ["overlayfs", "passthrough"])
+@pytest.mark.parametrize("way", ["overlayfs", "passthrough", "default"])
 @pytest.mark.parametrize("layer", ["lower", "upper"])
 def test_times_that_the_kernel_knew_before_the_mapping(way: str, layer: str) -> None:
     def with_file(lower: Path, upper: Path) -> None:
@@ -354,9 +354,9 @@ def take_lock(path: Path, kind: str, how: int, mode: str) -> IO[bytes]:
 @needs_overlayfs
 @pytest.mark.parametrize("kind", ["flock", "fcntl"])
 def test_locks_of_an_old_reader(kind: str) -> None:
-    """With passthrough an old reader has a node of its own, and locks belong to nodes (docs/semantics.md)."""
+    """With passthrough=on an old reader has a node of its own, and so have its locks (docs/semantics.md)."""
     outcomes = {}
-    for way in ("overlayfs", "passthrough", "coherent", "cached"):
+    for way in ("overlayfs", "default", "passthrough", "coherent", "cached"):
         with side(way, one_file) as mounted:
             path = mounted.merged / "file"
             lock_to_write = partial(take_lock, path, kind, fcntl.LOCK_EX, "r+b")

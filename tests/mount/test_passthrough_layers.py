@@ -171,7 +171,8 @@ def test_a_lower_on_an_overlay(depth: int, refused: str | None) -> None:
     with scratch() as base, stacked(base, depth) as lower:
         for name in ("upper", "work", "merged"):
             (base / name).mkdir()
-        with pyunionfs([lower], base / "upper", base / "work", base / "merged", options=["transport=direct"]):
+        options = ["transport=direct", "passthrough=on"]
+        with pyunionfs([lower], base / "upper", base / "work", base / "merged", options=options):
             mounted = Side(base, None)
             path = mounted.merged / "file"
             with path.open("rb") as reader:

@@ -125,7 +125,7 @@ def oracle() -> Iterator[Side]:
         yield mounted
 
 
-@pytest.fixture(scope="module", params=["passthrough", "coherent", "cached", "checked"])
+@pytest.fixture(scope="module", params=["default", "passthrough", "coherent", "cached", "checked"])
 def union(request: pytest.FixtureRequest) -> Iterator[Side]:
     with side(request.param, populate) as mounted:
         yield mounted
@@ -208,7 +208,7 @@ def late(mounted: Side, name: str, writer: int, mode: int) -> tuple[str, str]:
     return given, oct(path.stat().st_mode)
 
 
-@pytest.mark.parametrize("way", ["passthrough", "coherent", "cached"])
+@pytest.mark.parametrize("way", ["default", "passthrough", "coherent", "cached"])
 @pytest.mark.parametrize("layer", ["lower", "upper"])
 def test_set_ids_given_while_the_file_is_open_for_writing(way: str, layer: str) -> None:
     cases = list(itertools.product((0, USER), MODES))

@@ -54,7 +54,7 @@ class Side(ABC):
 
     name: str
     uses_passthrough = False
-    """Whether the kernel reads lower files by itself, and old readers keep them."""
+    """Whether the kernel reads all lower files by itself, and old readers keep them."""
     opens_silently = False
     """Whether the kernel opens files without asking."""
     records_in_files = False
@@ -94,7 +94,7 @@ class PyUnionFS(Side):
         self.extra = list(extra)
         direct = transports.chosen() != "pyfuse3" and "timeout" not in "".join(extra)
         self.opens_silently = direct and "passthrough=off" in extra
-        self.uses_passthrough = direct and not {"passthrough=off", "coherent"} & set(extra)
+        self.uses_passthrough = direct and "passthrough=on" in extra and "coherent" not in extra
         self.records_in_files = "whiteouts=aufs" in extra
         self._pid: int | None = None
         self._log = Path()

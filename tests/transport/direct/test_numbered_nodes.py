@@ -35,7 +35,7 @@ class Twice:
 
 @pytest.fixture
 def twice(start: Start, backing: dict[int, os.stat_result]) -> Twice:
-    return Twice(start(offered=EVERYTHING, options=SessionOptions()))
+    return Twice(start(offered=EVERYTHING, options=SessionOptions(passthrough="on")))
 
 
 def test_the_new_node(twice: Twice) -> None:

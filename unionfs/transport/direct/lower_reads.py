@@ -27,7 +27,7 @@ HEAD = 4096
 """How many bytes of a file decide."""
 
 PUSHED = 64 << 10
-"""Files up to this size go to the kernel's cache with the answer to the OPEN; larger ones by READs, as they are read."""
+"""Files up to this size are given to the kernel with the answer to the OPEN; larger ones it READs."""
 
 LARGE = 1 << 20
 """Files from this size on gain more by passthrough than the opens of their readers cost."""
@@ -48,12 +48,13 @@ _DATABASES = (
     (0, b"SQLite format 3\0"),
     (0, b"RpmP"),  # rpm's ndb
     (0, b"LPKSHHRH"),  # the journal of systemd
+    (0, b"QFI\xfb"),  # qcow2
     *((0, (0x13579ACD + n).to_bytes(4, order)) for n in range(3) for order in ("little", "big")),  # GDBM
     *((12, n.to_bytes(4, order)) for n in (0x061561, 0x053162, 0x042253) for order in ("little", "big")),
     # Berkeley DB: hash, btree and queue
     *((16, n.to_bytes(4, order)) for n in (0xBEEFC0DE,) for order in ("little", "big")),  # LMDB
 )
-"""Where the signatures of databases and journals stand, which are written in place while others read them."""
+"""Signatures of databases, journals and disk images, which are written in place while others read them."""
 
 
 def is_unchanging(head: bytes | memoryview, size: int) -> bool:
@@ -156,19 +157,20 @@ class _FirstRead:
         self.ino = ino
         self._fd = fd
         self._size = size
-        self._data = bytearray(_wanted(size))
+        self._data = b""
         self._seconds = 0.0
 
     def run(self) -> None:
         """Any thread."""
         began = time.perf_counter()
-        del self._data[_read(self._fd, memoryview(self._data)) :]
+        room = memoryview(bytearray(_wanted(self._size)))
+        self._data = bytes(room[: _read(self._fd, room)])
         self._seconds = time.perf_counter() - began
 
     def finish(self, error: BaseException | None) -> None:
         """Decide. State thread only."""
         os.close(self._fd)
-        self._reads.ended(self, self._size, bytes(self._data), self._seconds)
+        self._reads.ended(self, self._size, self._data, self._seconds)
 
 
 def _lies_in_lower(union: Union, ino: int) -> File | None:
