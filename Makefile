@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fuzz malformed crash memory profile bench man install uninstall clean
+.PHONY: help setup demo test lint fuzz malformed crash memory profile bench man dist install uninstall clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -58,6 +58,10 @@ $(VENV)/.bench: $(READY)
 man: $(READY) ## make the man page build/pyunionfs.1 (read it with: man -l build/pyunionfs.1)
 	@mkdir -p build
 	$(BIN)/python -m unionfs.cli.manual > build/pyunionfs.1
+
+dist: $(READY) ## build and check the source archive and the wheel in dist/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dist]'
+	scripts/dist.sh
 
 install: ## install the command, its man page and completion below PREFIX (/usr/local)
 	@PYTHON="$(PYTHON)" scripts/install.sh install "$(PREFIX)"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unionfs.api.table import Mounted, mounts, umount
     from unionfs.api.union import Mount, mount
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Mount",
