@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.overlay.rig import Stack, View, steps
 from tests.overlay.trees import WHITEOUT, Tree, disk
+from unionfs.linux import fs as linux
 from unionfs.overlay.attr import Changes
 from unionfs.overlay.wait import complete
 
@@ -161,6 +163,28 @@ def test_removed_directory_is_still_served(stack: Stack) -> None:
         assert view.union.stats()["inodes"] == 1
     assert disk(stack.upper) == {"low": "whiteout", "merged": "whiteout"}
     assert stack.work_names() == []
+
+
+# --- access times -------------------------------------------------------------------------------------
+
+
+def test_reading_a_lower_file_leaves_its_access_time_without_a_mount_for_it_too(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ordinary user's daemon has no private mounts of the lowers that are noatime."""
+
+    def refused(path: str, *, read_only: bool) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(linux, "clone_tree", refused)
+    stack.layers({"f": "0123456789"})
+    path = stack.lowers[0] / "f"
+    os.utime(path, (1_000_000_000, 1_000_000_001))
+    with stack.open() as view:
+        assert view.read("f") == b"0123456789"
+        assert path.stat().st_atime == 1_000_000_000
+        view.write("f", b"W")
+        assert path.stat().st_atime == 1_000_000_000
 
 
 # --- one descriptor each ------------------------------------------------------------------------------

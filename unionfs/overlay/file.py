@@ -6,7 +6,9 @@ read, so that old readers see new data as POSIX has it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import stat
 
@@ -30,7 +32,7 @@ class OpenFile:
     `stays` keeps it at the lower file, come what may: its reader reads past the union.
     """
 
-    __slots__ = ("_fs", "_retired", "_upper", "caller", "fd", "inode", "stays", "writable")
+    __slots__ = ("_fs", "_noatime", "_retired", "_upper", "caller", "fd", "inode", "stays", "writable")
 
     def __init__(
         self, fs: OverlayFs, inode: File, fd: int, caller: Caller, *, writable: bool, stays: bool = False
@@ -44,6 +46,7 @@ class OpenFile:
         self._upper = inode.on_upper and not inode.metacopy and not stays
         if self._upper:
             inode.opened(fd)
+        self._noatime = False
         # Descriptors that a read in another thread may still be using; closed with the handle.
         self._retired: list[int] = []
 
@@ -60,6 +63,25 @@ class OpenFile:
             self._retired.append(self.fd)
             self.fd = fd
             self._upper = True
+            if self._noatime:
+                self._noatime = False
+                self.leave_atime(True)
+
+    def leave_atime(self, noatime: bool, /) -> None:
+        """Whether reads from now on are of one who has opened the file by O_NOATIME.
+
+        Reading a lower file leaves its access time alone anyway. To be called before each read, where several
+        share the descriptor.
+        """
+        if noatime is self._noatime:
+            return
+        self._noatime = noatime
+        if self._upper:
+            flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
+            flags = flags | os.O_NOATIME if noatime else flags & ~os.O_NOATIME
+            # The kernel has checked that the caller owns the file, which an ordinary user's daemon may not.
+            with contextlib.suppress(PermissionError):
+                fcntl.fcntl(self.fd, fcntl.F_SETFL, flags)
 
     def read_now(self, offset: int, size: int) -> bytes | None:
         """Read what is in the page cache; None when the disk would have to be waited for."""
@@ -135,11 +157,15 @@ class OpenFile:
 def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: bool | None = None) -> OpenFile:
     """open(2) of a regular file; one that may write copies up first, O_TRUNC without the data.
 
-    The access mode, O_TRUNC and O_APPEND matter here: the kernel has taken care of the rest. *kill* as for
+    The access mode, O_TRUNC, O_APPEND and O_NOATIME matter here; the kernel has taken care of the rest, and
+    sends an FSYNC after what is written by O_SYNC or O_DSYNC (generic_write_sync()). *kill* as for
     `drop_set_ids`.
     """
     inode = _regular(inode)
     access = flags & os.O_ACCMODE
+    if access == os.O_ACCMODE:
+        # Neither reads nor writes (OPEN_FMODE()): for ioctl(2), by one who may do both.
+        access = os.O_RDONLY
     truncate = bool(flags & os.O_TRUNC)
     writable = access != os.O_RDONLY
     if writable or truncate:
@@ -152,7 +178,9 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
     else:
         fd = inode.open_data(os.O_RDONLY)
     inode.nopen += 1
-    return OpenFile(fs, inode, fd, caller, writable=writable)
+    file = OpenFile(fs, inode, fd, caller, writable=writable)
+    file.leave_atime(bool(flags & os.O_NOATIME))
+    return file
 
 
 def _regular(inode: Inode) -> File:

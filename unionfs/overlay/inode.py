@@ -306,13 +306,14 @@ class File(Inode):
         if self.fd >= 0:
             return os.open(b"/proc/self/fd/%d" % self.fd, flags | _OPEN)
         directory, name = self.real()
+        if not directory.layer.is_upper:
+            return _open_below(directory, name, flags)
         return os.open(name, flags | os.O_NOFOLLOW | _OPEN, dir_fd=directory.open())
 
     def open_data(self, flags: int) -> int:
         """Open the object that holds the data: the lower file of a metacopy, else the topmost."""
         if self.metacopy:
-            directory, name = self.data_place()
-            return os.open(name, flags | os.O_NOFOLLOW | _OPEN, dir_fd=directory.open())
+            return _open_below(*self.data_place(), flags)
         return self.open_real(flags)
 
     def data_place(self) -> tuple[RealDir, bytes]:
@@ -332,7 +333,7 @@ class File(Inode):
             directory, name = self.lowdir, self.lowname
         else:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return os.open(name, flags | os.O_NOFOLLOW | _OPEN, dir_fd=directory.open())
+        return _open_below(directory, name, flags)
 
     def data_stat(self) -> os.stat_result | None:
         """The stat of the lower file that holds the data; None while nobody has looked for it."""
@@ -341,3 +342,15 @@ class File(Inode):
             return None
         assert directory is not None
         return os.stat(self.dataname, dir_fd=directory.open(), follow_symlinks=False)
+
+
+def _open_below(directory: RealDir, name: bytes, flags: int) -> int:
+    """Open a lower file as overlayfs does (OVL_OPEN_FLAGS): reading it leaves its access time alone.
+
+    An ordinary user's daemon may not ask for that of what belongs to others.
+    """
+    flags |= os.O_NOFOLLOW | _OPEN
+    try:
+        return os.open(name, flags | os.O_NOATIME, dir_fd=directory.open())
+    except PermissionError:
+        return os.open(name, flags, dir_fd=directory.open())

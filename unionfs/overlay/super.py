@@ -227,14 +227,18 @@ class Union:
         access = flags & os.O_ACCMODE
         inode, st, fd = create.create(self.fs, self.directory(parent), name, mode, access, caller)
         assert isinstance(inode, File)
-        return inode, st, self._made_open(inode, fd, caller, writable=access != os.O_RDONLY)
+        file = self._made_open(inode, fd, caller, writable=access != os.O_RDONLY)
+        file.leave_atime(bool(flags & os.O_NOATIME))
+        return inode, st, file
 
     def tmpfile(
         self, parent: int, mode: int, flags: int, caller: Caller
     ) -> tuple[Inode, os.stat_result, OpenFile]:
         """Make a regular file without a name and open it (O_TMPFILE); `link` may give it a name."""
         inode, st, fd = create.tmpfile(self.fs, self.directory(parent), mode, flags, caller)
-        return inode, st, self._made_open(inode, fd, caller, writable=True)
+        file = self._made_open(inode, fd, caller, writable=True)
+        file.leave_atime(bool(flags & os.O_NOATIME))
+        return inode, st, file
 
     def _made_open(self, inode: File, fd: int, caller: Caller, *, writable: bool) -> OpenFile:
         inode.nopen += 1

@@ -189,7 +189,7 @@ class Files:
         _, _, _, node, _, _, thread, _, _ = IN_HEADER.unpack_from(buffer)
         passthrough = self.passthrough
         if passthrough is not None:
-            writes = bool(flags & (os.O_ACCMODE | os.O_TRUNC))
+            writes = flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR) or bool(flags & os.O_TRUNC)
             handle = None if writes else passthrough.reopen(node, ino, thread)
             if handle is not None:
                 return self._reopened(handle)
@@ -268,10 +268,11 @@ class Files:
     # --- data ------------------------------------------------------------------------------------
 
     def read(self, buffer: Buffer, end: int, ino: int) -> object:
-        fh, offset, size, *_ = p.READ_IN.unpack_from(buffer, BODY)
+        fh, offset, size, _, _, flags, _ = p.READ_IN.unpack_from(buffer, BODY)
         if size > MAX_WRITE or offset < 0:
             raise malformed("a read of more than was agreed on, or from before the beginning")
         file = self.file(fh, ino)
+        file.leave_atime(flags & os.O_NOATIME != 0)
         # One buffer for all answers: it is sent before the next request is looked at.
         room = self._scratch[:size]
         count = file.read_into(room, offset)
