@@ -27,7 +27,8 @@ from scripts.bench.rounds import Bench
 from scripts.bench.sizes import QUICK, Sizes
 from scripts.bench.space import space
 from scripts.bench.systems import BenchError, System, all_systems
-from scripts.bench.work import Workload, all_workloads
+from scripts.bench.work import Workload
+from scripts.bench.workloads import all_workloads
 from tests.support.mounts import REPOSITORY, private_mounts
 
 DOCS = REPOSITORY / "docs"

@@ -6,7 +6,7 @@ import pytest
 
 from scripts.bench.goals import WITHIN_FUSE_OVERLAYFS, WITHIN_OVERLAYFS, Goal, goals
 from scripts.bench.results import Report
-from scripts.bench.work import all_workloads
+from scripts.bench.workloads import all_workloads
 from tests.bench.reports import report
 
 

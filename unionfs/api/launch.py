@@ -14,8 +14,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-import unionfs
 from unionfs.errors import MountError, OptionError
 from unionfs.scratch import Scratch
 
@@ -48,7 +48,7 @@ def launch(mountpoint: str, words: Sequence[str], scratches: Sequence[Scratch], 
     try:
         request = {
             "path": [entry for entry in sys.path if os.path.isabs(entry)],
-            "package": next(iter(unionfs.__path__)),
+            "package": str(Path(__file__).parents[1]),
             "mountpoint": mountpoint,
             "options": list(words),
             "pidfd": pidfd,
