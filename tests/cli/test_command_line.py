@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -122,8 +123,11 @@ def test_help_of_mount_names_every_option(capsys: pytest.CaptureFixture[str]) ->
     assert all(f"\n  {name}" in out for name in OPTIONS)
 
 
-def test_the_version_is_the_distributions() -> None:
-    assert f'version = "{unionfs.__version__}"' in (ROOT / "pyproject.toml").read_text()
+def test_the_version_stands_in_one_place_and_in_the_changelog() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "unionfs.__version__"}
+    assert f"\n## [{unionfs.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_public_names_exist() -> None:

@@ -119,7 +119,9 @@ def test_an_errno_is_not_logged(
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("what", [3, "text", object(), [b"x"], (b"x", 5), {1: 2}], ids=str)
+@pytest.mark.parametrize(
+    "what", [3, "text", object(), [b"x"], (b"x", 5), {1: 2}], ids=lambda what: type(what).__name__
+)
 def test_an_answer_that_is_none(kernel: Kernel, caplog: pytest.LogCaptureFixture, what: Any) -> None:
     """A handler's bug too: the thread that reads requests must outlive it."""
     kernel.session._server._table[Opcode.STATFS] = lambda buffer, end, ino: what
