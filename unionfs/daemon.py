@@ -182,14 +182,14 @@ class _Life:
     def _open(self) -> None:
         """Open the layers, then mount: the other way round the mount could hide a layer."""
         # Loaded here, because they are slow, and before the mount, because it may cover them.
-        from unionfs.overlay.super import Union
+        from unionfs.overlay.closed import open_union
         from unionfs.transport import choose
 
         options = self.options
         self.transport = choose.resolve(options.transport)
         new_session = choose.load(self.transport)
         try:
-            self.union = Union.open(options.config)
+            self.union = open_union(options.config)
         except OSError as error:
             raise MountError(
                 f"cannot mount {options.mountpoint}: opening the layers failed: {explain(error)}"

@@ -19,12 +19,12 @@ from typing import Any
 from tests.overlay.trees import Tree, build, node_kind
 from tests.support.mounts import overlayfs
 from unionfs.overlay.attr import Changes, link_count
+from unionfs.overlay.closed import open_union
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import ROOT_INO, File, Inode
 from unionfs.overlay.listing import DirHandle
-from unionfs.overlay.super import Union
 from unionfs.overlay.wait import complete
 
 ROOT = Caller(0, 0, 0, 0o022)
@@ -37,7 +37,7 @@ class View:
     """A union, and the lookups that a kernel would hold of it."""
 
     def __init__(self, config: UnionConfig, caller: Caller = ROOT) -> None:
-        self.union = Union.open(config)
+        self.union = open_union(config)
         self.caller = caller
         self.known: Counter[int] = Counter()
 

@@ -18,7 +18,8 @@ from unionfs.offline.stack import Stack
 from unionfs.overlay.access import PLACE, WRITE, OwnerAccess, Placing, set_mark
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.layer import RealDir, is_mark_file, is_whiteout_device
-from unionfs.overlay.work import remove_tree
+from unionfs.overlay.lend import Lender, read_note
+from unionfs.overlay.work import NOTE_SUFFIX, remove_tree
 
 _NOT_SET = (errno.ENODATA, errno.EOPNOTSUPP)
 
@@ -139,6 +140,10 @@ class RemoveLitter:
             raise ChangedError
         real = stack.work.child(self.inside)
         with OwnerAccess(stack.fs, _itself(real), PLACE, follow=True):
+            if self.name.endswith(NOTE_SUFFIX):
+                # What the next mount would do with it.
+                lender = Lender(os.geteuid(), stack.upper.root_fd, None)
+                lender.restore(read_note(real.open(), self.name))
             remove_tree(real.open(), self.name)
         return "it was removed"
 

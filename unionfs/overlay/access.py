@@ -13,10 +13,11 @@ import stat
 from contextlib import AbstractContextManager, nullcontext
 
 from unionfs.overlay.fs import OverlayFs
-from unionfs.overlay.inode import File
+from unionfs.overlay.inode import File, Inode
 from unionfs.overlay.layer import RealDir
 
-_NOTHING = nullcontext()
+_NOTHING = nullcontext(False)
+_NONE = nullcontext()
 
 READ = stat.S_IRUSR
 WRITE = stat.S_IWUSR
@@ -25,44 +26,61 @@ PLACE = stat.S_IWUSR | stat.S_IXUSR
 
 
 class OwnerAccess:
-    """Within this context the owner has the *needed* permissions on the object; then its mode is as it was.
+    """Within this context the owner has the *needed* permissions on an object of upper or work.
 
-    Does nothing for a privileged daemon, for symlinks, for objects of others, and where the mode allows it
-    anyway. *path* is not followed unless *follow*; a rename of the object meanwhile does no harm.
+    Does nothing for a privileged daemon, and where `Lender.lent` does not. *path* is not followed unless
+    *follow*. An object that is renamed meanwhile goes to *lands* (directory, name). *ino* is its inode, if
+    the kernel may know one: its change time is another afterwards. Yields whether it is.
     """
 
-    __slots__ = ("_fd", "_follow", "_fs", "_mode", "_needed", "_path")
+    __slots__ = ("_fd", "_follow", "_fs", "_ino", "_lands", "_loan", "_needed", "_path")
 
-    def __init__(self, fs: OverlayFs, path: bytes, needed: int, *, follow: bool = False) -> None:
+    def __init__(
+        self,
+        fs: OverlayFs,
+        path: bytes,
+        needed: int,
+        *,
+        follow: bool = False,
+        ino: int = 0,
+        lands: tuple[int, bytes] | None = None,
+    ) -> None:
         self._fs = fs
         self._path = path
         self._needed = needed
         self._follow = follow
+        self._ino = ino
+        self._lands = lands
         self._fd = -1
-        self._mode = 0
+        self._loan: AbstractContextManager[bool] | None = None
 
-    def __enter__(self) -> None:
-        identity = self._fs.identity
-        if identity.privileged:
-            return
-        flags = os.O_PATH | os.O_CLOEXEC | (0 if self._follow else os.O_NOFOLLOW)
-        fd = os.open(self._path, flags)
-        st = os.fstat(fd)
-        allowed = st.st_mode & self._needed == self._needed
-        if allowed or st.st_uid != identity.uid or stat.S_ISLNK(st.st_mode):
+    def __enter__(self) -> bool:
+        lender = self._fs.lender
+        if lender is None:
+            return False
+        fd = os.open(self._path, os.O_PATH | os.O_CLOEXEC | (0 if self._follow else os.O_NOFOLLOW))
+        try:
+            if os.fstat(fd).st_mode & self._needed == self._needed:
+                os.close(fd)
+                return False
+            loan = lender.lent(fd, self._needed, self._lands)
+            changed = loan.__enter__()
+        except BaseException:
             os.close(fd)
-            return
+            raise
         self._fd = fd
-        self._mode = stat.S_IMODE(st.st_mode)
-        os.chmod(b"/proc/self/fd/%d" % fd, self._mode | self._needed)
+        self._loan = loan
+        if changed and self._ino:
+            self._fs.stale.append(self._ino)
+        return changed
 
     def __exit__(self, *exc: object) -> None:
-        if self._fd >= 0:
+        if self._loan is not None:
             try:
-                os.chmod(b"/proc/self/fd/%d" % self._fd, self._mode)
+                self._loan.__exit__(None, None, None)
             finally:
                 os.close(self._fd)
-                self._fd = -1
+                self._loan = None
 
 
 class Placing:
@@ -75,9 +93,7 @@ class Placing:
 
     def __init__(self, fs: OverlayFs, directory: RealDir) -> None:
         self._directory = directory
-        self._access: OwnerAccess | None = None
-        if not fs.identity.privileged:
-            self._access = OwnerAccess(fs, b"/proc/self/fd/%d" % directory.open(), PLACE, follow=True)
+        self._access = None if fs.lender is None else fs.lend(directory, PLACE)
 
     def __enter__(self) -> None:
         self._st = os.fstat(self._directory.open())
@@ -89,7 +105,7 @@ class Placing:
         # Best effort, as in overlayfs: the object is in place, and the directory may be another user's.
         if self._access is not None:
             with contextlib.suppress(OSError):
-                self._access.__exit__()
+                self._access.__exit__(None, None, None)
         with contextlib.suppress(OSError):
             if self._access is not None or directory.parent is None or directory.pinned:
                 os.utime(b"/proc/self/fd/%d" % directory.open(), ns=times)
@@ -100,9 +116,12 @@ class Placing:
 
 def reachable(
     fs: OverlayFs, directory: RealDir, name: bytes, *, is_dir: bool
-) -> AbstractContextManager[None]:
-    """Within this context the marks of an object in *directory* can be read, where it is ours."""
-    if fs.identity.privileged or not directory.layer.is_upper:
+) -> AbstractContextManager[bool]:
+    """Within this context the marks of an object in *directory* can be read, where it is ours.
+
+    Yields whether that has changed the object's change time.
+    """
+    if fs.lender is None or not directory.layer.is_upper:
         return _NOTHING
     return OwnerAccess(fs, directory.proc_path(name), LIST if is_dir else READ)
 
@@ -112,27 +131,47 @@ def listing_fd(fs: OverlayFs, directory: RealDir) -> int:
     try:
         return directory.listing_fd()
     except PermissionError:
-        with OwnerAccess(fs, b"/proc/self/fd/%d" % directory.open(), LIST, follow=True):
+        if fs.lender is None or not directory.layer.is_upper:
+            raise
+        with fs.lend(directory, LIST):
             return directory.listing_fd()
 
 
+def containing(inode: Inode) -> list[RealDir]:
+    """The directories in upper by which an object is reached, by each of its names."""
+    places = [parent.upper for parent, _ in inode.names() if parent.upper is not None]
+    if isinstance(inode, File) and inode.updir is not None and inode.updir not in places:
+        places.append(inode.updir)
+    return places
+
+
+def lent_for(fs: OverlayFs, inode: Inode) -> AbstractContextManager[None]:
+    """Within this context an object is reached by its name in upper, whatever the mode of its directory."""
+    return _NONE if fs.lender is None else fs.lend_all(containing(inode), PLACE)
+
+
 def open_for_daemon(fs: OverlayFs, inode: File, flags: int) -> int:
-    """Open the real file for a handle that was granted already, whatever the mode is by now."""
+    """Open the real file for a handle that was granted already, whatever the modes are by now."""
     try:
         return inode.open_real(flags)
     except PermissionError:
+        if fs.lender is None or not inode.on_upper:
+            raise
+    with lent_for(fs, inode):
         path, follow = inode.proc_path()
-        with OwnerAccess(fs, path, READ | WRITE, follow=follow):
+        with OwnerAccess(fs, path, READ | WRITE, follow=follow, ino=inode.ino):
             return inode.open_real(flags)
 
 
-def set_mark(fs: OverlayFs, path: bytes | int, name: str, value: bytes, *, follow: bool = False) -> None:
+def set_mark(
+    fs: OverlayFs, path: bytes | int, name: str, value: bytes, *, follow: bool = False, ino: int = 0
+) -> None:
     """Set one of the union's marks on an object of ours; by descriptor for one that is open for writing."""
     try:
         if isinstance(path, int) or fs.identity.privileged:
             os.setxattr(path, name, value, follow_symlinks=follow or isinstance(path, int))
         else:
-            with OwnerAccess(fs, path, WRITE, follow=follow):
+            with OwnerAccess(fs, path, WRITE, follow=follow, ino=ino):
                 os.setxattr(path, name, value, follow_symlinks=follow)
     except OSError as error:
         # `user.` xattrs exist on regular files and directories only; overlayfs goes without, too.

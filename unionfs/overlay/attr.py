@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unionfs.linux import fileattr as linux
+from unionfs.overlay.access import WRITE, OwnerAccess, open_for_daemon
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_FOWNER, Caller
 from unionfs.overlay.file import OpenFile
@@ -140,7 +141,7 @@ def change(
     if size is not None:
         assert isinstance(inode, File)
         drop_set_ids(inode, caller, changes.kill)
-        _truncate(inode, size, size_changes, handle)
+        _truncate(fs, inode, size, size_changes, handle)
     if changes.uid is not None or changes.gid is not None:
         # The filesystem drops the capability by itself, and setuid and setgid but for one case that it
         # allows to privileged callers: setgid without group execute.
@@ -198,19 +199,21 @@ def _check(fs: OverlayFs, inode: Inode, changes: Changes, handle: OpenFile | Non
         (check_not_append if by_handle else check_changeable)(fs, inode)
 
 
-def _truncate(inode: File, size: int, size_changes: bool, handle: OpenFile | None) -> None:
+def _truncate(fs: OverlayFs, inode: File, size: int, size_changes: bool, handle: OpenFile | None) -> None:
     if handle is not None and handle.writable and handle.is_current:
         os.ftruncate(handle.fd, size)
     elif size_changes:
         # The copy-up may have cut it already: ftruncate sets the times even then.
-        fd = inode.open_real(os.O_WRONLY)
+        fd = open_for_daemon(fs, inode, os.O_WRONLY)
         try:
             os.ftruncate(fd, size)
         finally:
             os.close(fd)
     else:
         # truncate to the same size leaves the times to the filesystem.
-        os.truncate(inode.proc_path()[0], size)
+        path, follow = inode.proc_path()
+        with OwnerAccess(fs, path, WRITE, follow=follow, ino=inode.ino):
+            os.truncate(path, size)
 
 
 def readlink(inode: Inode) -> bytes:

@@ -14,7 +14,7 @@ import time
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import index
-from unionfs.overlay.access import WRITE, OwnerAccess, Placing, set_mark
+from unionfs.overlay.access import WRITE, OwnerAccess, Placing, lent_for, set_mark
 from unionfs.overlay.complete import DataCopyUp
 from unionfs.overlay.copy_data import INLINE, copy_data
 from unionfs.overlay.copy_metadata import copy_flags, copy_metadata, keep_flags, set_impure
@@ -107,7 +107,8 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
         copy_metadata(fs, b"/proc/self/fd/%d" % fd, directory.stored(os.fstat(fd)), path)
         set_impure(fs, parent)
         # A directory that moves to another parent must be writable itself, for its "..".
-        with Placing(fs, place), OwnerAccess(fs, path, WRITE):
+        lands = (place.open(), directory.name)
+        with Placing(fs, place), OwnerAccess(fs, path, WRITE, lands=lands):
             work.place(temp, place.open(), directory.name)
     except BaseException:
         work.remove(temp)
@@ -367,7 +368,9 @@ class FileCopyUp:
 def link_up(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
     """Give a copied-up file its entry in upper under a further name that so far only a lower has."""
     place = upper_dir(fs, parent)
-    if (inode.updir is place and inode.upname == name) or upper_has(parent, place, name):
+    with lent_for(fs, inode):
+        there = (inode.updir is place and inode.upname == name) or upper_has(parent, place, name)
+    if there:
         inode.forget_lower_name(parent, name)
         return
     index.store_nlink(fs, inode, by_lower=True)

@@ -197,7 +197,8 @@ def _make_through_work(
         else:
             how = linux.RENAME_EXCHANGE if slot.whiteout else linux.RENAME_NOREPLACE
             # A directory that moves to another parent must be writable itself, for its "..".
-            with OwnerAccess(fs, path, WRITE) if is_dir else contextlib.nullcontext():
+            lands = (place, name)
+            with OwnerAccess(fs, path, WRITE, lands=lands) if is_dir else contextlib.nullcontext():
                 linux.renameat2(at, temp, place, name, how)
         if is_dir and slot.whiteout and nursery is None:
             work.remove(temp)

@@ -232,7 +232,9 @@ def rmdir(fs: OverlayFs, parent: Directory, name: bytes) -> None:
             directory.upper.pin()
             if lower:
                 whiteout = work.whiteout()
-                linux.renameat2(work.fd, whiteout, at, name, linux.RENAME_EXCHANGE)
+                # A directory that moves to another parent must be writable itself, for its "..".
+                with OwnerAccess(fs, place.proc_path(name), WRITE):
+                    linux.renameat2(work.fd, whiteout, at, name, linux.RENAME_EXCHANGE)
                 discard_dir(fs, whiteout)
             else:
                 remove_upper_dir(fs, place, name)

@@ -12,7 +12,7 @@ import fcntl
 import os
 import stat
 
-from unionfs.overlay.access import open_for_daemon
+from unionfs.overlay.access import lent_for, open_for_daemon
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.fs import OverlayFs
@@ -115,7 +115,8 @@ class OpenFile:
         """
         inode = self.inode
         if inode.mode & _SET_IDS:
-            drop_set_ids(inode, writer or self.caller, kill)
+            with lent_for(self._fs, inode):
+                drop_set_ids(inode, writer or self.caller, kill)
         return os.pwrite(self.fd, data, offset)
 
     def write_back(self, offset: int, data: bytes | memoryview) -> int:

@@ -103,15 +103,14 @@ def _open(fs: OverlayFs, inode: Inode) -> int:
     """A descriptor of the topmost real object on which the ioctls work."""
     if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
         raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
-    return _open_path(fs, *inode.proc_path())
-
-
-def _open_path(fs: OverlayFs, path: bytes, follow: bool) -> int:
+    path, follow = inode.proc_path()
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         return os.open(path, flags)
     except PermissionError:
-        with OwnerAccess(fs, path, READ, follow=follow):
+        if not inode.on_upper:
+            raise
+        with OwnerAccess(fs, path, READ, follow=follow, ino=inode.ino):
             return os.open(path, flags)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 
 from unionfs.linux import fs as linux
@@ -19,9 +20,10 @@ from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.cred import Identity
 from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.format import Origin, format_for
-from unionfs.overlay.inode import ROOT_INO, Directory, File
+from unionfs.overlay.inode import ROOT_INO, Directory, File, Inode
 from unionfs.overlay.keep import Keep
 from unionfs.overlay.layer import DirFds, Layer, RealDir
+from unionfs.overlay.lend import Lender
 from unionfs.overlay.owners import Owners
 from unionfs.overlay.table import InodeTable, Numbers
 from unionfs.overlay.under_way import UnderWay
@@ -47,6 +49,7 @@ class OverlayFs:
         "identity",
         "index_dir",
         "keep",
+        "lender",
         "lowers",
         "may_clone",
         "new_directory",
@@ -85,6 +88,11 @@ class OverlayFs:
         self.dirfds = dirfds
         self.identity = identity
         self.owners = owners
+        # What an ordinary user's daemon lends itself; None for one that passes over modes.
+        self.lender: Lender | None = None
+        if upper is not None and not identity.privileged:
+            self.lender = Lender(identity.uid, upper.root_fd, work)
+            upper.lend = self._lend_search
         self.keep = Keep() if owners is None else owners.keep
         # What inodes are made of, chosen once.
         self.new_file: Callable[[int, int], File] = File if owners is None else owners.new_file
@@ -175,6 +183,50 @@ class OverlayFs:
     def is_slow_to_copy(self, size: int) -> bool:
         """Whether so much data had better be copied by a worker."""
         return size > 0 and (size > INLINE or (self.write_out is not None and not self.pace.is_quick))
+
+    @contextlib.contextmanager
+    def lend(self, directory: RealDir, needed: int) -> Iterator[None]:
+        """Have the owner's *needed* permissions on a directory of upper, if it is ours; whatever its mode."""
+        if self.lender is None or not directory.layer.is_upper:
+            yield
+            return
+        with self.lender.lent(directory.open(), needed) as changed:
+            try:
+                if changed:
+                    self.note_stale(directory)
+                yield
+            finally:
+                # Again, for whom the kernel has asked about it meanwhile.
+                if changed:
+                    self.note_stale(directory)
+
+    @contextlib.contextmanager
+    def lend_all(self, directories: list[RealDir], needed: int) -> Iterator[None]:
+        """`lend` on several."""
+        with contextlib.ExitStack() as stack:
+            for directory in directories:
+                stack.enter_context(self.lend(directory, needed))
+            yield
+
+    def _lend_search(self, directory: RealDir) -> contextlib.AbstractContextManager[None]:
+        return self.lend(directory, stat.S_IXUSR)
+
+    def note_stale(self, directory: RealDir) -> None:
+        """The change time of a directory in upper has changed: if the kernel knows it, it must ask again."""
+        names = []
+        at = directory
+        while at.parent is not None:
+            names.append(at.name)
+            at = at.parent
+        inode: Inode | None = self.root
+        if self.upper is None or at is not self.upper.root:
+            return
+        for name in reversed(names):
+            if not isinstance(inode, Directory):
+                return
+            inode = inode.children.get(name)
+        if inode is not None:
+            self.stale.append(inode.ino)
 
     def stat_origin(self, origin: Origin) -> os.stat_result | None:
         """The lower object that an origin names, where it still exists and its handle can be opened."""

@@ -226,8 +226,10 @@ def _take_data(fs: OverlayFs, inode: File, found: Found, metacopy: bool) -> None
 
 def _origin(fs: OverlayFs, hit: Hit) -> tuple[bool, os.stat_result | None]:
     """Whether an upper file has an `overlay.origin`, and the lower object that it names if that is found."""
-    with reachable(fs, hit.directory, hit.name, is_dir=False):
+    with reachable(fs, hit.directory, hit.name, is_dir=False) as changed:
         value = fs.format.read_at(hit.directory, hit.name, fs.format.origin)
+    if changed:
+        hit.st = hit.directory.lstat(hit.name) or hit.st
     origin = fs.format.decode_origin(value) if value else None
     st = fs.stat_origin(origin) if origin is not None else None
     if st is None or st.st_mode & _S_IFMT != hit.st.st_mode & _S_IFMT:

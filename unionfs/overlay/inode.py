@@ -59,6 +59,11 @@ class Inode:
     def on_upper(self) -> bool:
         raise NotImplementedError
 
+    def names(self) -> Iterator[tuple[Directory, bytes]]:
+        """Every name of it that is known."""
+        if self.parent is not None:
+            yield self.parent, self.name
+
     def lstat(self) -> os.stat_result:
         """The stat of the topmost real object."""
         raise NotImplementedError

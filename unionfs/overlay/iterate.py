@@ -7,12 +7,13 @@ say) is shown all the same: whoever looks it up is told the error.
 from __future__ import annotations
 
 import os
+import stat
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import repeat
 
 from unionfs.overlay.fs import OverlayFs
-from unionfs.overlay.inode import Inode
+from unionfs.overlay.inode import Directory, Inode
 from unionfs.overlay.listing import FIRST_COOKIE, DirHandle
 from unionfs.overlay.namei import lookup
 from unionfs.overlay.readdir import DT_DIR, DT_UNKNOWN, index_of
@@ -36,6 +37,17 @@ def prepare(fs: OverlayFs, handle: DirHandle, offset: int, *, numbers: bool = Fa
     return len(listing.names)
 
 
+def _look(fs: OverlayFs, directory: Directory, name: bytes) -> Entry | None:
+    """`lookup`, where the mode of a directory of ours keeps us out, too."""
+    try:
+        return lookup(fs, directory, name)
+    except PermissionError:
+        if fs.lender is None or directory.upper is None:
+            raise
+    with fs.lend(directory.upper, stat.S_IXUSR):
+        return lookup(fs, directory, name)
+
+
 def entries(fs: OverlayFs, handle: DirHandle, offset: int) -> Iterator[Listed]:
     """The entries behind a cookie, each looked up; the entry is None where that fails."""
     directory = handle.directory
@@ -46,7 +58,7 @@ def entries(fs: OverlayFs, handle: DirHandle, offset: int) -> Iterator[Listed]:
         yield b"..", (up, up.lstat()), 2
     for name, cookie in _names(handle, offset):
         try:
-            entry = lookup(fs, directory, name)
+            entry = _look(fs, directory, name)
         except OSError:
             yield name, None, cookie
         else:
@@ -108,7 +120,7 @@ def plain(fs: OverlayFs, handle: DirHandle, offset: int) -> Iterator[Plain]:
             yield name, number, kind, cookie
         else:
             try:
-                entry = lookup(fs, directory, name)
+                entry = _look(fs, directory, name)
             except OSError:
                 yield name, fs.table.numbers.allocate(), DT_UNKNOWN, cookie
                 continue

@@ -11,7 +11,8 @@ import errno
 import os
 import stat
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 from unionfs.errors import MountError
 from unionfs.linux import fs as linux
@@ -79,12 +80,16 @@ class DirFds:
         return len(self._open)
 
 
+Lend = Callable[["RealDir"], AbstractContextManager[None]]
+
+
 class Layer:
     """One tree of the stack. `index` is its place among the lowers, top first and data-only ones last; -1 is
     the upper layer.
 
     `has_answered` holds the kinds of attributes ("user" and so on; of "system" the whole names) whose absence
     its filesystem has been seen to report as such, and not as something that it does not support.
+    `lend`, where there is one, gives the right to search a directory of it that its mode denies (`fs.py`).
     `told_by` are the attributes that tell of owner and mode here (`override.py`), its own first; mostly none.
     `numbers_listed` says that its listings tell the numbers that stat(2) does, `dir_numbers_listed` that they
     do so of directories, too.
@@ -95,6 +100,7 @@ class Layer:
         "dirfds",
         "has_answered",
         "index",
+        "lend",
         "numbers_listed",
         "path",
         "root",
@@ -110,6 +116,7 @@ class Layer:
         self.dirfds = dirfds
         self.uuid = linux.fs_uuid(root_fd)
         self.has_answered: set[bytes] = set()
+        self.lend: Lend | None = None
         self.told_by: tuple[str, ...] = ()
         kind = linux.filesystem_type(root_fd)
         self.numbers_listed = kind in _TELL_NUMBERS
@@ -151,7 +158,15 @@ class RealDir:
         parent = self.parent
         if parent is None:
             raise OSError(errno.ESTALE, "the layer is closed")
-        fd = os.open(self.name, _OPEN_DIR, dir_fd=parent.fd if parent.fd >= 0 else parent.open())
+        at = parent.fd if parent.fd >= 0 else parent.open()
+        try:
+            fd = os.open(self.name, _OPEN_DIR, dir_fd=at)
+        except PermissionError:
+            lend = self.layer.lend
+            if lend is None:
+                raise
+            with lend(parent):
+                fd = os.open(self.name, _OPEN_DIR, dir_fd=at)
         self.fd = fd
         self.layer.dirfds.add(self)
         return fd

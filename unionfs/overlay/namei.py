@@ -260,7 +260,7 @@ def _single(
         walk.metacopy = False
         hit = Hit(base, name, st)
         if kind == _S_IFREG:
-            with reachable(fs, base, name, is_dir=False):
+            with reachable(fs, base, name, is_dir=False) as changed:
                 marks = fmt.names(base, name)
                 if marks is not None:
                     hit.bare = fmt.shows_none(marks)
@@ -268,6 +268,8 @@ def _single(
                     walk.metacopy = fmt.metacopy in marks
                     if walk.metacopy and fmt.redirect in marks and not (bottom and fs.data is None):
                         walk.found_redirect = fmt.read_redirect(base.proc_path(name))
+            if changed:
+                hit.st = base.lstat(name) or st
         walk.stop = not walk.metacopy
         return hit
     if last:
@@ -275,7 +277,7 @@ def _single(
     hit = Hit(base, name, st)
     if not bottom:
         opaque = False
-        with reachable(fs, base, name, is_dir=True):
+        with reachable(fs, base, name, is_dir=True) as changed:
             marks = fmt.names(base, name)
             if marks is not None:
                 hit.bare = fmt.shows_none(marks)
@@ -290,6 +292,8 @@ def _single(
                         # Whatever a directory on the way hides, this leads elsewhere (ovl_check_redirect()).
                         walk.stop = False
             opaque = opaque or _has_opaque_file(base, name)
+        if changed:
+            hit.st = base.lstat(name) or st
         walk.stop = walk.stop or opaque
         walk.opaque = last and opaque
     return hit

@@ -8,11 +8,12 @@ same with 2 layers as with 100, and tells what upper has without asking it. Noth
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from unionfs.overlay.access import listing_fd
+from unionfs.overlay.access import LIST
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.layer import is_whiteout_device
 from unionfs.overlay.under_way import LISTING, READING, SlowWork
@@ -156,13 +157,29 @@ def build_index(upper: Scan | None, lowers: Iterable[Scan]) -> DirIndex:
 
 
 class Source:
-    """A real directory, open for listing."""
+    """A real directory, open for listing. One whose mode forbids that to us is lent until it is closed."""
 
-    __slots__ = ("fd", "real")
+    __slots__ = ("_loan", "fd", "real")
 
     def __init__(self, fs: OverlayFs, real: RealDir) -> None:
         self.real = real
-        self.fd = listing_fd(fs, real)
+        self._loan: contextlib.ExitStack | None = None
+        if fs.lender is not None and real.layer.is_upper:
+            self._loan = contextlib.ExitStack()
+            self._loan.enter_context(fs.lend(real, LIST))
+        try:
+            self.fd = real.listing_fd()
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _give_back(self) -> None:
+        if self._loan is not None:
+            self._loan.close()
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self._give_back()
 
 
 class Sources:
@@ -194,7 +211,7 @@ class Sources:
 
     def close(self) -> None:
         for source in self.opened:
-            os.close(source.fd)
+            source.close()
         self.opened = []
 
 

@@ -186,7 +186,7 @@ def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: 
         copy_metadata(fs, b"/proc/self/fd/%d" % directory.upper.open(), st, work.fd_path(temp))
         set_mark(fs, work.fd_path(temp), fs.format.opaque, b"y")
         with (
-            OwnerAccess(fs, work.fd_path(temp), WRITE),
+            OwnerAccess(fs, work.fd_path(temp), WRITE, lands=(place.open(), name)),
             OwnerAccess(fs, place.proc_path(name), WRITE),
         ):
             linux.renameat2(work.fd, temp, place.open(), name, linux.RENAME_EXCHANGE)

@@ -27,6 +27,7 @@ from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.iterate import Entry, Listed, New, Plain
 from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
+from unionfs.overlay.lend import restore
 from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.namei import lookup
 from unionfs.overlay.owners import MappedIdentity, owners_of
@@ -67,6 +68,8 @@ class Union:
             if config.upper is not None and config.work is not None:
                 upper, work_fd = open_upper(config.upper, config.work, dirfds)
                 work = Work(work_fd, config)
+                if work.notes:
+                    restore(os.geteuid(), upper.root_fd, work)
             data_only = DataLayers(data) if data else None
             owners = owners_of(config, upper, lowers)
             identity = Identity(privileged=privileged)

@@ -21,6 +21,9 @@ _WHITEOUT_MODE = stat.S_IFCHR
 MARK_MODE = stat.S_IFREG | stat.S_IRUSR | stat.S_IWUSR
 """Of the files that AUFS has for marks."""
 
+NOTE_SUFFIX = b"~lent"
+"""Of the names of notes that `lend.py` keeps in here."""
+
 
 def _names(dirfd: int) -> list[bytes]:
     """What a directory holds, by a new descriptor: through an old one btrfs shows what was there then."""
@@ -78,7 +81,7 @@ class Litter:
 class Work:
     """The temporary part of a work directory, open for the life of a mount."""
 
-    __slots__ = ("_counter", "_mode", "_prefix", "_top", "_whiteout", "fd", "index_fd")
+    __slots__ = ("_counter", "_mode", "_prefix", "_top", "_whiteout", "fd", "index_fd", "notes")
 
     def __init__(self, top: int, config: UnionConfig) -> None:
         """Take over the work directory *top* (a descriptor) and clear what is left in it.
@@ -90,6 +93,8 @@ class Work:
         # A mount that shares it must meet nobody's names and clear away none but its own.
         self._prefix = b"#%s-" % os.urandom(4).hex().encode() if config.shared_work else b"#"
         self._counter = 0
+        # Names of notes that a killed daemon has left (`lend.restore`).
+        self.notes: list[bytes] = []
         self._whiteout: bytes | None = None
         self.fd = self.index_fd = -1
         try:
@@ -138,7 +143,13 @@ class Work:
                 " `--repair --accept-volatile` there makes it usable; else start with a new upper and work"
             )
         for name in names:
-            remove_tree(self.fd, name)
+            if name.endswith(NOTE_SUFFIX):
+                self.notes.append(name)
+            else:
+                remove_tree(self.fd, name)
+        if self.notes:
+            # Not to meet their names again.
+            self._counter = int.from_bytes(os.urandom(4)) << 32
 
     def _holds(self, name: bytes) -> bool:
         try:

@@ -15,8 +15,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from unionfs.overlay.closed import open_union
 from unionfs.overlay.config import UnionConfig
-from unionfs.overlay.super import Union
 from unionfs.transport.direct import protocol as p
 from unionfs.transport.direct.protocol import InitFlag, Opcode
 from unionfs.transport.direct.session import Session
@@ -109,7 +109,7 @@ class Kernel:
         minor: int = p.KERNEL_MINOR_VERSION,
         init: bool = True,
     ) -> None:
-        self.union = Union.open(config)
+        self.union = open_union(config)
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (mine, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)

@@ -1,0 +1,151 @@
+"""Modes that an ordinary user's daemon lends itself for a moment, and that come back after a crash, too.
+
+Each loan is noted in work before the mode changes, by a symlink `#...~lent` whose target says mode, lent
+mode, inode number and path below upper: it is made in one step, and on disk before the mode is. The next
+mount gives the modes back (`restore`). Nothing here may lend on what is not in upper or work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+
+from unionfs.overlay.work import NOTE_SUFFIX, Work
+
+_NOTE = re.compile(rb"([0-7]+) ([0-7]+) ([0-9]+) (.+)", re.DOTALL)
+_OR = b"//"
+"""Between two paths of an object that moves meanwhile: a path has no empty component."""
+_REACH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Lender:
+    """Lends the owner's permissions on objects of *uid*; notes each loan in *work*, if there is one."""
+
+    __slots__ = ("_root_fd", "_uid", "_work")
+
+    def __init__(self, uid: int, root_fd: int, work: Work | None) -> None:
+        self._uid = uid
+        self._root_fd = root_fd
+        self._work = work
+
+    @contextlib.contextmanager
+    def lent(self, fd: int, needed: int, lands: tuple[int, bytes] | None = None) -> Iterator[bool]:
+        """Within this context the owner has the *needed* permissions on what *fd* (O_PATH) is open on.
+
+        Yields whether that took a change of the mode, and with it of the change time. Does nothing for
+        symlinks, for objects of others, and where the mode allows it anyway. *lands*: directory and name to
+        which the object is moved meanwhile.
+        """
+        st = os.fstat(fd)
+        if st.st_mode & needed == needed or st.st_uid != self._uid or stat.S_ISLNK(st.st_mode):
+            yield False
+            return
+        mode = stat.S_IMODE(st.st_mode)
+        path = b"/proc/self/fd/%d" % fd
+        note = self._note(fd, st.st_ino, mode, mode | needed, lands)
+        try:
+            os.chmod(path, mode | needed)
+        except BaseException:
+            self._forget(note)
+            raise
+        try:
+            yield True
+        finally:
+            # A note stays of what cannot be given back now: the next mount tries again.
+            os.chmod(path, mode)
+            self._forget(note)
+
+    def _note(self, fd: int, ino: int, mode: int, lent: int, lands: tuple[int, bytes] | None) -> bytes | None:
+        """Note a loan; None for what lies in work, and is cleared away after a crash."""
+        if self._work is None:
+            return None
+        paths = [] if lands is None else [_path(lands[0]) + b"/" + lands[1]]
+        root = _path(self._root_fd)
+        below = [
+            os.path.relpath(path, root)
+            for path in [*paths, _path(fd)]
+            if path == root or path.startswith(root + b"/")
+        ]
+        if not below:
+            return None
+        text = b"%o %o %d %s" % (mode, lent, ino, _OR.join(below))
+        name = self._work.temp_name() + NOTE_SUFFIX
+        try:
+            os.symlink(text, name, dir_fd=self._work.fd)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            # Deeper than a symlink can say. As durable, but by a sync.
+            with open(
+                os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._work.fd), "wb"
+            ) as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        return name
+
+    def _forget(self, note: bytes | None) -> None:
+        if note is not None and self._work is not None:
+            os.unlink(note, dir_fd=self._work.fd)
+
+    def restore(self, text: bytes) -> None:
+        """Give an object the mode back that a note tells of, if it is still that object with the lent one."""
+        match = _NOTE.fullmatch(text)
+        if match is None:
+            return
+        mode, lent, ino = int(match[1], 8), int(match[2], 8), int(match[3])
+        for path in match[4].split(_OR):
+            with contextlib.ExitStack() as stack:
+                fd = self._reach(stack, path)
+                if fd < 0:
+                    continue
+                st = os.fstat(fd)
+                if st.st_ino == ino and stat.S_IMODE(st.st_mode) == lent and not stat.S_ISLNK(st.st_mode):
+                    os.chmod(b"/proc/self/fd/%d" % fd, mode)
+                    return
+
+    def _reach(self, stack: contextlib.ExitStack, path: bytes) -> int:
+        """Walk to an object of upper, also through closed directories; a negative number: it is not there."""
+        fd = self._root_fd
+        for name in path.split(b"/"):
+            stack.enter_context(self.lent(fd, stat.S_IXUSR))
+            try:
+                fd = os.open(name, _REACH, dir_fd=fd)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                    return -1
+                raise
+            stack.callback(os.close, fd)
+        return fd
+
+
+def _path(fd: int) -> bytes:
+    return os.readlink(b"/proc/self/fd/%d" % fd)
+
+
+def restore(uid: int, root_fd: int, work: Work) -> None:
+    """Give the modes back that a killed daemon had lent itself, by the notes that `Work` has found.
+
+    The deepest object first: what is above it was lent to reach it.
+    """
+    lender = Lender(uid, root_fd, work)
+    notes = [(read_note(work.fd, name), name) for name in work.notes]
+    for text, name in sorted(notes, key=lambda note: note[0].count(b"/"), reverse=True):
+        lender.restore(text)
+        os.unlink(name, dir_fd=work.fd)
+    work.notes = []
+
+
+def read_note(dirfd: int, name: bytes) -> bytes:
+    """What a note in work says, for `Lender.restore`."""
+    try:
+        return os.readlink(name, dir_fd=dirfd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file: the note was too long for a symlink
+            raise
+    with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd), "rb") as file:
+        return file.read()
