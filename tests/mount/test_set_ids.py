@@ -228,6 +228,30 @@ def test_set_ids_given_while_the_file_is_open_for_writing(way: str, layer: str) 
     assert outcomes[way] == outcomes["overlayfs"]
 
 
+def test_root_takes_them_away_by_a_chown_to_nobody_new() -> None:
+    """Also while the file is open for writing, where root's writes leave them."""
+
+    def with_files(lower: Path, upper: Path) -> None:
+        for directory, mode in itertools.product((lower, upper), MODES):
+            path = directory / f"{directory.name}-{mode:o}"
+            path.write_bytes(DATA)
+            path.chmod(mode)
+
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for way in ("overlayfs", "default", "passthrough", "coherent", "cached"):
+        with side(way, with_files) as mounted:
+            modes = found[way] = {}
+            for path in sorted(mounted.merged.iterdir()):
+                fd = os.open(path, os.O_WRONLY)
+                os.write(fd, b"by root")
+                written = os.fstat(fd).st_mode
+                os.fchown(fd, -1, -1)
+                modes[path.name] = (oct(written), oct(os.fstat(fd).st_mode))
+                os.close(fd)
+    wanted = found["overlayfs"]
+    assert {way: modes for way, modes in found.items() if modes != wanted} == {}
+
+
 def test_a_stranger_takes_nothing_away_without_writing() -> None:
     """chown(-1, -1) by anybody looks to the daemon like what comes before a write."""
 

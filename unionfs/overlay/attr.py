@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from unionfs.linux import fileattr as linux
 from unionfs.overlay.access import WRITE, OwnerAccess, open_for_daemon
 from unionfs.overlay.copy_up import ensure_upper
-from unionfs.overlay.cred import CAP_FOWNER, Caller
+from unionfs.overlay.cred import CAP_FOWNER, CAP_FSETID, Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
-from unionfs.overlay.priv import drop_set_ids
+from unionfs.overlay.priv import capability_of, drop_set_ids
 from unionfs.overlay.protect import check_changeable, check_not_append, check_writable, protection
 
 
@@ -171,11 +171,15 @@ def _strip_set_ids(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool
     """Before a write, or by chown(2) to nobody new: setuid and setgid go, even where root asks for it.
 
     With HANDLE_KILLPRIV_V2 fuse.ko says no more of either than that something is to be set. The chown is the
-    owner's to ask for; who may write could take them away by a write.
+    owner's to ask for; a process that may write could remove them by a write. *writing* says that the file is
+    open for writing. Even then it is a chown if the caller has CAP_FSETID: its write removes at most a
+    capability (file_remove_privs(), setattr_should_drop_suidgid()), so there must be one.
     """
     st = inode.lstat()
     if not isinstance(inode, File) or not st.st_mode & (stat.S_ISUID | stat.S_ISGID):
         return st
+    if writing and caller.has_capability(CAP_FSETID, st):
+        writing = capability_of(inode.proc_path()[0]) is not None
     if not writing:
         may_write = st.st_mode & stat.S_IWOTH or (st.st_mode & stat.S_IWGRP and caller.in_group(st.st_gid))
         if caller.uid != st.st_uid and not may_write and not caller.has_capability(CAP_FOWNER, st):
