@@ -27,6 +27,7 @@ from tests.oracle.rules import (
     PartedWays,
     UnlinkedLower,
     is_chown_to_nobody,
+    is_ghost_out_of_reach,
     is_name_too_long_for_a_mark,
     is_other_check_first,
     is_parting,
@@ -380,6 +381,7 @@ def _subject(
                 forgiven = forgiven or is_removal_of_no_acl(op, expected, outcome)
                 forgiven = forgiven or is_other_check_first(op, expected, outcome)
                 forgiven = forgiven or is_chown_to_nobody(op, expected, outcome)
+                forgiven = forgiven or is_ghost_out_of_reach(case, op, expected, outcome)
                 if right.side.opens_silently:
                     forgiven = forgiven or is_truncation_to_the_same_size(op, expected, outcome)
                 if not case.config.index:

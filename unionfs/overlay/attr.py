@@ -19,7 +19,7 @@ from unionfs.overlay.cred import CAP_FOWNER, CAP_FSETID, Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
-from unionfs.overlay.priv import capability_of, drop_set_ids
+from unionfs.overlay.priv import drop_set_ids
 from unionfs.overlay.protect import check_changeable, check_not_append, check_writable, protection
 
 
@@ -179,7 +179,8 @@ def _strip_set_ids(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool
     if not isinstance(inode, File) or not st.st_mode & (stat.S_ISUID | stat.S_ISGID):
         return st
     if writing and caller.has_capability(CAP_FSETID, st):
-        writing = capability_of(inode.proc_path()[0]) is not None
+        # The kernel has asked for it, and removed it by now if there was one.
+        writing = not (inode.no_capability or inode.bare)
     if not writing:
         may_write = st.st_mode & stat.S_IWOTH or (st.st_mode & stat.S_IWGRP and caller.in_group(st.st_gid))
         if caller.uid != st.st_uid and not may_write and not caller.has_capability(CAP_FOWNER, st):

@@ -38,8 +38,8 @@ def drop_set_ids(inode: File, caller: Caller, kill: bool | None = None) -> None:
     inode.mode = kept
 
 
-def capability_of(fd: int | bytes) -> bytes | None:
-    """The `security.capability` of a regular file (a descriptor or a path); None where it has none."""
+def capability_of(fd: int) -> bytes | None:
+    """The file's `security.capability`; None where it has none."""
     try:
         return os.getxattr(fd, CAPABILITY)
     except OSError as error:
