@@ -7,6 +7,8 @@ PREFIX ?= /usr/local
 VENV   := .venv
 READY  := $(VENV)/.ready
 BIN    := $(VENV)/bin
+# Test files run side by side, each in one process; -n 0 in ARGS runs all in one.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint fuzz malformed crash memory profile bench man dist install uninstall clean
@@ -25,7 +27,7 @@ demo: $(READY) ## build three layers and a root tree, mount them and show what a
 
 test: lint ## lint, then the whole test suite (ARGS="-k name" for a part)
 	@scripts/test-programs.sh
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: $(READY) ## ruff (rules and layout) and mypy --strict
 	$(BIN)/ruff check .

@@ -265,7 +265,7 @@ def copy_by_holes(fd: int, target: Path) -> bytes:
 
 @pytest.mark.parametrize("way", ["passthrough", "default", "coherent"])
 def test_holes_and_data_of_an_old_reader_are_of_one_file(way: str) -> None:
-    size = 1 << 20
+    size = (1 << 20) - 4096  # by default no reader of so small a file is served by passthrough
 
     def with_hole(lower: Path, upper: Path) -> None:
         with (lower / "file").open("wb") as file:
