@@ -1,4 +1,4 @@
-"""Space of open files: fallocate(2) with all its modes, and SEEK_DATA and SEEK_HOLE.
+"""Space: fallocate(2) with all its modes, SEEK_DATA and SEEK_HOLE of open files; whether there is room.
 
 What a mode does is the upper filesystem's business, and so is refusing it (EOPNOTSUPP).
 """
@@ -42,3 +42,23 @@ def seek(handle: OpenFile, offset: int, whence: int) -> int:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     handle.follow_copy_up()
     return os.lseek(handle.fd, offset, whence)
+
+
+def has_room(fs: OverlayFs, size: int) -> bool:
+    """Whether *size* bytes could be stored in upper now, by giving them to a nameless file.
+
+    What statvfs(2) says counts reserves that may not be ours, and no quota.
+    """
+    work = fs.writable_work()
+    try:
+        fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=work.fd)
+        try:
+            linux.fallocate(fd, 0, 0, size)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            there = os.fstatvfs(work.fd)
+            return there.f_bavail * there.f_frsize >= size
+        return False
+    return True

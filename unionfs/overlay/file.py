@@ -120,19 +120,27 @@ class OpenFile:
         return os.pwrite(self.fd, data, offset)
 
     def write_back(self, offset: int, data: bytes | memoryview) -> int:
-        """Write what the kernel's cache has held: a mapping's, or of a write(2) that is over.
+        """Write what the kernel's cache has held, all of it: a mapping's, or of a write(2) that is over.
 
-        Whatever that takes away is gone already; what the file was given since then stays.
+        Whatever that takes away is gone already; what the file was given since then stays. fuse.ko does not
+        look at how much it was: where there is room for a part, that is stored, and the rest fails.
         """
         inode = self.inode
         capability = None if inode.no_capability else capability_of(self.fd)
         if capability is None:
             inode.no_capability = True
-            return os.pwrite(self.fd, data, offset)
+            return self._write_all(offset, data)
         try:
-            return os.pwrite(self.fd, data, offset)
+            return self._write_all(offset, data)
         finally:
             os.setxattr(self.fd, CAPABILITY, capability)
+
+    def _write_all(self, offset: int, data: bytes | memoryview) -> int:
+        size = len(data)
+        written = os.pwrite(self.fd, data, offset)
+        while written < size:
+            written += os.pwrite(self.fd, data[written:], offset + written)
+        return written
 
     def sync_fd(self) -> int | None:
         """A new descriptor of the upper file, for fsync; None where the file lies in a lower."""

@@ -134,6 +134,10 @@ class Union:
             return None  # a disk that fails must not keep anybody from looking at the rest
         return {"size": found.f_blocks * found.f_frsize, "free": found.f_bavail * found.f_frsize}
 
+    def has_room(self, size: int) -> bool:
+        """Whether upper's filesystem would take so many bytes more of this daemon now."""
+        return allocate.has_room(self.fs, size)
+
     # --- inodes ----------------------------------------------------------------------------------
 
     def inode(self, ino: int) -> Inode:

@@ -216,7 +216,7 @@ def test_the_pool_is_closed(kernel: Kernel, caplog: pytest.LogCaptureFixture) ->
     kernel.hang_up()
     kernel.session.close()
     server = kernel.session._server
-    server._submit(server.readers, lambda: None)
+    server.submit(server.readers, lambda: None)
     assert "a worker cannot be started: cannot schedule new futures after shutdown" in caplog.text
     kernel.end(closed=True)
 

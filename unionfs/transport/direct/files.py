@@ -23,6 +23,7 @@ from unionfs.transport.direct.protocol import BODY, IN_HEADER, Opcode
 from unionfs.transport.direct.replies import Replies
 from unionfs.transport.direct.requests import Buffer, caller, creator, malformed, name_at, string_at
 from unionfs.transport.direct.server import Answer, Handler, Server
+from unionfs.transport.direct.write_backs import WriteBacks
 
 LOCAL_FILESYSTEMS = frozenset((0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x794C7630))
 """f_type of ext4, xfs, btrfs, tmpfs, f2fs and overlayfs: their close(2) reports no late error."""
@@ -51,6 +52,7 @@ class Files:
         passthrough: Passthrough | None,
         *,
         node_files: NodeFiles | None,
+        write_backs: WriteBacks,
         writeback: bool,
         killpriv: bool,
     ) -> None:
@@ -60,6 +62,8 @@ class Files:
         self.nodes = nodes
         self.passthrough = passthrough
         self._node_files = node_files
+        self.write_backs = write_backs
+        server.write_failed = write_backs.failed
         self._writeback = writeback
         self._killpriv = killpriv
         self._files: dict[int, Handle] = {}
@@ -135,6 +139,7 @@ class Files:
 
     def forget(self, node: int, ino: int) -> None:
         """The kernel has dropped lookups of a node."""
+        self.write_backs.forget(ino)
         if self._node_files is not None:
             self._node_files.forget(ino)
         if self.passthrough is not None:

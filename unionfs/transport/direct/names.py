@@ -65,6 +65,7 @@ class Names:
         # A thread that looks a name up has one: see `Passthrough.reopen`.
         self._refused = {} if files.passthrough is None else files.passthrough.refused
         self._readings = worth.readings
+        self._write_backs = files.write_backs
         self._killpriv = killpriv
         self._setxattr_in = p.SETXATTR_IN if setxattr_ext else p.SETXATTR_IN_COMPAT
 
@@ -104,6 +105,9 @@ class Names:
         entry = self._union.lookup(ino, name)
         if entry is None:
             return self._replies.miss()
+        write_backs = self._write_backs
+        if write_backs.oversized:
+            write_backs.looked_up(entry[0].ino)
         return self._replies.entry(*entry)
 
     def forget(self, buffer: Buffer, end: int, ino: int) -> object:
@@ -182,6 +186,9 @@ class Names:
     # --- attributes ------------------------------------------------------------------------------
 
     def getattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+        write_backs = self._write_backs
+        if write_backs.refused and p.GETATTR_IN.unpack_from(buffer, BODY)[0] & p.GETATTR_FH:
+            write_backs.before_write(ino)
         return self._replies.attributes(*self._union.getattr(ino))
 
     def setattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
@@ -222,7 +229,10 @@ class Names:
             # All that is left of file_remove_privs() before a write, or of a chown to nobody new, which comes
             # with CTIME where the kernel keeps the times.
             changes.kill = self._files.is_written(ino) and not valid & p.FATTR_CTIME
-        return self._replies.attributes(*self._union.setattr(ino, changes, caller(buffer), handle))
+        entry = self._union.setattr(ino, changes, caller(buffer), handle)
+        if resized:
+            self._write_backs.resized(ino)
+        return self._replies.attributes(*entry)
 
     def statx(self, buffer: Buffer, end: int, ino: int) -> Answer:
         more = self._union.statx(ino)

@@ -268,6 +268,8 @@ INVAL_INODE_OUT = Struct("=Qqq")
 """ino, off, len; a negative off is for the attributes alone"""
 STORE_OUT = Struct("=QQII")
 """nodeid, offset, size, padding; then the data"""
+INVAL_ENTRY_OUT = Struct("=QII")
+"""parent, namelen, flags; then the name and a NUL"""
 BACKING_MAP = Struct("=iIQ")
 """fd, flags, padding"""
 BACKING_ID = Struct("=I")

@@ -6,7 +6,7 @@ Only packing; what the numbers are is the union's to say.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from unionfs.overlay.attr import blocks
@@ -37,14 +37,23 @@ def real_device(number: int) -> int:
 class Replies:
     """Packs entries and attributes with the mount's timeouts and node numbers."""
 
-    __slots__ = ("_current", "_mapped", "_nodes", "_nsec", "_sec", "links")
+    __slots__ = ("_current", "_mapped", "_nodes", "_nsec", "_sec", "_unkept", "_withdraw", "links")
 
     def __init__(self, nodes: Nodes, timeout: float | None, links: LinkCount) -> None:
         self._nodes = nodes
         self.links = links
         self._current = nodes.current
         self._mapped = nodes.mapped
+        self._unkept: Collection[int] = ()
+        self._withdraw: Callable[[int], None] = lambda node: None
         self._sec, self._nsec = (FOREVER, 0) if timeout is None else split_time(int(timeout * SECOND))
+
+    def keep_not(self, unkept: Collection[int], withdraw: Callable[[int], None]) -> None:
+        """Attributes of these inodes the kernel is not to keep, by whatever answer it gets them.
+
+        *withdraw* is called with their nodes: fuse.ko drops attributes that it has asked for before that.
+        """
+        self._unkept, self._withdraw = unkept, withdraw
 
     def entry(self, inode: Inode, st: os.stat_result) -> bytes:
         """An entry, one lookup of which the kernel will count."""
@@ -72,6 +81,8 @@ class Replies:
         return ENTRY_OUT.pack(0, 0, self._sec, 0, self._nsec, *(0,) * 17)
 
     def _pack(self, pack: Pack, head: tuple[int, ...], inode: Inode, st: os.stat_result) -> bytes:
+        if self._unkept and inode.ino in self._unkept:
+            self._withdraw(self._current.get(inode.ino, inode.ino))
         # All at once, and the times in whole seconds, which is not what the attributes give.
         fields: Any = st
         mode, _, _, _, uid, gid, size, atime, mtime, ctime = fields

@@ -29,7 +29,9 @@ from unionfs.transport.direct.protocol import (
     BODY,
     IN_HEADER,
     INTERRUPT_IN,
+    INVAL_ENTRY_OUT,
     INVAL_INODE_OUT,
+    NOTIFY_INVAL_ENTRY,
     NOTIFY_INVAL_INODE,
     NOTIFY_STORE,
     OPCODES,
@@ -58,6 +60,7 @@ BUFFER_SIZE = MAX_WRITE + PAGE_SIZE
 _COPIERS = 4
 _SYNCERS = 8
 _READERS = 8
+_CLEANERS = 2
 
 _OVER = (errno.ENODEV, errno.ECONNABORTED)
 
@@ -75,6 +78,7 @@ class Server:
         "_table",
         "_waiting",
         "_working",
+        "cleaners",
         "copiers",
         "counters",
         "debug",
@@ -85,6 +89,7 @@ class Server:
         "readers",
         "syncers",
         "union",
+        "write_failed",
     )
 
     def __init__(self, union: Union, fd: int, *, debug: bool) -> None:
@@ -95,6 +100,7 @@ class Server:
         self.counters = [0] * OPCODES
         self.numbered: dict[int, int] = {}
         self.nodes_of: Callable[[int], list[int]] = lambda ino: [ino]
+        self.write_failed: Callable[[Buffer, int], None] = lambda request, code: None
         self._table: list[Handler | None] = [None] * OPCODES
         self._table[Opcode.INTERRUPT] = self._interrupt
         self._least = [BODY] * OPCODES
@@ -108,6 +114,8 @@ class Server:
         self.copiers = ThreadPoolExecutor(_COPIERS, "copy")
         self.syncers = ThreadPoolExecutor(_SYNCERS, "sync")
         self.readers = ThreadPoolExecutor(_READERS, "read")
+        # What waits for requests that any of those may have to answer.
+        self.cleaners = ThreadPoolExecutor(_CLEANERS, "clean")
 
     def handle_by(self, handlers: dict[Opcode, Handler]) -> None:
         """Have these opcodes answered by these handlers."""
@@ -150,6 +158,8 @@ class Server:
 
     def stop(self) -> None:
         """Answer no further request, and wait for the workers; the caller must not hold `lock`."""
+        # While requests are answered still, for these wait for that.
+        self.cleaners.shutdown(cancel_futures=True)
         with self.lock:
             self._stopped = self._interrupts.stopped = True
         for pool in (self.readers, self.syncers):
@@ -199,11 +209,13 @@ class Server:
         except Wait as wait:
             self.defer(wait.task, self.copiers, buffer, size)
         except Exception as error:
-            self._fail(opcode, unique, error)
+            self._fail(opcode, unique, error, buffer)
 
-    def _fail(self, opcode: int, unique: int, error: BaseException) -> None:
-        """Tell the kernel that a request has failed; any thread."""
+    def _fail(self, opcode: int, unique: int, error: BaseException, request: Buffer | None = None) -> None:
+        """Tell the kernel that a request has failed; any thread. With the *request*, `lock` is held."""
         code = self.errno_of(error, opcode)
+        if opcode == Opcode.WRITE and request is not None:
+            self.write_failed(request, code)
         if opcode in _UNANSWERED:
             log.error("%s cannot be heeded: %s", opcode_name(opcode), error)
         else:
@@ -252,7 +264,7 @@ class Server:
 
     def invalidate_attributes(self, node: int) -> None:
         """Make the kernel ask for the attributes again. Takes no lock there, so it is safe anywhere."""
-        self._invalidate(node, -1)
+        self.invalidate(node, -1)
 
     def store(self, node: int, data: memoryview | bytes) -> None:
         """Put the beginning of a file into the kernel's cache (FUSE_NOTIFY_STORE).
@@ -270,13 +282,25 @@ class Server:
     def forget_listing(self, node: int) -> None:
         """Have the kernel forget a directory's listing, soon."""
         # Not here and now: it waits for pages that a reader of the listing may hold while it waits for us.
-        self._submit(self.readers, self._invalidate, node, 0)
+        self.submit(self.readers, self.invalidate, node, 0)
 
-    def _invalidate(self, node: int, start: int) -> None:
-        """Attributes, and the pages from *start* on, if that is no less than 0."""
-        body = INVAL_INODE_OUT.pack(node, start, 0)
+    def invalidate(self, node: int, start: int) -> None:
+        """Attributes, and the pages from *start* on, if that is no less than 0.
+
+        With pages it waits for requests of theirs to be answered: for workers only.
+        """
+        self._notify(NOTIFY_INVAL_INODE, INVAL_INODE_OUT.pack(node, start, 0))
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        """Have the kernel look a name up again, and hold the inode no longer by it.
+
+        It waits for the requests that change that directory: for workers only.
+        """
+        self._notify(NOTIFY_INVAL_ENTRY, INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0")
+
+    def _notify(self, kind: int, body: bytes) -> None:
         try:
-            os.write(self.fd, OUT_HEADER.pack(16 + len(body), NOTIFY_INVAL_INODE, 0) + body)
+            os.write(self.fd, OUT_HEADER.pack(16 + len(body), kind, 0) + body)
         except OSError as error:
             self._unsent(error)  # ENOENT: the kernel has forgotten the inode already
 
@@ -288,7 +312,7 @@ class Server:
     def _do_chores(self) -> None:
         """Have done in the background what operations have left to be done."""
         for chore in self.union.take_chores():
-            self._submit(self.copiers, self._do, chore)
+            self.submit(self.copiers, self._do, chore)
 
     @staticmethod
     def _do(chore: Chore) -> None:
@@ -302,11 +326,11 @@ class Server:
     def later(self, pool: ThreadPoolExecutor, opcode: int, unique: int, work: Callable[[], Answer]) -> object:
         """Have *work* done by a worker, without the lock, and its result sent. Returns LATER."""
         self._working += 1
-        self._submit(pool, self._work, opcode, unique, work)
+        self.submit(pool, self._work, opcode, unique, work)
         return LATER
 
     @staticmethod
-    def _submit(pool: ThreadPoolExecutor, work: Callable[..., None], *arguments: Any) -> None:
+    def submit(pool: ThreadPoolExecutor, work: Callable[..., None], *arguments: Any) -> None:
         try:
             pool.submit(work, *arguments)
         except RuntimeError as error:
@@ -334,7 +358,7 @@ class Server:
             waiting.append(request)
             return LATER
         self._waiting[task] = [request]
-        self._submit(pool, self._settle, task)
+        self.submit(pool, self._settle, task)
         return LATER
 
     def _settle(self, task: Task) -> None:
@@ -348,8 +372,9 @@ class Server:
             failure = self._finish(task, failure)
             requests = self._waiting.pop(task)
             if failure is not None and requests:
-                _, opcode, unique, *_ = IN_HEADER.unpack_from(requests.pop(0))
-                self._fail(opcode, unique, failure)
+                request = requests.pop(0)
+                _, opcode, unique, *_ = IN_HEADER.unpack_from(request)
+                self._fail(opcode, unique, failure, request)
             elif failure is not None:
                 log.warning("slow work that nobody waits for any more has failed: %r", failure)
             for request in requests:

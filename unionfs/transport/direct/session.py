@@ -28,11 +28,14 @@ from unionfs.transport.direct.replies import Replies
 from unionfs.transport.direct.server import Answer, Buffer, Server, opcode_name
 from unionfs.transport.direct.standing import StandingListings
 from unionfs.transport.direct.worth import Worth
+from unionfs.transport.direct.write_backs import WriteBacks
 from unionfs.transport.session import SessionOptions
 
 log = logging.getLogger(__name__)
 
 _OVERLAYFS = 0x794C7630
+_ASKS_BEFORE_WRITE = 36
+"""Linux 5.17's minor version: before 5.16 a read at the end asks for attributes as a write does."""
 
 
 def _left_out(union: Union) -> list[Opcode]:
@@ -164,7 +167,7 @@ class Session:
         if wanted.passthrough and InitFlag.PASSTHROUGH not in flags:
             self._problem = "this kernel does not offer it (Linux 6.9 and later do)"
         log.debug("FUSE 7.%d: %s", connection.minor, " ".join(connection.names()))
-        self._build(flags)
+        self._build(flags, connection.minor)
         return connection.answer
 
     def _lower_passthrough(self) -> LowerPassthrough:
@@ -173,13 +176,16 @@ class Session:
         on = self._options.passthrough == "on"
         return LowerPassthrough.ALL if on else LowerPassthrough.UNCHANGING
 
-    def _build(self, flags: InitFlag) -> None:
+    def _build(self, flags: InitFlag, minor: int) -> None:
         server, union = self._server, self._union
         nodes = Nodes()
         server.numbered = nodes.inos
         server.nodes_of = nodes.of
         replies = Replies(nodes, union.fs.config.timeout, link_counter(union.fs))
         killpriv = InitFlag.HANDLE_KILLPRIV_V2 in flags
+        writeback = InitFlag.WRITEBACK_CACHE in flags
+        write_backs = WriteBacks(server, writeback=writeback, asked=minor >= _ASKS_BEFORE_WRITE)
+        replies.keep_not(write_backs.refused, server.invalidate_attributes)
         passthrough = None
         if InitFlag.PASSTHROUGH in flags:
             lower_reads = LowerReads(server, nodes, self._lower_passthrough())
@@ -192,7 +198,8 @@ class Session:
             nodes,
             passthrough,
             node_files=NodeFiles(union) if silent else None,
-            writeback=InitFlag.WRITEBACK_CACHE in flags,
+            write_backs=write_backs,
+            writeback=writeback,
             killpriv=killpriv,
         )
         standing = StandingListings(union)

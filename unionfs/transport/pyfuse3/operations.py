@@ -44,6 +44,20 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
 
 
+class _DropPages:
+    """Has the kernel drop a file's pages. A chore, because it waits for requests of theirs to be answered."""
+
+    __slots__ = ("_ino",)
+
+    def __init__(self, ino: int) -> None:
+        self._ino = ino
+
+    def run(self) -> None:
+        # ENOENT: the kernel has forgotten the inode already.
+        with contextlib.suppress(FileNotFoundError):
+            pyfuse3.invalidate_inode(self._ino)
+
+
 class Operations(pyfuse3.Operations):
     """The handlers. `counts` says how many requests of which kind came."""
 
@@ -314,7 +328,16 @@ class Operations(pyfuse3.Operations):
 
     @op("WRITE")
     def write(self, fh: int, off: int, buf: bytes) -> int:
-        return self.files[fh].write(off, buf)
+        file = self.files[fh]
+        written = -1
+        try:
+            written = file.write(off, buf)
+        finally:
+            if written != len(buf):
+                # It may have come from a mapping, whose pages fuse.ko would go on showing.
+                self.fs.chores.append(_DropPages(file.inode.ino))
+                self.chores.set()
+        return written
 
     @slow_op("FLUSH")
     async def flush(self, fh: int) -> None:
