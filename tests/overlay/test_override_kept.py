@@ -14,6 +14,7 @@ import pytest
 from tests.overlay.rig import Stack, View
 from tests.overlay.test_override import IN_ATTRIBUTE, SHOWN, seen, store, tell, told
 from tests.overlay.test_owners import MAKE, NOBODY, acl, named, owner, user
+from tests.overlay.trees import symlink
 from unionfs.overlay import acl as module
 from unionfs.overlay.config import OwnersConfig
 from unionfs.overlay.override import CONTAINERS
@@ -137,6 +138,56 @@ def test_chown_takes_a_capability(stack: Stack) -> None:
         view.change("f", uid=5)
         with pytest.raises(OSError):
             view.getxattr("f", "security.capability")
+
+
+ISOLATED = "user.containers.override_security.capability"
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+
+
+def test_security_attributes_are_kept_apart(stack: Stack) -> None:
+    """As fuse-overlayfs has it since 1.14: those of a layer's own files say nothing of what callers see."""
+    stack.layers({"f": "of a plain layer"}, {"g": "", "h": "", "l": symlink("f")}, upper={"u": ""})
+    plain, told_lower = stack.lowers
+    tell(told_lower, "0:0:755")
+    for path in (plain / "f", told_lower / "g", told_lower / "h", stack.upper / "u"):
+        os.setxattr(path, "security.capability", CAPABILITY)
+    os.setxattr(told_lower / "l", "security.mark", b"", follow_symlinks=False)
+    os.setxattr(told_lower / "g", ISOLATED, CAPABILITY[:-4] + b"mine")
+    with stack.open(owners=IN_ATTRIBUTE) as view:
+        for name, shown in (("f", CAPABILITY), ("g", CAPABILITY[:-4] + b"mine"), ("h", None), ("u", None)):
+            for _ in range(2):  # from the lower, then from upper
+                assert ("security.capability" in view.listxattr(name)) == (shown is not None)
+                assert ISOLATED not in view.listxattr(name)
+                if shown is None:
+                    with pytest.raises(OSError, match="No data"):
+                        view.getxattr(name, "security.capability")
+                else:
+                    assert view.getxattr(name, "security.capability") == shown
+                view.chmod(name, 0o700)
+        view.change("l", mtime_ns=1)
+        view.setxattr("u", "security.capability", CAPABILITY)
+        assert view.getxattr("u", "security.capability") == CAPABILITY
+    attributes = {name: os.listxattr(stack.upper / name) for name in "fghu"}
+    assert {name for name, found in attributes.items() if ISOLATED in found} == {"f", "g", "u"}
+    assert {name for name, found in attributes.items() if "security.capability" in found} == {"u"}
+
+
+@pytest.mark.parametrize("how", ["chown", "truncate", "open with O_TRUNC", "removexattr"])
+def test_changes_take_a_capability_that_is_kept_apart(stack: Stack, how: str) -> None:
+    stack.layers({}, upper={"f": "data"})
+    with stack.open(owners=IN_ATTRIBUTE) as view:
+        view.setxattr("f", "security.capability", CAPABILITY)
+        if how == "chown":
+            view.change("f", uid=5)
+        elif how == "truncate":
+            view.change("f", size=0)
+        elif how == "removexattr":
+            view.removexattr("f", "security.capability")
+        else:
+            view.union.release(view.open("f", os.O_WRONLY | os.O_TRUNC))
+        with pytest.raises(OSError, match="No data"):
+            view.getxattr("f", "security.capability")
+    assert ISOLATED not in os.listxattr(stack.upper / "f")
 
 
 def test_links_and_renames_keep_what_is_told(stack: Stack) -> None:

@@ -10,9 +10,11 @@ import os
 from collections.abc import Iterable
 
 from unionfs.linux import fileattr as linux
+from unionfs.overlay import override
 from unionfs.overlay.access import set_mark
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory
+from unionfs.overlay.layer import Layer
 
 _ACLS = "system.posix_acl_"
 _MUST_COPY = (_ACLS, "security.")
@@ -25,14 +27,20 @@ _NO_FLAGS = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def copy_metadata(
-    fs: OverlayFs, source: bytes | int, st: os.stat_result, target: bytes | int, *, bare: bool = False
+    fs: OverlayFs,
+    source: bytes | int,
+    st: os.stat_result,
+    target: bytes | int,
+    *,
+    bare: bool = False,
+    layer: Layer | None = None,
 ) -> int:
     """Owner, mode, xattrs and times onto a private object; returns its inode number.
 
     *st* is what is stored of the source (`Inode.stored`).
 
     *source* is a descriptor, or a path to follow; *target* a descriptor, or a path that is not followed.
-    *bare* says that there are no xattrs to be copied.
+    *bare* says that there are no xattrs to be copied; *layer* is the source's, if not upper.
     """
     by_path = isinstance(target, bytes)
     made = os.stat(target, follow_symlinks=not by_path)
@@ -42,10 +50,11 @@ def copy_metadata(
     # ACLs last, for chmod would change them.
     names = [] if bare else _xattrs_to_copy(fs, source)
     if names:
-        _copy_xattrs(source, target, [name for name in names if not name.startswith(_ACLS)])
+        others = [name for name in names if not name.startswith(_ACLS)]
+        _copy_xattrs(source, target, _renamed(fs, layer, others))
     keep.copy_mode(target, made, st)
     if names:
-        _copy_xattrs(source, target, [name for name in names if name.startswith(_ACLS)])
+        _copy_xattrs(source, target, [(name, name) for name in names if name.startswith(_ACLS)])
     keep.copied(target, made, st)
     os.utime(target, ns=(st.st_atime_ns, st.st_mtime_ns), follow_symlinks=not by_path)
     return made.st_ino
@@ -61,13 +70,31 @@ def _xattrs_to_copy(fs: OverlayFs, source: bytes | int) -> list[str]:
     return [name for name in names if not fs.format.is_private(name)] if names else names
 
 
-def _copy_xattrs(source: bytes | int, target: bytes | int, names: Iterable[str]) -> None:
-    follow = isinstance(target, int)
+def _renamed(fs: OverlayFs, layer: Layer | None, names: list[str]) -> list[tuple[str, str]]:
+    """The names with those that upper stores the same attributes by; without what *layer* does not show."""
+    source = layer or fs.upper
+    isolates = fs.upper is not None and fs.upper.isolates
+    if source is fs.upper or not (isolates or (source is not None and source.isolates)):
+        return [(name, name) for name in names]
+    pairs = []
     for name in names:
+        shown: bytes | None = os.fsencode(name)
+        if source is not None and source.isolates:
+            shown = override.unisolated(os.fsencode(name))
+        if shown is not None:
+            pairs.append((name, os.fsdecode(override.isolated(shown) if isolates else shown)))
+    return pairs
+
+
+def _copy_xattrs(source: bytes | int, target: bytes | int, names: Iterable[tuple[str, str]]) -> None:
+    follow = isinstance(target, int)
+    for name, stored in names:
         value = os.getxattr(source, name)
         try:
-            os.setxattr(target, name, value, follow_symlinks=follow)
+            os.setxattr(target, stored, value, follow_symlinks=follow)
         except OSError as error:
+            if stored != name and error.errno == errno.EPERM:
+                continue  # a symlink or a device has no `user.` ones
             # As ovl_copy_xattr(): what upper cannot store may be lost, security never.
             if error.errno != errno.EOPNOTSUPP or name.startswith(_MUST_COPY):
                 raise

@@ -104,7 +104,7 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
     try:
         copy_flags(fs, b"/proc/self/fd/%d" % fd, path)
         set_mark(fs, path, fs.format.origin, fs.format.encode_origin_at(source.layer, fd))
-        copy_metadata(fs, b"/proc/self/fd/%d" % fd, directory.stored(os.fstat(fd)), path)
+        copy_metadata(fs, b"/proc/self/fd/%d" % fd, directory.stored(os.fstat(fd)), path, layer=source.layer)
         set_impure(fs, parent)
         # A directory that moves to another parent must be writable itself, for its "..".
         lands = (place.open(), directory.name)
@@ -229,7 +229,9 @@ class FileCopyUp:
         if not self._data:
             os.setxattr(fd, fs.format.metacopy, b"")
         self._mark_origin(fd)
-        self._real_ino = copy_metadata(fs, source, st, fd, bare=self._bare)
+        self._real_ino = copy_metadata(
+            fs, source, st, fd, bare=self._bare, layer=None if self._replaces else self._layer
+        )
 
     def settle(self) -> None:
         """The second part: see to it that its data is on disk before its name."""
@@ -246,7 +248,7 @@ class FileCopyUp:
             self._fs.keep.mknod(temp, stat.S_IFMT(st.st_mode), st.st_rdev, work)
         path = self._work.fd_path(temp)
         self._mark_origin(path)
-        self._real_ino = copy_metadata(self._fs, b"/proc/self/fd/%d" % source, st, path)
+        self._real_ino = copy_metadata(self._fs, b"/proc/self/fd/%d" % source, st, path, layer=self._layer)
 
     def _mark_origin(self, target: bytes | int) -> None:
         """Note on the private object what it is a copy of; without an index only for one with one name."""

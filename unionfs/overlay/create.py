@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable
 
 from unionfs.linux import fs as linux
-from unionfs.overlay import aufs
+from unionfs.overlay import aufs, override
 from unionfs.overlay.access import WRITE, OwnerAccess, set_mark
 from unionfs.overlay.copy_up import upper_dir
 from unionfs.overlay.cred import CAP_FSETID, Acting, Caller, Contexts
@@ -99,7 +99,7 @@ def tmpfile(
         fd = os.open(b".", how, stat.S_IMODE(_granted(parent, mode, caller)), dir_fd=at)
     try:
         _tell(fs, fd, parent, place, caller)
-        _set_contexts(fd, caller.contexts)
+        _set_contexts(fs, fd, caller.contexts)
         inode, st = adopt_nameless(fs, fd)
     except BaseException:
         os.close(fd)
@@ -120,17 +120,17 @@ def _granted(parent: Directory, mode: int, caller: Caller) -> int:
     return mode & ~stat.S_ISGID
 
 
-def _set_contexts(target: bytes | int, contexts: Contexts) -> None:
+def _set_contexts(fs: OverlayFs, target: bytes | int, contexts: Contexts) -> None:
     """Give a new object that nobody else reaches its security attributes."""
+    isolates = fs.upper is not None and fs.upper.isolates
     for name, value in contexts:
         try:
-            if isinstance(target, int):
-                os.setxattr(target, name, value)
-            else:
-                os.setxattr(target, name, value, follow_symlinks=False)
+            stored = override.isolated(name) if isolates else name
+            os.setxattr(target, stored, value, follow_symlinks=isinstance(target, int))
         except OSError as error:
-            # A filesystem without them goes by what its mount says, as for every object of its own.
-            if error.errno != errno.EOPNOTSUPP:
+            # A filesystem without them goes by what its mount says, as for every object of its own. A symlink
+            # or a device has no `user.` ones (EPERM).
+            if error.errno != errno.EOPNOTSUPP and not (isolates and error.errno == errno.EPERM):
                 raise
 
 
@@ -187,7 +187,7 @@ def _make_through_work(
             fd = make(at, temp)
         path = b"/proc/self/fd/%d/%s" % (at, temp)
         _tell(fs, path, parent, slot.place, caller)
-        _set_contexts(path, caller.contexts)
+        _set_contexts(fs, path, caller.contexts)
         if opaque:
             set_mark(fs, path, fs.format.opaque, b"y")
             if fs.aufs:

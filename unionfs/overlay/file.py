@@ -128,7 +128,9 @@ class OpenFile:
         inode = self.inode
         capability = None if inode.no_capability else capability_of(self.fd)
         if capability is None:
-            inode.no_capability = True
+            upper = self._fs.upper
+            if upper is None or not upper.isolates:  # else it has another name, and a write leaves it
+                inode.no_capability = True
             return self._write_all(offset, data)
         try:
             return self._write_all(offset, data)
@@ -183,6 +185,8 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
         ensure_upper(fs, inode, truncate=truncate)
         if truncate:
             drop_set_ids(inode, caller, kill)
+            fs.keep.drop_capability(inode.proc_path()[0])
+            inode.no_capability = False
         fd = inode.open_real(access | flags & os.O_TRUNC)
     else:
         fd = inode.open_data(os.O_RDONLY)

@@ -11,7 +11,7 @@ import os
 import stat
 from typing import ClassVar
 
-from unionfs.overlay import acl
+from unionfs.overlay import acl, override
 from unionfs.overlay.override import Override, can_bear
 from unionfs.overlay.priv import CAPABILITY
 
@@ -43,6 +43,9 @@ class Keep:
     def mknod(self, name: bytes, kind: int, rdev: int, at: int) -> None:
         """Make a private copy of a device, a FIFO or a socket; *kind* is its type in st_mode."""
         os.mknod(name, kind | 0o600, rdev, dir_fd=at)
+
+    def drop_capability(self, path: bytes) -> None:
+        """Remove a file's capability, where the filesystem does not at a change that removes it."""
 
     def chown(self, target: bytes | int, uid: int, gid: int, *, follow: bool = False) -> None:
         os.chown(target, uid, gid, follow_symlinks=follow or isinstance(target, int))
@@ -145,9 +148,12 @@ class OverrideKeep(LenientKeep):
         self.write(target, Override(uid, gid, mode))
 
     def drop_capability(self, path: bytes) -> None:
-        """As chown(2) does, which is not called here."""
+        """As chown(2) does, which is not called here, and O_TRUNC, which knows nothing of an isolated one."""
+        name = CAPABILITY
+        if self.name == override.CONTAINERS:
+            name = os.fsdecode(override.isolated(os.fsencode(name)))
         try:
-            os.removexattr(path, CAPABILITY)
+            os.removexattr(path, name)
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
                 raise

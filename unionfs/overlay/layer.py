@@ -91,6 +91,7 @@ class Layer:
     its filesystem has been seen to report as such, and not as something that it does not support.
     `lend`, where there is one, gives the right to search a directory of it that its mode denies (`fs.py`).
     `told_by` are the attributes that tell of owner and mode here (`override.py`), its own first; mostly none.
+    `isolates` says that it keeps `security.` attributes under another name (`override.isolated`).
     `numbers_listed` says that its listings tell the numbers that stat(2) does, `dir_numbers_listed` that they
     do so of directories, too.
     """
@@ -100,6 +101,7 @@ class Layer:
         "dirfds",
         "has_answered",
         "index",
+        "isolates",
         "lend",
         "numbers_listed",
         "path",
@@ -118,6 +120,7 @@ class Layer:
         self.has_answered: set[bytes] = set()
         self.lend: Lend | None = None
         self.told_by: tuple[str, ...] = ()
+        self.isolates = False
         kind = linux.filesystem_type(root_fd)
         self.numbers_listed = kind in _TELL_NUMBERS
         self.dir_numbers_listed = self.numbers_listed and kind != _BTRFS

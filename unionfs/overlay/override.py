@@ -24,6 +24,25 @@ FUSE_OVERLAYFS = "user.fuseoverlayfs.override_stat"
 NAMES = (PRIVILEGED, CONTAINERS, FUSE_OVERLAYFS)
 """In the order in which fuse-overlayfs looks for them on a layer's root."""
 
+_SECURITY = b"security."
+_ISOLATED = b"user.containers.override_security."
+
+
+def isolated(name: bytes) -> bytes:
+    """How a layer whose root has CONTAINERS stores an attribute: the `security.` ones as `user.` ones.
+
+    As fuse-overlayfs since 1.14: a user may set these, and those of the layer's own files say nothing.
+    """
+    return _ISOLATED + name[len(_SECURITY) :] if name.startswith(_SECURITY) else name
+
+
+def unisolated(stored: bytes) -> bytes | None:
+    """The name by which such an attribute is shown; None for one that is not."""
+    if stored.startswith(_ISOLATED):
+        return _SECURITY + stored[len(_ISOLATED) :]
+    return None if stored.startswith(_SECURITY) else stored
+
+
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP, errno.EACCES)
 """EACCES: another user's file, whose owner is then what its inode says."""
 

@@ -44,6 +44,7 @@ def owners_of(config: UnionConfig, upper: Layer | None, lowers: list[Layer]) -> 
     if not owners.tells and not config.owners.are_mapped:
         return None
     for layer in layers:
+        layer.isolates = layer.told_by[:1] == (override.CONTAINERS,)
         owners.take(layer)
     return owners
 

@@ -12,6 +12,7 @@ import os
 import stat
 
 from unionfs.linux import xattr as linux
+from unionfs.overlay import override
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_FSETID, CAP_SYS_ADMIN, Caller
 from unionfs.overlay.fs import OverlayFs
@@ -26,6 +27,18 @@ _ACCESS_ACL = b"system.posix_acl_access"
 
 def _absent() -> OSError:
     return OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+
+
+def stored_name(fs: OverlayFs, layer: Layer, name: bytes) -> bytes:
+    """How a layer stores an attribute that callers know by this name."""
+    stored = fs.format.to_stored(name)
+    return override.isolated(stored) if layer.isolates else stored
+
+
+def shown_name(fs: OverlayFs, layer: Layer, stored: bytes) -> bytes | None:
+    """The name by which callers know an attribute of a layer; None for one that is not shown."""
+    name = override.unisolated(stored) if layer.isolates else stored
+    return None if name is None else fs.format.to_shown(name)
 
 
 def _refuse(fs: OverlayFs, name: bytes) -> None:
@@ -61,7 +74,7 @@ def getxattr(fs: OverlayFs, inode: Inode, name: bytes) -> bytes:
     if name == _CAPABILITY and isinstance(inode, File) and inode.no_capability:
         # The kernel asks for it before every write.
         raise _absent()
-    value = _read(fs, inode, name)
+    value = _read(fs, layer, inode, name)
     if value is None:
         layer.has_answered.add(kind)
         if name == _CAPABILITY and isinstance(inode, File):
@@ -70,9 +83,9 @@ def getxattr(fs: OverlayFs, inode: Inode, name: bytes) -> bytes:
     return inode.show_acl(name, value) if name.startswith(_ACLS) else value
 
 
-def _read(fs: OverlayFs, inode: Inode, name: bytes) -> bytes | None:
+def _read(fs: OverlayFs, layer: Layer, inode: Inode, name: bytes) -> bytes | None:
     """What the topmost real object has; None where it is not set."""
-    stored = fs.format.to_stored(name)
+    stored = stored_name(fs, layer, name)
     try:
         if isinstance(inode, File) and inode.fd < 0:
             directory, real = inode.real()
@@ -103,8 +116,9 @@ def listxattr(fs: OverlayFs, inode: Inode, caller: Caller) -> list[bytes]:
     _refuse(fs, b"")
     shown = []
     trusted: bool | None = None
+    layer = _layer(fs, inode)
     for stored in _stored_names(inode):
-        name = fs.format.to_shown(os.fsencode(stored))
+        name = shown_name(fs, layer, os.fsencode(stored))
         if name is None or name.startswith(fs.refused_xattrs):
             continue
         if name.startswith(b"trusted."):
@@ -127,7 +141,7 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
     ensure_upper(fs, inode, data=False)
     path, follow = inode.proc_path()
     inode.bare = False
-    os.setxattr(path, fs.format.to_stored(name), value, flags, follow_symlinks=follow)
+    os.setxattr(path, stored_name(fs, _layer(fs, inode), name), value, flags, follow_symlinks=follow)
     if isinstance(inode, File):
         inode.no_capability = False
     if name == _ACCESS_ACL:
@@ -140,13 +154,12 @@ def removexattr(fs: OverlayFs, inode: Inode, name: bytes, caller: Caller) -> Non
     fs.writable_work()
     _refuse(fs, name)
     check_changeable(fs, inode)
-    stored = fs.format.to_stored(name)
     if not inode.on_upper:
         path, follow = inode.proc_path()
-        os.getxattr(path, stored, follow_symlinks=follow)
+        os.getxattr(path, stored_name(fs, _layer(fs, inode), name), follow_symlinks=follow)
     ensure_upper(fs, inode, data=False)
     path, follow = inode.proc_path()
-    os.removexattr(path, stored, follow_symlinks=follow)
+    os.removexattr(path, stored_name(fs, _layer(fs, inode), name), follow_symlinks=follow)
     if name == _ACCESS_ACL:
         _settle_mode(inode, caller)
 
