@@ -153,19 +153,32 @@ def change(
         if stat.S_ISLNK(inode.mode):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         inode.set_mode(changes.mode)
-    atime, mtime = changes.atime_ns, changes.mtime_ns
-    if atime is not None or mtime is not None:
-        if atime is None or mtime is None:
-            now = inode.lstat()
-            atime = now.st_atime_ns if atime is None else atime
-            mtime = now.st_mtime_ns if mtime is None else mtime
-        path, at, follow = inode.place()
-        os.utime(path, ns=(atime, mtime), dir_fd=at, follow_symlinks=follow)
+    if changes.atime_ns is not None or changes.mtime_ns is not None:
+        _set_times(inode, changes)
     st = inode.lstat()
     inode.mode = st.st_mode
     if isinstance(inode, File):
         inode.no_capability = False
     return st
+
+
+def _set_times(inode: Inode, changes: Changes) -> None:
+    """utimensat(2). What is append-only in upper itself takes the times of now only (setattr_prepare())."""
+    path, at, follow = inode.place()
+    atime, mtime = changes.atime_ns, changes.mtime_ns
+    if not changes.touch:
+        if atime is None or mtime is None:
+            now = inode.lstat()
+            atime = now.st_atime_ns if atime is None else atime
+            mtime = now.st_mtime_ns if mtime is None else mtime
+        try:
+            os.utime(path, ns=(atime, mtime), dir_fd=at, follow_symlinks=follow)
+            return
+        except PermissionError as error:
+            # The times of writes that the kernel has cached: of appending, where that was allowed.
+            if error.errno != errno.EPERM or not (changes.kept and changes.by_handle):
+                raise
+    os.utime(path, dir_fd=at, follow_symlinks=follow)
 
 
 def _strip_set_ids(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool) -> os.stat_result:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import stat
+from collections.abc import Callable
 
 from unionfs.overlay.access import lent_for, open_for_daemon
 from unionfs.overlay.copy_up import ensure_upper
@@ -32,10 +34,29 @@ class OpenFile:
     `stays` keeps it at the lower file, come what may: its reader reads past the union.
     """
 
-    __slots__ = ("_fs", "_noatime", "_retired", "_upper", "caller", "fd", "inode", "stays", "writable")
+    __slots__ = (
+        "_appends",
+        "_fs",
+        "_noatime",
+        "_retired",
+        "_upper",
+        "caller",
+        "fd",
+        "inode",
+        "stays",
+        "writable",
+    )
 
     def __init__(
-        self, fs: OverlayFs, inode: File, fd: int, caller: Caller, *, writable: bool, stays: bool = False
+        self,
+        fs: OverlayFs,
+        inode: File,
+        fd: int,
+        caller: Caller,
+        *,
+        writable: bool,
+        stays: bool = False,
+        appends: bool = False,
     ) -> None:
         self._fs = fs
         self.inode = inode
@@ -47,6 +68,7 @@ class OpenFile:
         if self._upper:
             inode.opened(fd)
         self._noatime = False
+        self._appends = appends
         # Descriptors that a read in another thread may still be using; closed with the handle.
         self._retired: list[int] = []
 
@@ -117,6 +139,8 @@ class OpenFile:
         if inode.mode & _SET_IDS:
             with lent_for(self._fs, inode):
                 drop_set_ids(inode, writer or self.caller, kill)
+        if self._appends:
+            return self._append(offset, data)
         return os.pwrite(self.fd, data, offset)
 
     def write_back(self, offset: int, data: bytes | memoryview) -> int:
@@ -137,7 +161,22 @@ class OpenFile:
         finally:
             os.setxattr(self.fd, CAPABILITY, capability)
 
+    def _append(self, offset: int, data: bytes | memoryview) -> int:
+        """Write to a file that is append-only in upper itself.
+
+        The kernel's cache hands whole pages back, so that what the file holds already may come again. EPERM
+        for what changes the file or leaves a hole in it.
+        """
+        known = os.fstat(self.fd).st_size - offset
+        old = data[: max(known, 0)]
+        if known < 0 or (old and os.pread(self.fd, len(old), offset) != old):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        rest = data[len(old) :]
+        return len(old) + (os.write(self.fd, rest) if rest else 0)
+
     def _write_all(self, offset: int, data: bytes | memoryview) -> int:
+        if self._appends:
+            return self._append(offset, data)
         size = len(data)
         written = os.pwrite(self.fd, data, offset)
         while written < size:
@@ -173,6 +212,7 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
     `drop_set_ids`.
     """
     inode = _regular(inode)
+    appends = False
     access = flags & os.O_ACCMODE
     if access == os.O_ACCMODE:
         # Neither reads nor writes (OPEN_FMODE()): for ioctl(2), by one who may do both.
@@ -187,13 +227,27 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
             drop_set_ids(inode, caller, kill)
             fs.keep.drop_capability(inode.proc_path()[0])
             inode.no_capability = False
-        fd = inode.open_real(access | flags & os.O_TRUNC)
+        wanted = access | flags & os.O_TRUNC
+        fd, appends = _open_to_write(inode.open_real, wanted, appends=bool(flags & os.O_APPEND))
     else:
         fd = inode.open_data(os.O_RDONLY)
     inode.nopen += 1
-    file = OpenFile(fs, inode, fd, caller, writable=writable)
+    file = OpenFile(fs, inode, fd, caller, writable=writable, appends=appends)
     file.leave_atime(bool(flags & os.O_NOATIME))
     return file
+
+
+def _open_to_write(open_real: Callable[[int], int], flags: int, *, appends: bool) -> tuple[int, bool]:
+    """Open with O_APPEND where upper itself takes nothing else (may_open()) and the caller *appends*.
+
+    Returns the descriptor, and whether it is so.
+    """
+    try:
+        return open_real(flags), False
+    except PermissionError as error:
+        if error.errno != errno.EPERM or not appends:
+            raise
+    return open_real(flags | os.O_APPEND), True
 
 
 def _regular(inode: Inode) -> File:
@@ -211,17 +265,18 @@ def open_granted(fs: OverlayFs, inode: Inode, caller: Caller, *, writes: bool) -
     For transports whose kernel opens files by itself. Copies up to write; may raise `Wait`.
     """
     inode = _regular(inode)
+    appends = False
     if writes:
         fs.writable_work()
         check_open(fs, inode, os.O_WRONLY | os.O_APPEND)
         ensure_upper(fs, inode)
-        fd = open_for_daemon(fs, inode, os.O_RDWR)
+        fd, appends = _open_to_write(functools.partial(open_for_daemon, fs, inode), os.O_RDWR, appends=True)
     elif inode.on_upper and not inode.metacopy:
         fd = open_for_daemon(fs, inode, os.O_RDONLY)
     else:
         fd = inode.open_data(os.O_RDONLY)
     inode.nopen += 1
-    return OpenFile(fs, inode, fd, caller, writable=writes)
+    return OpenFile(fs, inode, fd, caller, writable=writes, appends=appends)
 
 
 def open_lower(fs: OverlayFs, inode: Inode, caller: Caller) -> OpenFile:
