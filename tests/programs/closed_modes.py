@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import json
 import mmap
 import os
@@ -24,6 +25,7 @@ from tests.support.mounts import overlayfs, pyunionfs
 
 NOTE = "user.note"
 DATA = b"lower data\n"
+CLOSED_IN_LOWER = (0, 0o111, 0o333, 0o222, 0o444)
 BY_FILE, BY_DIRECTORY, ALL = "file", "directory", "all"
 CLOSED = (
     # origin of the tree, what is closed (the directory above, the directory, the file), mode, which deeds
@@ -313,7 +315,59 @@ def perform(root: Path) -> dict[str, dict[str, Any]]:
         except OSError as error:
             after = f"{errno.errorcode[error.errno or 0]} {error.filename}"
         outcomes[label] = {"outcome": outcome, "after": after}
+    for label, answer in closed_in_lower(root / "closed").items():
+        outcomes[label] = {"outcome": answer, "after": {}}
     return outcomes
+
+
+def make_closed(top: Path) -> None:
+    """What a lower has closed itself: directories of these modes, empty and with a file; files."""
+    for mode in CLOSED_IN_LOWER:
+        for name in (f"empty{mode:03o}", f"full{mode:03o}"):
+            (top / name).mkdir()
+            if name.startswith("full"):
+                (top / name / "h").write_bytes(b"below\n")
+            (top / name).chmod(mode)
+        (top / f"file{mode:03o}").write_bytes(DATA)
+        (top / f"file{mode:03o}").chmod(mode)
+
+
+def _append(path: Path) -> None:
+    with open(path, "ab", buffering=0) as file:
+        file.write(b"more\n")
+
+
+def _opened(path: Path) -> object:
+    path.chmod(0o755)
+    return sorted(os.listdir(path)) if path.is_dir() else path.read_bytes()
+
+
+def closed_in_lower(top: Path) -> dict[str, object]:
+    """Deeds on what was closed before it was mounted, one after the other, and what they answer."""
+    said: dict[str, object] = {}
+    for mode in CLOSED_IN_LOWER:
+        empty, full, file = (top / f"{kind}{mode:03o}" for kind in ("empty", "full", "file"))
+        moved = top / f"moved{mode:03o}"
+        deeds: dict[str, Callable[[], object]] = {
+            "rmdir of an empty one": empty.rmdir,
+            "look at no name": (full / "none").lstat,
+            "make": (full / "made").mkdir,
+            "rmdir of what was made": (full / "made").rmdir,
+            "unlink": (full / "h").unlink,
+            "rmdir of an emptied one": full.rmdir,
+            "append": functools.partial(_append, file),
+            "rename": functools.partial(file.rename, moved),
+            "chmod and read": functools.partial(_opened, moved),
+            "chmod and list": functools.partial(_opened, full),
+        }
+        for name, deed in deeds.items():
+            try:
+                answer = deed()
+                said[f"{mode:03o}: {name}"] = _said(answer) if isinstance(answer, bytes | list) else "ok"
+            except OSError as error:
+                said[f"{mode:03o}: {name}"] = errno.errorcode[error.errno or 0]
+    said["closed: what is left"] = sorted(os.listdir(top))
+    return said
 
 
 def drop_capabilities() -> None:
@@ -329,6 +383,8 @@ def build_lower(lower: Path) -> None:
             top = lower / f"c{number}"
             top.mkdir()
             make_tree(top)
+    (lower / "closed").mkdir()
+    make_closed(lower / "closed")
 
 
 def main(kind: str, where: str, out: str, *options: str) -> None:
@@ -368,6 +424,8 @@ def main(kind: str, where: str, out: str, *options: str) -> None:
         outcomes = perform(root)
     with mounted() as root:
         for number, (label, outcome) in enumerate(outcomes.items()):
+            if not outcome["after"]:
+                continue
             kept = content(snapshot(root / f"c{number}"))
             assert kept == content(outcome["after"]), f"{label}: lost by the next mount"
     Path(out).write_text(json.dumps(outcomes))

@@ -12,6 +12,7 @@ import os
 import stat
 from contextlib import AbstractContextManager, nullcontext
 
+from unionfs.linux.as_owner import open_as_owner
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import File, Inode
 from unionfs.overlay.layer import RealDir
@@ -131,10 +132,26 @@ def listing_fd(fs: OverlayFs, directory: RealDir) -> int:
     try:
         return directory.listing_fd()
     except PermissionError:
-        if fs.lender is None or not directory.layer.is_upper:
+        if fs.lender is None:
             raise
+        if not directory.layer.is_upper:
+            return open_as_owner(directory.open(), b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with fs.lend(directory, LIST):
             return directory.listing_fd()
+
+
+def open_data_for_daemon(fs: OverlayFs, inode: File) -> int:
+    """Open the file that holds the data to read, whatever its mode: a lower's without changing that."""
+    try:
+        return inode.open_data(os.O_RDONLY)
+    except PermissionError:
+        if fs.lender is None:
+            raise
+    if inode.on_upper and not inode.metacopy:
+        return open_for_daemon(fs, inode, os.O_RDONLY)
+    directory, name = inode.data_place() if inode.metacopy else inode.real()
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return open_as_owner(directory.open(), name, flags)
 
 
 def containing(inode: Inode) -> list[RealDir]:

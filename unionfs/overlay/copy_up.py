@@ -14,7 +14,7 @@ import time
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import index
-from unionfs.overlay.access import WRITE, OwnerAccess, Placing, lent_for, set_mark
+from unionfs.overlay.access import WRITE, OwnerAccess, Placing, lent_for, open_data_for_daemon, set_mark
 from unionfs.overlay.complete import DataCopyUp
 from unionfs.overlay.copy_data import INLINE, copy_data
 from unionfs.overlay.copy_metadata import copy_flags, copy_metadata, keep_flags, set_impure
@@ -188,7 +188,7 @@ class FileCopyUp:
         if inode.metacopy:
             self._source.append(inode.open_real(os.O_PATH | os.O_NOFOLLOW))
         try:
-            self._source.append(inode.open_data(os.O_RDONLY))
+            self._source.append(open_data_for_daemon(self._fs, inode))
             self._readable = not inode.metacopy
         except PermissionError:
             # An ordinary user's daemon may copy a file that it may not read if it needs no data of it.

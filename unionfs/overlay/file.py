@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from unionfs.overlay.access import lent_for, open_for_daemon
+from unionfs.overlay.access import lent_for, open_data_for_daemon, open_for_daemon
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.fs import OverlayFs
@@ -271,10 +271,8 @@ def open_granted(fs: OverlayFs, inode: Inode, caller: Caller, *, writes: bool) -
         check_open(fs, inode, os.O_WRONLY | os.O_APPEND)
         ensure_upper(fs, inode)
         fd, appends = _open_to_write(functools.partial(open_for_daemon, fs, inode), os.O_RDWR, appends=True)
-    elif inode.on_upper and not inode.metacopy:
-        fd = open_for_daemon(fs, inode, os.O_RDONLY)
     else:
-        fd = inode.open_data(os.O_RDONLY)
+        fd = open_data_for_daemon(fs, inode)
     inode.nopen += 1
     return OpenFile(fs, inode, fd, caller, writable=writes, appends=appends)
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from unionfs.overlay.access import LIST
+from unionfs.overlay.access import LIST, listing_fd
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.layer import is_whiteout_device
 from unionfs.overlay.under_way import LISTING, READING, SlowWork
@@ -97,7 +98,7 @@ def scan(fd: int, fmt: Format, whiteout_files: bool) -> Scan:
     """
     found = Scan()
     add_name, add_number, add_kind = found.names.append, found.numbers.append, found.kinds.append
-    with os.scandir(b"/proc/self/fd/%d" % fd) as entries:
+    with _entries(fd) as entries:
         for entry in entries:
             name = entry.name
             if name[:4] == WHITEOUT_PREFIX and (
@@ -131,7 +132,55 @@ def scan(fd: int, fmt: Format, whiteout_files: bool) -> Scan:
     return found
 
 
-def _is_whiteout_file(entry: os.DirEntry[bytes], fmt: Format) -> bool:
+class _ByDescriptor:
+    """What os.scandir gives for a descriptor, with names and paths as bytes."""
+
+    __slots__ = ("_at", "_entry", "name")
+
+    def __init__(self, at: bytes, entry: os.DirEntry[str]) -> None:
+        self._at = at
+        self._entry = entry
+        self.name = os.fsencode(entry.name)
+
+    @property
+    def path(self) -> bytes:
+        return self._at + self.name
+
+    def inode(self) -> int:
+        return self._entry.inode()
+
+    def is_dir(self) -> bool:
+        return self._entry.is_dir(follow_symlinks=False)
+
+    def is_file(self, *, follow_symlinks: bool = False) -> bool:
+        return self._entry.is_file(follow_symlinks=follow_symlinks)
+
+    def is_symlink(self) -> bool:
+        return self._entry.is_symlink()
+
+    def stat(self, *, follow_symlinks: bool = False) -> os.stat_result:
+        return self._entry.stat(follow_symlinks=follow_symlinks)
+
+
+Scanned = os.DirEntry[bytes] | _ByDescriptor
+
+
+def _entries(fd: int) -> AbstractContextManager[Iterator[Scanned]]:
+    path = b"/proc/self/fd/%d" % fd
+    try:
+        return os.scandir(path)
+    except PermissionError:
+        # Opened past its mode (`listing_fd`), it is read by the descriptor only.
+        return _by_descriptor(fd, path + b"/")
+
+
+@contextlib.contextmanager
+def _by_descriptor(fd: int, at: bytes) -> Iterator[Iterator[Scanned]]:
+    with os.scandir(fd) as entries:
+        yield (_ByDescriptor(at, entry) for entry in entries)
+
+
+def _is_whiteout_file(entry: Scanned, fmt: Format) -> bool:
     return entry.stat(follow_symlinks=False).st_size == 0 and fmt.read(entry.path, fmt.whiteout) is not None
 
 
@@ -164,7 +213,10 @@ class Source:
     def __init__(self, fs: OverlayFs, real: RealDir) -> None:
         self.real = real
         self._loan: contextlib.ExitStack | None = None
-        if fs.lender is not None and real.layer.is_upper:
+        if not real.layer.is_upper:
+            self.fd = listing_fd(fs, real)
+            return
+        if fs.lender is not None:
             self._loan = contextlib.ExitStack()
             self._loan.enter_context(fs.lend(real, LIST))
         try:
