@@ -237,12 +237,13 @@ def test_a_mount_of_another_mount_namespace_is_not_called_unmounted(base: Path) 
     assert eventually(lambda: gone(status["pid"]))
 
 
-def test_questions_while_descriptors_are_short_do_not_end_the_mount(base: Path) -> None:
+def mount_with_few_descriptors(base: Path, *options: str) -> int:
+    """Mount 300 files by a daemon that may open 128 and not raise that; its pid."""
     for number in range(300):
         (base / "lower" / str(number)).touch()
     # setpriv: who may raise limits has no shortage.
     few = ["setpriv", "--bounding-set", "-sys_resource", "--inh-caps", "-sys_resource"]
-    words = ["mount", "--log-file", str(base / "log")]
+    words = ["mount", "--log-file", str(base / "log"), *options]
     words += [str(base / name) for name in ("lower", "upper", "work", "merged")]
     subprocess.run(
         ["prlimit", "--nofile=128:128", *few, *command(*words)], check=True, env=environment(), timeout=30
@@ -251,6 +252,30 @@ def test_questions_while_descriptors_are_short_do_not_end_the_mount(base: Path) 
     if resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] != 128:
         run("umount", base / "merged")
         pytest.skip("the limit of descriptors cannot be lowered here")
+    return pid
+
+
+@transports.one_transport
+def test_open_files_without_limit_where_the_kernel_opens_them_by_itself(base: Path) -> None:
+    """What the daemon has open for its data is no more than it may, however many files are open."""
+    mount_with_few_descriptors(base, "-o", "transport=direct,passthrough=off")
+    paths = [base / "merged" / str(number) for number in range(300)]
+    held = [os.open(path, os.O_RDWR) for path in paths]
+    try:
+        for number, fd in enumerate(held):
+            os.write(fd, b"%d" % number)
+            os.fsync(fd)
+        for number, fd in enumerate(held):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.pread(fd, 10, 0) == b"%d" % number
+    finally:
+        for fd in held:
+            os.close(fd)
+    run("umount", base / "merged")
+
+
+def test_questions_while_descriptors_are_short_do_not_end_the_mount(base: Path) -> None:
+    pid = mount_with_few_descriptors(base)
     held: list[int] = []
     try:
         with pytest.raises(OSError, match="Too many open files in system") as refused:
