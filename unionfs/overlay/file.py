@@ -175,13 +175,15 @@ class OpenFile:
         return len(old) + (os.write(self.fd, rest) if rest else 0)
 
     def _write_all(self, offset: int, data: bytes | memoryview) -> int:
-        if self._appends:
-            return self._append(offset, data)
+        write = self._append if self._appends else self._pwrite
         size = len(data)
-        written = os.pwrite(self.fd, data, offset)
+        written = write(offset, data)
         while written < size:
-            written += os.pwrite(self.fd, data[written:], offset + written)
+            written += write(offset + written, data[written:])
         return written
+
+    def _pwrite(self, offset: int, data: bytes | memoryview) -> int:
+        return os.pwrite(self.fd, data, offset)
 
     def sync_fd(self) -> int | None:
         """A new descriptor of the upper file, for fsync; None where the file lies in a lower."""
