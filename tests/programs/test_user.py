@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import environment, needs_fuse, needs_root
+from tests.support.mounts import environment, mount, needs_fuse, needs_root, umount
 from tests.support.users import as_user, open_home, ordinary_user
 
 pytestmark = [needs_root, needs_fuse]
@@ -58,6 +58,18 @@ def test_ordinary_user_with_fusermount3(user: pwd.struct_passwd, home: Path) -> 
 def test_options_with_fusermount3(user: pwd.struct_passwd, home: Path) -> None:
     os.chown(home, user.pw_uid, user.pw_gid)
     life(as_user(user, "tests.programs.user_options", home))
+
+
+@pytest.mark.skipif(not shutil.which("fusermount3"), reason="needs fusermount3")
+def test_data_with_fusermount3(user: pwd.struct_passwd, home: Path) -> None:
+    os.chown(home, user.pw_uid, user.pw_gid)
+    disk = home / "disk"
+    disk.mkdir()
+    mount("tmpfs", disk, "tmpfs", 0, f"size=4m,mode=755,uid={user.pw_uid},gid={user.pw_gid}")
+    try:
+        life(as_user(user, "tests.programs.user_data", home))
+    finally:
+        umount(disk)
 
 
 @pytest.mark.skipif(not user_namespaces(), reason="the kernel gives no user namespaces")
