@@ -15,6 +15,7 @@ import json
 import mmap
 import os
 import stat
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,8 @@ CLOSED = (
     ("new", "e", 0, BY_FILE),
     ("new", "f", 0o222, BY_FILE),
 )
+
+AT_EMPTY_PATH, AT_STATX_SYNC_AS_STAT, AT_STATX_FORCE_SYNC, STATX_BASIC_STATS = 0x1000, 0, 0x2000, 0x7FF
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -286,6 +289,26 @@ def cases() -> Iterator[tuple[str, str, str, str, int]]:
             yield f"{origin}, {closed} {mode:03o}: {deed}", deed, origin, closed, mode
 
 
+def stale(held: Held) -> list[str]:
+    """Whose attributes stat(2) has otherwise from the kernel's cache than asked anew."""
+    found = []
+    for what, fd in (("f", held.ro), ("e", held.e), ("top", held.top_fd), ("out", held.out)):
+        cached, fresh = _statx(fd, AT_STATX_SYNC_AS_STAT), _statx(fd, AT_STATX_FORCE_SYNC)
+        if cached != fresh:
+            found.append(f"{what}: {cached} cached, {fresh} anew")
+    return found
+
+
+def _statx(fd: int, how: int) -> tuple[int, ...]:
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.statx(fd, b"", AT_EMPTY_PATH | how, STATX_BASIC_STATS, buffer) != 0:
+        raise OSError(ctypes.get_errno(), "statx")
+    _, uid, gid, mode = struct.unpack_from("=IIIH", buffer.raw, 16)
+    size = struct.unpack_from("=Q", buffer.raw, 40)
+    times = struct.unpack_from("=qIiqIi", buffer.raw, 96)
+    return (uid, gid, mode, *size, *times)
+
+
 def perform(root: Path) -> dict[str, dict[str, Any]]:
     outcomes: dict[str, dict[str, Any]] = {}
     paths = {"g": "g", "e": "g/e", "f": "g/e/f"}
@@ -302,6 +325,9 @@ def perform(root: Path) -> dict[str, dict[str, Any]]:
         try:
             os.chmod(top / paths[closed], mode)
             outcome = attempt(DEEDS[deed], held)
+            if origin == "new":  # nothing but the deed and what it is lent for changes upper
+                old = stale(held)
+                assert not old, f"{label}: {old}"
         finally:
             closing = held.close()
         if closing:
