@@ -1,9 +1,10 @@
 """What an ordinary user does where modes keep it out: `python -m ... KIND DIRECTORY OUT`.
 
 KIND is `plain` (the filesystem itself), `overlay` (kernel overlayfs; run as root of a user namespace, whose
-capabilities are dropped once it is mounted) or `union`. Every deed has a tree of its own below one mount:
-descriptors are opened while access is there, then a mode is closed, then the deed is done. What it answered
-and what is seen afterwards is written to OUT as JSON: two kinds are alike where these are.
+capabilities are dropped once it is mounted), `union`, or `asked`: a union whose kernel asks for each open.
+Every deed has a tree of its own below one mount: descriptors are opened while access is there, then a mode is
+closed, then the deed is done. What it answered and what is seen afterwards is written to OUT as JSON: two
+kinds are alike where these are.
 """
 
 from __future__ import annotations
@@ -280,11 +281,13 @@ def content(seen: dict[str, list[object]] | str) -> dict[str, list[object]] | st
     return seen if isinstance(seen, str) else {name: said[2:] for name, said in seen.items()}
 
 
-def cases() -> Iterator[tuple[str, str, str, str, int]]:
+def cases(kind: str) -> Iterator[tuple[str, str, str, str, int]]:
     """Each case: its label, the deed, the origin, what is closed and how."""
     names = list(DEEDS)
     first = names.index(FIRST_BY_DIRECTORY)
     for origin, closed, mode, which in CLOSED:
+        if kind == "asked" and closed != "f":
+            continue
         for deed in names[:first] if which is BY_FILE else names[first:] if which is BY_DIRECTORY else names:
             yield f"{origin}, {closed} {mode:03o}: {deed}", deed, origin, closed, mode
 
@@ -309,10 +312,10 @@ def _statx(fd: int, how: int) -> tuple[int, ...]:
     return (uid, gid, mode, *size, *times)
 
 
-def perform(root: Path) -> dict[str, dict[str, Any]]:
+def perform(root: Path, kind: str) -> dict[str, dict[str, Any]]:
     outcomes: dict[str, dict[str, Any]] = {}
     paths = {"g": "g", "e": "g/e", "f": "g/e/f"}
-    for number, (label, deed, origin, closed, mode) in enumerate(cases()):
+    for number, (label, deed, origin, closed, mode) in enumerate(cases(kind)):
         top = root / f"c{number}"
         if origin == "new":
             top.mkdir()
@@ -403,8 +406,8 @@ def drop_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def build_lower(lower: Path) -> None:
-    for number, (_, _, origin, _, _) in enumerate(cases()):
+def build_lower(lower: Path, kind: str) -> None:
+    for number, (_, _, origin, _, _) in enumerate(cases(kind)):
         if origin != "new":
             top = lower / f"c{number}"
             top.mkdir()
@@ -413,13 +416,14 @@ def build_lower(lower: Path) -> None:
     make_closed(lower / "closed")
 
 
-def main(kind: str, where: str, out: str, *options: str) -> None:
+def main(kind: str, where: str, out: str) -> None:
+    options = ["timeout=0"] if kind == "asked" else []
     base = Path(where) / kind
     base.mkdir()
     lower, upper, work, merged = (base / name for name in ("lower", "upper", "work", "merged"))
     for path in (lower, upper, work, merged):
         path.mkdir()
-    build_lower(lower)
+    build_lower(lower, kind)
 
     @contextmanager
     def mounted() -> Iterator[Path]:
@@ -439,7 +443,7 @@ def main(kind: str, where: str, out: str, *options: str) -> None:
                 status = 1
                 try:
                     drop_capabilities()
-                    outcomes = perform(root)
+                    outcomes = perform(root, kind)
                     Path(out).write_text(json.dumps(outcomes))
                     status = 0
                 finally:
@@ -447,7 +451,7 @@ def main(kind: str, where: str, out: str, *options: str) -> None:
             assert os.wait()[1] == 0
         return
     with mounted() as root:
-        outcomes = perform(root)
+        outcomes = perform(root, kind)
     with mounted() as root:
         for number, (label, outcome) in enumerate(outcomes.items()):
             if not outcome["after"]:

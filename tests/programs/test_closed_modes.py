@@ -76,6 +76,17 @@ def test_closed_modes(
     """As on the filesystem itself; where kernel overlayfs is not (a redirect, a hard link), as there."""
     union = outcomes(user, home, "union")
     assert union.keys() == plain.keys() == overlay.keys()
+    compare(union, plain, overlay, transport)
+    if transport == "direct":
+        compare(outcomes(user, home, "asked"), plain, overlay, transport)
+
+
+def compare(
+    union: dict[str, dict[str, Any]],
+    plain: dict[str, dict[str, Any]],
+    overlay: dict[str, dict[str, Any]],
+    transport: str,
+) -> None:
     differing = {}
     for case, said in union.items():
         if transport == "pyfuse3" and case.endswith(PYFUSE3_LACKS):

@@ -229,10 +229,11 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
             drop_set_ids(inode, caller, kill)
             fs.keep.drop_capability(inode.proc_path()[0])
             inode.no_capability = False
+        open_real = functools.partial(open_for_daemon, fs, inode)
         wanted = access | flags & os.O_TRUNC
-        fd, appends = _open_to_write(inode.open_real, wanted, appends=bool(flags & os.O_APPEND))
+        fd, appends = _open_to_write(open_real, wanted, appends=bool(flags & os.O_APPEND))
     else:
-        fd = inode.open_data(os.O_RDONLY)
+        fd = open_data_for_daemon(fs, inode)
     inode.nopen += 1
     file = OpenFile(fs, inode, fd, caller, writable=writable, appends=appends)
     file.leave_atime(bool(flags & os.O_NOATIME))
