@@ -87,12 +87,14 @@ class OwnerAccess:
 class Placing:
     """Place something in an upper directory that, for the caller, was there before.
 
-    The directory's times are put back, and its mode does not keep us out.
+    The directory's times are put back, but for the change time, of which the kernel must ask again; and its
+    mode does not keep us out.
     """
 
-    __slots__ = ("_access", "_directory", "_st")
+    __slots__ = ("_access", "_directory", "_fs", "_st")
 
     def __init__(self, fs: OverlayFs, directory: RealDir) -> None:
+        self._fs = fs
         self._directory = directory
         self._access = None if fs.lender is None else fs.lend(directory, PLACE)
 
@@ -113,6 +115,7 @@ class Placing:
             else:
                 # Cheaper; only a daemon that may search every directory reaches it so.
                 os.utime(directory.name, ns=times, dir_fd=directory.parent.open(), follow_symlinks=False)
+        self._fs.note_stale(directory)
 
 
 def reachable(

@@ -324,6 +324,8 @@ class FileCopyUp:
             note_upper(parent, name, PRESENT)
             inode.forget_lower_name(parent, name)
         self._placed = True
+        # The copy has a change time of its own, and an open(2) answers no attributes.
+        fs.stale.append(inode.ino)
         inode.real_ino = self._real_ino
         inode.mode = mode
         inode.no_capability = False

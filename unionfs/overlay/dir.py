@@ -201,6 +201,9 @@ def finish_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) ->
             inode.pinned = False
         elif not inode.indexed:
             inode.pinned = True
+    elif not inode.on_upper:
+        # It was its only name: what has it open sees no link, although the lower still has one.
+        inode.nlink = 0
     fs.table.detach(inode, parent, name)
     fs.table.drop_if_unused(inode)
 
