@@ -188,7 +188,7 @@ class Union:
         self.fs.table.drop_if_unused(inode)
 
     def take_stale(self) -> list[int]:
-        """The inodes whose attributes changed by operations on others, since the last call.
+        """The inodes whose attributes changed by operations on others, since the last call; each once.
 
         Whoever caches attributes must forget theirs before the operation is answered.
         """
@@ -196,6 +196,7 @@ class Union:
         stale = fs.stale
         if stale:
             fs.stale = []
+            return list(dict.fromkeys(stale))
         return stale
 
     def take_chores(self) -> list[Chore]:
