@@ -374,7 +374,7 @@ def test_fsxattr(stack: Stack) -> None:
     """The other door to the same flags."""
     stack.layers({"f": "data"})
     with stack.open() as view:
-        ino = view.ino("")
+        ino = view.ino("f")
         value = bytearray(view.union.get_fsxattr(ino))
         assert len(value) == linux.FSXATTR_SIZE
         value[0] |= linux.FS_XFLAG_IMMUTABLE
