@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-import subprocess
 import sys
 
 _CHILD = """
@@ -37,6 +35,9 @@ def open_as_owner(dirfd: int, name: bytes, flags: int) -> int:
 
     Raises PermissionError where that does not help, or the kernel gives no user namespace.
     """
+    import socket  # here, so that no mount waits for what few need
+    import subprocess
+
     ours, theirs = socket.socketpair()
     with ours, theirs:
         words = [sys.executable, "-I", "-S", "-c", _CHILD]
