@@ -404,7 +404,7 @@ def test_read_only(stack: Stack) -> None:
     with flagged(stack.lowers[0], {"f": "i"}), stack.open(writable=False) as view:
         assert shown(view, "f") == "i"
         for act in (
-            lambda: view.union.set_flags(view.ino(""), 0, ROOT),
+            lambda: view.union.set_flags(view.ino("f"), 0, ROOT),
             lambda: view.union.release(view.open("f", os.O_WRONLY)),
             lambda: view.chmod("f", 0o600),
             lambda: view.setxattr("f", "user.x", b""),
