@@ -17,6 +17,7 @@ from unionfs.errors import MountError, explain
 from unionfs.linux import mount as mounts
 from unionfs.linux.mount import MountPoint
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.layer import open_private
 from unionfs.overlay.probe import try_marks
 from unionfs.overlay.work import remove_tree
 
@@ -86,7 +87,7 @@ class Lock:
             os.close(top)
 
     def take(self, kind: str, path: str) -> None:
-        fd = os.open(path, _OPEN_DIR)
+        fd = open_private(path, _OPEN_DIR)
         self._fds.append(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,9 +102,12 @@ class Lock:
             ) from error
 
     def heed_sharers(self, work: str) -> None:
-        """Who shares may outlive the one who has the lock, and holds another one, on the inner work."""
+        """To be called when work was taken last.
+
+        Who shares may outlive the one who has the lock, and holds another one, on the inner work.
+        """
         try:
-            fd = os.open(f"{work}/work", _OPEN_DIR | os.O_NOFOLLOW)
+            fd = os.open("work", _OPEN_DIR | os.O_NOFOLLOW, dir_fd=self._fds[-1])
         except OSError:
             return  # it is not of a mount of ours, which could be opened; what it is instead is told later
         self._fds.append(fd)

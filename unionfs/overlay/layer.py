@@ -6,7 +6,6 @@ hostile layer from reaching outside itself. Nothing here may write, nor know wha
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -280,17 +279,26 @@ def open_upper_to_look(upper: str, dirfds: DirFds) -> Layer:
 
 def _open_root(path: str, *, read_only: bool) -> int:
     try:
+        return open_private(path, _OPEN_ROOT if read_only else _OPEN_DIR, read_only=read_only)
+    except OSError as error:
+        raise MountError(f"cannot open layer {path}: {error.strerror}") from error
+
+
+def open_private(path: str, flags: int, *, read_only: bool = False) -> int:
+    """Open a directory on a private clone of its mount, which can be unmounted meanwhile, as with overlayfs.
+
+    Without CAP_SYS_ADMIN, on an old kernel, or where the mount may not be cloned, on that mount itself: it is
+    busy then, and what lies mounted on the directory is seen through it.
+    """
+    try:
         tree = linux.clone_tree(path, read_only=read_only)
     except OSError:
-        # Without CAP_SYS_ADMIN, on an old kernel, or where the mount may not be cloned: what lies mounted
-        # on the layer is then seen through it. Whatever is truly wrong with the path, this open says.
-        try:
-            return os.open(path, _OPEN_ROOT if read_only else _OPEN_DIR)
-        except OSError as error:
-            raise MountError(f"cannot open layer {path}: {error.strerror}") from error
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, tree)
-        return os.open(b".", _OPEN_ROOT if read_only else _OPEN_DIR, dir_fd=tree)
+        # Whatever is truly wrong with the path, this open says.
+        return os.open(path, flags)
+    try:
+        return os.open(b".", flags, dir_fd=tree)
+    finally:
+        os.close(tree)
 
 
 def _open_beneath(top: int, path: str) -> int:
