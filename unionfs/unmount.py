@@ -56,7 +56,8 @@ def umount(
     daemons = _Daemons(mountpoint, entry, found)
     try:
         _unmount(mountpoint, entry, lazy, force)
-        if not lazy:
+        # A bind mount of a part ends alone: the union goes on.
+        if not lazy and entry.root == "/":
             daemons.wait(force, tell)
     finally:
         daemons.close()
@@ -89,6 +90,10 @@ def _why(error: OSError) -> str:
     if error.errno == errno.EPERM:
         return "the kernel allows it only in the user and mount namespace where it was mounted: do it there"
     return explain(OSError(error.errno, error.strerror))
+
+
+class StillServedError(MountError):
+    """What was asked for is unmounted, but the same union is mounted elsewhere, too, and goes on there."""
 
 
 class BusyError(MountError):
@@ -159,14 +164,14 @@ class _Daemons:
         copies = [each.path for each in mount_table() if each.device == self._entry.device]
         # Else it is writing out, and the number is another mount's by now.
         if copies and self._serve_on():
-            raise MountError(
+            raise StillServedError(
                 f"{mountpoint} is unmounted, but {copies[-1]} shows the same union, and the daemon serves"
                 f" that: `pyunionfs umount {shlex.quote(copies[-1])}` ends it"
             )
         if self._gone(_PATIENCE):
             return
         if self._serve_on():
-            raise MountError(
+            raise StillServedError(
                 f"{mountpoint} is unmounted here, but its daemon still serves it in another mount namespace"
                 " (a container that was started meanwhile): it ends when that does"
             )

@@ -6,6 +6,9 @@ caller's: for an ordinary user mount(8) runs it as that user.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import NoReturn
 
 from unionfs import options
@@ -70,12 +73,31 @@ def run(program: str, words: list[str]) -> int:
         from unionfs import daemon
 
         daemon.mount(asked)
+        _have_umount_wait(given.source, asked.mountpoint)
     config = asked.config
     upper = "read-only" if config.upper is None else f"upper {config.upper}, work {config.work}"
     what = "could be mounted" if given.fake else "mounted"
     lowers = join_lowers(config.lowers, config.data_lowers)
     say(given, f"{program}: {given.source} {what} on {asked.mountpoint}: lowers {lowers}, {upper}")
     return 0
+
+
+def _have_umount_wait(source: str, mountpoint: str) -> None:
+    """Note in libmount's table that umount(8) is to call our helper, which waits for the daemon.
+
+    Without an entry there umount(8) takes the type from statfs(2), which says no more than FUSE.
+    `mount -f -i` adds one and mounts nothing.
+    """
+    if os.geteuid() != 0:
+        return  # mount(8) has a set-user-ID program's rights and notes it itself for an ordinary user
+    words = ["mount", "-f", "-i", "-t", "fuse.pyunionfs", "-o", "uhelper=fuse.pyunionfs", source, mountpoint]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        problem = done.stderr.strip() if done.returncode else ""
+    except OSError as error:
+        problem = f"{error}"
+    if problem:
+        print(f"mount.fuse.pyunionfs: umount(8) will not wait for the daemon: {problem}", file=sys.stderr)
 
 
 def _leave_aside(name: str, sloppy: bool) -> None:

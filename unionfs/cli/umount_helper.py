@@ -6,6 +6,7 @@ well, but returns before the daemon has written everything out.
 
 from __future__ import annotations
 
+import sys
 from typing import NoReturn
 
 from unionfs.cli.helper import HelperParser, end, say
@@ -36,13 +37,16 @@ def run(program: str, words: list[str]) -> int:
     if not given.target:
         raise OptionError(f"TARGET is needed: {program} TARGET")
     from unionfs.options import resolve_mountpoint
-    from unionfs.unmount import step_out, umount
+    from unionfs.unmount import StillServedError, step_out, umount
 
     target = resolve_mountpoint(given.target)
     step_out(target)
     done = "unmounted"
     try:
         umount(target, lazy=given.lazy, force=given.force)
+    except StillServedError as error:
+        # For umount(8), which ends one mount of a filesystem that may have several, that is success.
+        print(f"{program}: {error}", file=sys.stderr)
     except MountError:
         if not given.read_only:
             raise
