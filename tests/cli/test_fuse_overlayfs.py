@@ -288,3 +288,76 @@ def test_three_words_are_refused(asked: list[MountOptions], capsys: pytest.Captu
     assert main(["-o", LAYERS, "a", "b", "target"]) == 1
     assert "SOURCE and TARGET are two words; three were given: a, b, target" in capsys.readouterr().err
     assert asked == []
+
+
+IGNORED_THERE = [
+    *(
+        f"{flag}={value}"
+        for flag in ("sync", "dirsync", "async", "ro", "rw")
+        for value in ("0", "1", "yes", "")
+    ),
+    *(f"{flag}=1" for flag in ("noatime", "atime", "nodiratime", "relatime", "strictatime", "lazytime")),
+    *(f"{flag}=0" for flag in ("dev", "nodev", "suid", "nosuid", "exec", "noexec", "nosymfollow")),
+    *("allow_other=1", "default_permissions=1", "auto_unmount=0", "static_nlink=1", "noacl=0", "volatile=0"),
+    *(
+        "squash_to_root=0",
+        "squash_to_uid",
+        "xattr_permissions",
+        "ino32_t=x",
+        "userxattr=1",
+        "xino=x",
+        "uuid=x",
+    ),
+    *("fsname", "subtype", "max_read=5", "max_read=x", "timeout=x", "timeout=", "context", "redirect_dir"),
+]
+"""fuse-overlayfs 1.10 mounts with each of these, most often with "unknown argument ignored"."""
+
+
+@pytest.mark.parametrize("word", IGNORED_THERE)
+def test_what_is_ignored_there_stops_nothing_here(
+    word: str, asked: list[MountOptions], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = one(asked, "-o", LAYERS, "target")
+    assert one(asked, "-o", LAYERS, "-o", word, "target") == plain
+    assert f"'{word}' is not known here and ignored\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "writeback=x",
+        "fsync=",
+        "threaded=x",
+        "noxattrs=x",
+        "squash_to_uid=x",
+        "uidmapping=x",
+        "redirect_dir=x",
+    ],
+)
+def test_what_ends_it_there_ends_it_here(word: str, asked: list[MountOptions]) -> None:
+    assert main(["-o", f"{LAYERS},{word}", "target"]) == 1
+    assert main(["-o", f"{LAYERS},transport=x", "target"]) == 1, "nothing that its callers could mean"
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("p\\:q", ["p:q"]),
+        ("p\\\\:q", ["p:q"]),
+        ("p\\\\\\:q", ["p:q"]),
+        ("a:p\\\\:q:b", ["a", "p:q", "b"]),
+        ("s\\\\\\\\:a", ["s\\", "a"]),
+        (":a:b", ["a", "b"]),
+        ("a:b::", ["a", "b"]),
+        ("a:z\\:", ["a", "z:"]),
+    ],
+)
+def test_lowers_as_libfuse_hands_them_on(
+    text: str, names: list[str], asked: list[MountOptions], tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).mkdir(exist_ok=True)
+    given = one(asked, "-o", f"lowerdir={text},upperdir=up,workdir=wk", "target")
+    assert given.config.lowers == tuple(str(tmp_path / name) for name in names)
+    assert given.config.data_lowers == ()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 from unionfs import options
 from unionfs.cli.text import printable
 from unionfs.errors import MountError, OptionError
+from unionfs.option_table import OPTIONS
 from unionfs.options import MountOptions
 from unionfs.separated import split_options
 
@@ -38,6 +40,20 @@ _LIBFUSE = frozenset(
 
 _UPPER_FOR_OTHERS = ("index", "metacopy", "nfs_export")
 """fuse-overlayfs ignores these. With them an upper is no plain tree, which image tools take it for."""
+
+_CHECKED_THERE = frozenset(
+    (
+        *("lowerdir", "upperdir", "workdir", "writeback", "fsync", "threaded", "noxattrs", "redirect_dir"),
+        *("squash_to_uid", "squash_to_gid", "xattr_permissions", "uidmapping", "gidmapping"),
+    )
+)
+"""fuse-overlayfs ends on a wrong value of these. Of the others it knows whole words only (`ro`, not `ro=0`),
+and what it does not know it ignores."""
+
+_ONLY_HERE = frozenset(
+    ("transport", "passthrough", "coherent", "whiteouts", "log_file", "lowerdir+", "datadir+")
+)
+"""No caller of fuse-overlayfs gives these, so a wrong value is an error as in `mount`."""
 
 _LOCK_PATIENCE = 30.0
 """An engine unmounts and mounts again at once, while the last daemon still writes out, in seconds."""
@@ -156,12 +172,39 @@ def _as_there(given: _Words) -> list[str]:
     """The options without those that fuse-overlayfs's callers give and that mean nothing, there or here."""
     words = []
     for word in given.options:
-        name = _name(word)
-        if name in _UPPER_FOR_OTHERS:
+        name, equals, value = word.partition("=")
+        if name == "lowerdir":
+            words.append(f"{name}{equals}{_lowers(value)}")
+        elif name in _UPPER_FOR_OTHERS or _is_ignored_there(name, value if equals else None):
             given.unknown.append(word)
         elif name not in _LIBFUSE:
             words.append(word)
     return words
+
+
+def _lowers(text: str) -> str:
+    """A list of lowers as `options` reads it.
+
+    fuse-overlayfs gets it when libfuse has undone the backslashes once, so callers write two for each; one is
+    read as `mount` does. It passes over empty entries at the ends.
+    """
+    text = re.sub(r"\\{2,}(?=:)", lambda found: "\\" * (len(found[0]) // 2), text)
+    text = text.lstrip(":")
+    while text.endswith(":") and not re.search(r"(?<!\\)(\\\\)*\\:$", text):
+        text = text[:-1]
+    return text
+
+
+def _is_ignored_there(name: str, value: str | None) -> bool:
+    """Whether fuse-overlayfs ignores this spelling of an option, which here could only be refused."""
+    option = OPTIONS.get(name)
+    if option is None or name in _ONLY_HERE or (name in _CHECKED_THERE and value is not None):
+        return False
+    try:
+        option.value(name, value)
+    except OptionError:
+        return True
+    return False
 
 
 def _defaults(given: _Words) -> list[str]:
