@@ -7,6 +7,7 @@ and `-o` are taken apart says `separated.py`.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,6 +21,8 @@ from unionfs.overlay.config import OwnersConfig, UnionConfig
 from unionfs.separated import escape, split_lowers, split_options, unescape
 from unionfs.transport.mount import FuseMountOptions
 from unionfs.transport.session import SessionOptions
+
+logger = logging.getLogger(__name__)
 
 Values = dict[str, Any]
 """What options were given, by key; `option_table.py` gives each its type."""
@@ -155,6 +158,8 @@ def parse(
         # As overlayfs. A kernel that opens files without asking would else take writes that can go nowhere.
         fuse = replace(fuse, read_only=True)
     _refuse_contradictions(config, values)
+    if upper is None:
+        config = _without_upper(config)
     return MountOptions(
         config=config,
         mountpoint=resolve_mountpoint(arguments[-1]),
@@ -167,6 +172,16 @@ def parse(
         coherent=values.get("coherent", False),
         writeback=values.get("writeback", True),
     )
+
+
+def _without_upper(config: UnionConfig) -> UnionConfig:
+    """The options but for those of upper: overlayfs warns of them and goes on (ovl_fs_params_verify())."""
+    for name in ("volatile", "index"):
+        if getattr(config, name):
+            logger.warning(
+                "pyunionfs: mount option %s means nothing without an upper layer and is ignored", name
+            )
+    return replace(config, volatile=False, index=False)
 
 
 def parse_mount_flags(option_texts: Iterable[str]) -> FuseMountOptions:
@@ -300,14 +315,20 @@ def _parse_options(texts: Iterable[str], unknown: Callable[[str], None] | None) 
                     raise unknown_option(name)
                 unknown(name)
                 continue
-            # A list of lowers has escapes of its own.
-            value = option.value(name, (raw if name == "lowerdir" else unescape(raw)) if equals else None)
+            value = option.value(name, _unescaped(name, raw) if equals else None)
             if option.many:
                 values.setdefault(option.key, []).append(value)
             else:
                 values[option.key] = value
     values.pop("", None)
     return values
+
+
+def _unescaped(name: str, raw: str) -> str:
+    if name == "lowerdir":
+        return raw  # a list of lowers has escapes of its own
+    # overlayfs takes these literally; escaped is only what a list of options could not hold otherwise.
+    return unescape(raw, '\\,"') if name in ("lowerdir+", "datadir+") else unescape(raw)
 
 
 def unknown_option(name: str) -> OptionError:
@@ -343,18 +364,14 @@ def _refuse_contradictions(config: UnionConfig, values: Mapping[str, Any]) -> No
                     f"mount options whiteouts={config.whiteouts} and {name} contradict each other: what moves"
                     " by a redirect and the .wh. file that it leaves cannot come in one step; leave one out"
                 )
-    if config.metacopy and config.redirect_dir != "on":
+    # Without an upper nothing is renamed: overlayfs only asks that redirects are followed.
+    found_by_redirect = config.redirect_dir == "on" if config.upper is not None else config.redirect_follow
+    if config.metacopy and not found_by_redirect:
         raise OptionError(
             f"metacopy=on and redirect_dir={config.redirect_dir} contradict each other: a renamed metacopy"
             " file finds"
             " its data by a redirect; leave one of them out"
         )
-    if config.upper is None:
-        for name in ("volatile", "index", "metacopy"):
-            if getattr(config, name):
-                raise OptionError(
-                    f"mount option {name} needs an upper layer: add UPPER and WORK, or leave it out"
-                )
     if values.get("transport") == "pyfuse3" and values.get("passthrough") == "on":
         raise OptionError(
             "passthrough=on and transport=pyfuse3 contradict each other: pyfuse3 cannot ask the kernel for"

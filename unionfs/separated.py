@@ -58,9 +58,10 @@ def split_options(text: str) -> list[str]:
     return _split(text, ",", f"the mount options {text!r}", quote='"')
 
 
-def unescape(value: str) -> str:
-    """The text with the backslash taken away from each character that has one before it."""
-    return re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+def unescape(value: str, special: str | None = None) -> str:
+    """The text without the backslash before each character, or before each of the *special* ones."""
+    escaped = "." if special is None else f"[{re.escape(special)}]"
+    return re.sub(rf"\\({escaped})", r"\1", value, flags=re.DOTALL)
 
 
 def escape(value: str) -> str:

@@ -255,10 +255,38 @@ def test_complaints_are_one_line_that_names_the_fault(text: str, says: str) -> N
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["volatile", "index=on", "metacopy=on"])
-def test_options_about_upper_need_one(text: str) -> None:
-    with pytest.raises(OptionError, match="needs an upper layer"):
-        parse(text, writable=False)
+@pytest.mark.parametrize(
+    ("text", "warns"),
+    [
+        ("volatile", "volatile"),
+        ("index=on", "index"),
+        ("metacopy=on", None),
+        ("redirect_dir=follow,metacopy=on", None),
+        ("redirect_dir=off,metacopy=on", None),
+        ("redirect_dir=on", None),
+    ],
+)
+def test_options_about_upper_do_not_stop_a_read_only_union(
+    text: str, warns: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As kernel overlayfs, which tells of those it ignores."""
+    given = parse(text, writable=False)
+    assert (given.config.volatile, given.config.index) == (False, False)
+    assert [record.args for record in caplog.records] == ([(warns,)] if warns else [])
+
+
+def test_a_read_only_union_needs_redirects_for_metacopies() -> None:
+    with pytest.raises(OptionError, match="contradict each other"):
+        parse("redirect_dir=nofollow,metacopy=on", writable=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"), [("a\\:b", "a\\:b"), ("a\\,b", "a,b"), ('a\\"b', 'a"b'), ("a\\\\b", "a\\b")]
+)
+@pytest.mark.parametrize("name", ["lowerdir+", "datadir+"])
+def test_a_layer_by_itself_is_taken_literally(name: str, text: str, path: str) -> None:
+    config = options.parse(["/m"], [f"lowerdir+=/top,{name}=/{text}"], privileged=True).config
+    assert (*config.lowers, *config.data_lowers) == ("/top", f"/{path}")
 
 
 @pytest.mark.parametrize(

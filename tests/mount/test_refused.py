@@ -119,7 +119,6 @@ def test_directories(base: Path, words: list[str], says: str) -> None:
         (["lower", "upper", "merged"], "three directories were given"),
         (["lower:::other", *STACK[1:]], "has an empty entry"),
         (["lower\\", *STACK[1:]], "end in a backslash"),
-        (["-o", "volatile", "lower", "merged"], "volatile needs an upper layer"),
     ],
 )
 def test_command_lines(base: Path, words: list[str], says: str) -> None:

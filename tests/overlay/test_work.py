@@ -282,3 +282,20 @@ def test_deletions_go_on_when_somebody_clears_work(stack: Stack) -> None:
         view.unlink("b")
         assert view.tree() == {}
     assert disk(stack.upper) == {"a": "whiteout", "b": "whiteout"}
+
+
+@needs_overlayfs
+def test_work_has_the_modes_of_the_kernels(stack: Stack) -> None:
+    """Mode 0 of what root made; a directory of an ordinary user's mount stays usable for that user."""
+    stack.layers({"f": "f"})
+
+    def modes() -> dict[str, int]:
+        return {name: stat.S_IMODE((stack.work / name).stat().st_mode) for name in ("work", "index")}
+
+    with stack.open(index=True):
+        assert modes() == {"work": 0, "index": 0}
+    stack.kernel("index=on")
+    assert modes() == {"work": 0, "index": 0}
+    os.chown(stack.work / "work", 1000, 1000)
+    with stack.open(index=True):
+        assert modes() == {"work": 0o700, "index": 0}

@@ -132,9 +132,13 @@ def check(config: UnionConfig, mountpoint: str, *, writable: bool = True) -> Non
     """
     for kind, path in _lowers(config):
         _check_directory(kind, path)
-    if config.upper is None or config.work is None:
-        return
-    upper, work = config.upper, config.work
+    if config.upper is not None and config.work is not None:
+        _check_upper(config, config.upper, config.work, mountpoint, writable=writable)
+    if not config.any_work:  # fuse-overlayfs takes them, and so its callers do
+        _check_overlap(config)
+
+
+def _check_upper(config: UnionConfig, upper: str, work: str, mountpoint: str, *, writable: bool) -> None:
     for kind, path in (("upper", upper), ("work", work)):
         _check_directory(kind, path)
         if writable:
@@ -267,6 +271,29 @@ def _check_nesting(config: UnionConfig, mountpoint: str) -> None:
                     f"{kind} {mine} lies {relation} the {what} {path}: lowers must not change while they are"
                     " mounted, so"
                     " use a directory apart from it"
+                )
+
+
+def _check_overlap(config: UnionConfig) -> None:
+    """No lower may be another one or lie inside it (ovl_setup_trap() and ovl_check_layer(): ELOOP)."""
+    if len(config.lowers) + len(config.data_lowers) < 2:
+        return
+    table = {entry.mount_id: entry for entry in mounts.mount_table()}
+    seen: dict[Place, str] = {}
+    for kind, path in _lowers(config):
+        place = _place(path, table)
+        if place in seen:
+            raise MountError(
+                f"{kind} {path} is given twice (it is {seen[place]}, too): leave one of them out"
+            )
+        seen[place] = path
+    for (device, parts), path in seen.items():
+        for length in range(len(parts)):
+            outer = seen.get((device, parts[:length]))
+            if outer is not None:
+                raise MountError(
+                    f"lower {path} lies inside the lower {outer}: one object would be shown at two"
+                    " places, so use directories apart from each other"
                 )
 
 

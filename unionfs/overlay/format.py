@@ -55,7 +55,8 @@ class Origin:
 class Format:
     """The marks under one of the two prefixes: `trusted.overlay.` or `user.overlay.`.
 
-    `opaques` are all names by which a layer may say that a directory is opaque.
+    `opaques` are all names by which a layer may say that a directory is opaque, `whiteouts` those by which a
+    file of no bytes is a whiteout.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class Format:
         "upper",
         "uuid",
         "whiteout",
+        "whiteouts",
     )
 
     def __init__(self, userxattr: bool) -> None:
@@ -88,6 +90,7 @@ class Format:
         self.uuid = prefix + "uuid"
         self.protattr = prefix + "protattr"
         self.whiteout = prefix + "whiteout"
+        self.whiteouts = frozenset((self.whiteout,))
 
     # --- names as callers see them -------------------------------------------------------------
 
@@ -170,12 +173,12 @@ class Format:
         return (
             st.st_size == 0
             and stat.S_ISREG(st.st_mode)
-            and self.read_at(directory, name, self.whiteout) is not None
+            and any(self.read_at(directory, name, mark) is not None for mark in self.whiteouts)
         )
 
     def holds_whiteout_files(self, path: bytes, *, follow: bool = False) -> bool:
         """Whether a lower directory is marked as holding whiteout files."""
-        return self.read(path, self.opaque, follow=follow) == b"x"
+        return any(self.read(path, mark, follow=follow) == b"x" for mark in self.opaques)
 
     def says_opaque(self, directory: RealDir, name: bytes, marks: list[str]) -> bytes | None:
         """What the directory *name*, which has *marks*, says of itself: `y`, `x`, or None."""
@@ -251,6 +254,7 @@ class ForeignFormat(Format):
         self._foreign_bytes = (other.encode(), FUSE_OVERLAYFS_PREFIX.encode())
         # An ordinary user sees no trusted.* attribute, whoever has written it.
         self.opaques = frozenset(prefix + "opaque" for prefix in (self.prefix, *self._foreign))
+        self.whiteouts = frozenset((self.whiteout, other + "whiteout"))
 
     def to_stored(self, name: bytes) -> bytes:
         if name.startswith(self._foreign_bytes):

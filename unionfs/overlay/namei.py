@@ -103,7 +103,7 @@ def _lookup_top(fs: OverlayFs, parent: Directory, name: bytes) -> tuple[Inode, o
         if fs.identity.privileged or not base.layer.is_upper:
             fmt = fs.format
             names = fmt.names(base, name)
-            if not names or (fmt.metacopy not in names and fmt.whiteout not in names):
+            if not names or (fmt.metacopy not in names and fmt.whiteouts.isdisjoint(names)):
                 return plain_file(fs, parent, name, base, st, names)
     elif kind != _S_IFDIR:
         if is_whiteout_device(st):

@@ -102,7 +102,9 @@ def scan(fd: int, fmt: Format, whiteout_files: bool) -> Scan:
         for entry in entries:
             name = entry.name
             if name[:4] == WHITEOUT_PREFIX and (
-                name.startswith(_AUFS_PREFIX) or entry.is_file(follow_symlinks=False)
+                name.startswith(_AUFS_PREFIX)
+                or entry.is_file(follow_symlinks=False)
+                or _is_mark_device(entry)
             ):
                 if not name.startswith(_AUFS_PREFIX):
                     found.marks.append(name[len(WHITEOUT_PREFIX) :])
@@ -180,8 +182,17 @@ def _by_descriptor(fd: int, at: bytes) -> Iterator[Iterator[Scanned]]:
         yield (_ByDescriptor(at, entry) for entry in entries)
 
 
+def _is_mark_device(entry: Scanned) -> bool:
+    try:
+        return is_whiteout_device(entry.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return False  # removed meanwhile
+
+
 def _is_whiteout_file(entry: Scanned, fmt: Format) -> bool:
-    return entry.stat(follow_symlinks=False).st_size == 0 and fmt.read(entry.path, fmt.whiteout) is not None
+    return entry.stat(follow_symlinks=False).st_size == 0 and any(
+        fmt.read(entry.path, mark) is not None for mark in fmt.whiteouts
+    )
 
 
 def build_index(upper: Scan | None, lowers: Iterable[Scan]) -> DirIndex:

@@ -115,12 +115,10 @@ class Work:
 
     def _make(self, name: bytes) -> int:
         with contextlib.suppress(FileExistsError):
-            # Mode 0 as overlayfs's, in effect: nobody but the daemon has business in here.
             os.mkdir(name, 0o700, dir_fd=self._top)
         fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._top)
         try:
-            # What is made in here must inherit neither an ACL nor a group from where work lies. (overlayfs
-            # makes it mode 0, which would stop an ordinary user's daemon.)
+            # What is made in here must inherit neither an ACL nor a group from where work lies.
             path = b"/proc/self/fd/%d" % fd
             for acl in ("system.posix_acl_default", "system.posix_acl_access"):
                 try:
@@ -128,7 +126,9 @@ class Work:
                 except OSError as error:
                     if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
                         raise
-            os.chmod(path, stat.S_IRWXU)
+            # Mode 0 as ovl_workdir_create() has it, but where that would stop an ordinary user's daemon.
+            own_root = os.geteuid() == 0 and os.stat(path).st_uid == 0
+            os.chmod(path, 0 if own_root else stat.S_IRWXU)
             return os.open(b".", _OPEN_DIR, dir_fd=fd)
         finally:
             os.close(fd)
