@@ -62,6 +62,8 @@ class UnionConfig:
     work: str | None = None
     data_lowers: tuple[str, ...] = ()
     redirect_dir: str = "on"
+    rename_copy_bytes: int = 0
+    rename_copy_files: int = 0
     index: bool = False
     metacopy: bool = False
     userxattr: bool = False

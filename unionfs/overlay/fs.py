@@ -27,7 +27,7 @@ from unionfs.overlay.lend import Lender
 from unionfs.overlay.owners import Owners
 from unionfs.overlay.table import InodeTable, Numbers
 from unionfs.overlay.under_way import UnderWay
-from unionfs.overlay.wait import Chore
+from unionfs.overlay.wait import Chore, Task
 from unionfs.overlay.work import Work
 
 NewDirectory = Callable[[int, int, RealDir | None, tuple[RealDir, ...]], Directory]
@@ -56,6 +56,7 @@ class OverlayFs:
         "new_file",
         "owners",
         "pace",
+        "plain_steps",
         "refused_xattrs",
         "root",
         "stale",
@@ -129,6 +130,8 @@ class OverlayFs:
         # What operations have left to be done; the transport has it done in a worker.
         self.chores: list[Chore] = []
         self.ahead = Ahead()
+        # Directories that are being brought into upper as a whole, and what is left to do (`copy_tree.py`).
+        self.plain_steps: dict[Directory, Iterator[Task | None]] = {}
         self.under_way = UnderWay()
         # Whether open_by_handle_at is ours to use; the first refusal settles it.
         self.handle_can_open = True

@@ -15,6 +15,7 @@ from unionfs.linux import fs as linux
 from unionfs.overlay import aufs
 from unionfs.overlay.access import WRITE, OwnerAccess, listing_fd, set_mark
 from unionfs.overlay.copy_metadata import copy_metadata, set_impure
+from unionfs.overlay.copy_tree import make_plain
 from unionfs.overlay.copy_up import ensure_upper, link_up
 from unionfs.overlay.dir import (
     check_empty,
@@ -65,12 +66,12 @@ def rename(
         check_delete(fs, newdir, new)
     if not exchange and new is not None and old.is_dir != new.is_dir:
         raise failure(errno.ENOTDIR if old.is_dir else errno.EISDIR)
-    _check_movable(fs, old)
+    if not exchange and isinstance(new, Directory):
+        check_empty(fs, new)
+    _make_movable(fs, old)
     if exchange:
         assert new is not None
-        _check_movable(fs, new)
-    elif isinstance(new, Directory):
-        check_empty(fs, new)
+        _make_movable(fs, new)
 
     hides = fs.aufs and not exchange and lower_has(fs, olddir, oldname)
     if hides:
@@ -139,10 +140,12 @@ def rename(
         note_upper(newdir, newname, PRESENT)
 
 
-def _check_movable(fs: OverlayFs, inode: Inode) -> None:
-    """EXDEV for a directory whose lower part could not be found again (ovl_can_move())."""
+def _make_movable(fs: OverlayFs, inode: Inode) -> None:
+    """See to it that a directory does not lose its lower part; EXDEV where it would (ovl_can_move())."""
     if isinstance(inode, Directory) and inode.lowers and not fs.config.redirect_create:
-        raise failure(errno.EXDEV)
+        if not fs.config.rename_copy_bytes or not fs.config.rename_copy_files:
+            raise failure(errno.EXDEV)
+        make_plain(fs, inode)
 
 
 def _bring_up(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> None:
