@@ -107,6 +107,12 @@ def _bytes(name: str, text: str) -> int:
     return int(text)
 
 
+def _count(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 63):
+        raise OptionError(f"mount option {name}={text}: give a whole number, 0 or more, as in {name}=100000")
+    return int(text)
+
+
 def _seconds(name: str, text: str) -> float:
     try:
         seconds = float(text)
@@ -182,6 +188,16 @@ OPTIONS: dict[str, Option] = {
         "union",
         "directories of lowers are renamed by a redirect (on, the default), or answer EXDEV (userxattr)",
         values=_choice("on", "off", "follow", "nofollow"),
+    ),
+    "rename_copy_bytes": Option(
+        "rename_copy_bytes",
+        "union",
+        "without redirects, rename directories of lowers by copying up to so much; 0 (the default): EXDEV",
+        "BYTES",
+        read=_count,
+    ),
+    "rename_copy_files": Option(
+        "rename_copy_files", "union", "and up to so many objects (100000)", "NUMBER", read=_count
     ),
     "index": Option("index", "union", "keep the hard links of lower files together for good", values=_ON_OFF),
     "metacopy": Option("metacopy", "union", "chmod and chown of a lower file copy no data", values=_ON_OFF),

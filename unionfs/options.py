@@ -82,7 +82,7 @@ class MountOptions:
             words.append(f"redirect_dir={config.redirect_dir}")
         words += [
             f"{name}={getattr(config, name)}"
-            for name in ("xino", "uuid", "whiteouts")
+            for name in ("xino", "uuid", "whiteouts", "rename_copy_bytes", "rename_copy_files")
             if getattr(config, name) != getattr(plain, name)
         ]
         if config.timeout is not None:

@@ -16,7 +16,7 @@ from tests.support.mounts import needs_overlayfs
 from unionfs.overlay.super import Union
 from unionfs.overlay.wait import Wait, perform
 
-LIMITS = {"rename_copy_bytes": 1 << 30, "rename_copy_files": 1000}
+LIMITS: dict[str, Any] = {"rename_copy_bytes": 1 << 30, "rename_copy_files": 1000}
 FORMS: list[dict[str, Any]] = [
     {"redirect_dir": "nofollow", "userxattr": True},
     {"redirect_dir": "follow"},
@@ -78,7 +78,7 @@ def test_kernel_overlayfs_shows_the_same_tree_of_that_upper(stack: Stack, form: 
 @pytest.mark.parametrize(
     "limit", [{"rename_copy_bytes": 1000}, {"rename_copy_files": 3}, {"rename_copy_files": 0}]
 )
-def test_above_a_limit_it_is_exdev_and_upper_is_untouched(stack: Stack, limit: dict[str, int]) -> None:
+def test_above_a_limit_it_is_exdev_and_upper_is_untouched(stack: Stack, limit: dict[str, Any]) -> None:
     with stack.open(**{**LIMITS, "redirect_dir": "follow", **limit}) as view:
         with pytest.raises(OSError) as caught:
             view.rename("d", "moved")
@@ -113,3 +113,11 @@ def test_changes_while_it_is_copied_are_kept(stack: Stack, form: dict[str, Any])
 
 def _uncounted(name: str, line: str) -> tuple[str, str]:
     return name, re.sub(" x[0-9]+ ", " ", line) if line.startswith("dir") else line
+
+
+def test_with_a_timeout_it_is_exdev(stack: Stack) -> None:
+    stack.timeout = 1
+    with stack.open(redirect_dir="follow", **LIMITS) as view:
+        with pytest.raises(OSError) as caught:
+            view.rename("d", "moved")
+        assert caught.value.errno == errno.EXDEV

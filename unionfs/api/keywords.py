@@ -45,6 +45,8 @@ class Options(TypedDict, total=False):
 
     # The union.
     redirect_dir: Literal["on", "off", "follow", "nofollow"]
+    rename_copy_bytes: int
+    rename_copy_files: int
     index: bool
     metacopy: bool
     userxattr: bool

@@ -63,7 +63,7 @@ class UnionConfig:
     data_lowers: tuple[str, ...] = ()
     redirect_dir: str = "on"
     rename_copy_bytes: int = 0
-    rename_copy_files: int = 0
+    rename_copy_files: int = 100_000
     index: bool = False
     metacopy: bool = False
     userxattr: bool = False
@@ -96,6 +96,13 @@ class UnionConfig:
     def offline_changes(self) -> bool:
         """Whether lowers may have changed since the upper was last mounted (ovl_allow_offline_changes())."""
         return not (self.index or self.metacopy or self.redirect_create)
+
+    @property
+    def may_move_lower_dirs(self) -> bool:
+        """Whether a directory of a lower may be renamed, by a redirect or by copying it (`copy_tree.py`)."""
+        copies = self.rename_copy_bytes > 0 and self.rename_copy_files > 0
+        # With a timeout no index of a directory is true for long, and what it shows may not all be known.
+        return self.redirect_create or (copies and self.timeout is None)
 
     @property
     def redirect_follow(self) -> bool:

@@ -32,15 +32,17 @@ _SLICE = 0.005
 class Budget:
     """What may still be copied for one rename; EXDEV when it is used up, and `mv` then copies."""
 
-    __slots__ = ("_bytes", "_files")
+    __slots__ = ("_bytes", "_files", "taken")
 
     def __init__(self, most_bytes: int, most_files: int) -> None:
         self._bytes = most_bytes
         self._files = most_files
+        self.taken = 0
 
     def take(self, size: int) -> None:
         self._files -= 1
         self._bytes -= size
+        self.taken += size
         if self._files < 0 or self._bytes < 0:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
@@ -88,6 +90,10 @@ def make_plain(fs: OverlayFs, directory: Directory) -> None:
 
 def _steps(fs: OverlayFs, directory: Directory, budget: Budget) -> Iterator[Task | None]:
     yield from _measure(fs, directory, budget)
+    assert fs.upper is not None
+    space = os.fstatvfs(fs.upper.root_fd)
+    if not fs.may_clone and budget.taken > space.f_bavail * space.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before anything was copied
     yield from _bring_up(fs, directory)
 
 

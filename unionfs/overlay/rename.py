@@ -66,12 +66,14 @@ def rename(
         check_delete(fs, newdir, new)
     if not exchange and new is not None and old.is_dir != new.is_dir:
         raise failure(errno.ENOTDIR if old.is_dir else errno.EISDIR)
-    if not exchange and isinstance(new, Directory):
-        check_empty(fs, new)
-    _make_movable(fs, old)
+    _check_movable(fs, old)
     if exchange:
         assert new is not None
+        _check_movable(fs, new)
         _make_movable(fs, new)
+    elif isinstance(new, Directory):
+        check_empty(fs, new)
+    _make_movable(fs, old)
 
     hides = fs.aufs and not exchange and lower_has(fs, olddir, oldname)
     if hides:
@@ -140,11 +142,15 @@ def rename(
         note_upper(newdir, newname, PRESENT)
 
 
+def _check_movable(fs: OverlayFs, inode: Inode) -> None:
+    """EXDEV for a directory whose lower part could not be found again (ovl_can_move())."""
+    if isinstance(inode, Directory) and inode.lowers and not fs.config.may_move_lower_dirs:
+        raise failure(errno.EXDEV)
+
+
 def _make_movable(fs: OverlayFs, inode: Inode) -> None:
-    """See to it that a directory does not lose its lower part; EXDEV where it would (ovl_can_move())."""
+    """Have no lower part of a directory that needs a redirect and may not have one."""
     if isinstance(inode, Directory) and inode.lowers and not fs.config.redirect_create:
-        if not fs.config.rename_copy_bytes or not fs.config.rename_copy_files:
-            raise failure(errno.EXDEV)
         make_plain(fs, inode)
 
 
