@@ -31,6 +31,8 @@ _MOST_BYTES = 1 << 24
 _AT_ONCE = 256
 _SUFFIX = ".sock"
 _LOG = ".log"
+_KEPT_LOGS = 10
+_RECENT = 3600.0
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,26 @@ def make_directory() -> str | None:
 def log_beside(directory: str, stem: str) -> str:
     """The log of a daemon that has neither a log file nor syslog, next to its socket `stem`."""
     return f"{directory}/{stem}{_LOG}"
+
+
+def remove_old_logs(directory: str) -> None:
+    """Remove the logs of daemons that have ended, but for the last ten and those of the last hour.
+
+    Where there is no syslog, a log is all that tells why a mount has ended, so the last ones stay.
+    """
+    names = set(os.listdir(directory))
+    ended = []
+    for name in names:
+        stem = name.removesuffix(_LOG)
+        # The socket of a daemon that lives: STEM.sock, and STEM@DEVICE.sock when it serves.
+        alive = any(other.startswith((stem + _SUFFIX, stem + "@")) for other in names)
+        if name.endswith(_LOG) and not alive:
+            with contextlib.suppress(FileNotFoundError):  # another daemon that starts does the same
+                ended.append((os.stat(f"{directory}/{name}").st_mtime, name))
+    for written, name in sorted(ended, reverse=True)[_KEPT_LOGS:]:
+        if written < time.time() - _RECENT:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{directory}/{name}")
 
 
 class ControlSocket:
@@ -154,13 +176,16 @@ class Running:
     status: Status | None
 
 
-def running(user: int | None = None) -> list[Running]:
-    """Ask every daemon that can be reached, or every one of `user`. Sockets of dead ones are removed."""
+def running(user: int | None = None, seconds: float | None = None) -> list[Running]:
+    """Ask every daemon that can be reached, or every one of `user`. Sockets of dead ones are removed.
+
+    All those in one directory that do not answer cost so many *seconds* together (3 if not given).
+    """
     found: list[Running] = []
     for directory, trusted in _open_directories(user):
         names = iter(_sockets(directory))
         while batch := list(itertools.islice(names, _AT_ONCE)):
-            found += _ask(directory, batch)
+            found += _ask(directory, batch, _ANSWER_TIME if seconds is None else seconds)
             if not trusted:
                 break  # nobody else may have us ask on and on
     return found
@@ -246,9 +271,9 @@ def _running(client: socket.socket, name: str, status: Status | None) -> Running
     return Running(name, pid, uid, _device_in(name), status)
 
 
-def _ask(directory: int, names: list[str]) -> list[Running]:
-    """Ask these all at once: those that do not answer cost `_ANSWER_TIME` together, and not each."""
-    patience = _Patience()
+def _ask(directory: int, names: list[str], seconds: float) -> list[Running]:
+    """Ask these all at once: those that do not answer cost so many *seconds* together, and not each."""
+    patience = _Patience(seconds)
     with contextlib.ExitStack() as stack:
         clients = [(name, client) for name in names if (client := _connect(directory, name)) is not None]
         for _, client in clients:
@@ -259,8 +284,8 @@ def _ask(directory: int, names: list[str]) -> list[Running]:
 class _Patience:
     """How long some answers may take altogether, and how long they may be."""
 
-    def __init__(self) -> None:
-        self._deadline = time.monotonic() + _ANSWER_TIME
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
         self._bytes = _MOST_BYTES
 
     def receive(self, client: socket.socket) -> bytes:

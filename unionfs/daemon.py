@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, NoReturn
 from unionfs import log
 from unionfs.answer import Status
 from unionfs.caller import Caller
-from unionfs.control import ControlSocket, log_beside, make_directory
+from unionfs.control import ControlSocket, log_beside, make_directory, remove_old_logs
 from unionfs.errors import MountError, PyUnionFSError, explain
-from unionfs.handover import agree, take_over
+from unionfs.handover import agree, remark_on_mountpoint, take_over
 from unionfs.linux import notify, process
 from unionfs.options import MountOptions
 from unionfs.overlay import check
@@ -44,6 +44,7 @@ def mount(options: MountOptions, caller: Caller | None = None) -> int:
     lock = take_over(options.config, options.lock_patience)
     try:
         if options.foreground:
+            remark_on_mountpoint(options.mountpoint)
             return _Life(options, lock, None, caller).run()
         _mount_in_background(options, lock, caller)
         return 0
@@ -61,6 +62,7 @@ def _mount_in_background(options: MountOptions, lock: check.Lock, caller: Caller
         os.close(reader)
         _daemon(options, lock, writer, caller)
     os.close(writer)
+    remark_on_mountpoint(options.mountpoint)
     try:
         with open(reader, "rb") as pipe:
             answer = pipe.read()
@@ -128,7 +130,10 @@ class _Life:
         directory = make_directory()
         # Random, because another container may share the directory and count its processes from 1 too.
         stem = f"{os.getpid()}-{os.urandom(4).hex()}"
-        fallback = log_beside(directory, stem) if directory and not options.foreground else None
+        fallback = None
+        if directory and not options.foreground:
+            fallback = log_beside(directory, stem)
+            remove_old_logs(directory)
         self.log_place = log.set_up(
             foreground=options.foreground,
             debug=options.debug,

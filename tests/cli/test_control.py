@@ -306,3 +306,22 @@ def test_a_long_path_is_no_hindrance(place: Path, monkeypatch: pytest.MonkeyPatc
     bound = control.ControlSocket(directory, "1-ab")
     bound.close()
     assert os.listdir(deep) == []
+
+
+def test_the_last_logs_of_ended_daemons_are_kept(place: Path) -> None:
+    place.mkdir()
+    old = time.time() - 2 * 3600
+    for number in range(15):
+        log = place / f"{number}-ab.log"
+        log.write_text("WARNING trouble\n")
+        os.utime(log, (old + number, old + number))
+    (place / "16-ab.log").write_text("of now")
+    os.utime(place / "1-ab.log", (old - 9999, old - 9999))
+    for name in ("0-ab.sock", "1-ab@0:77.sock", "2-abc.sock"):
+        (place / name).touch()  # 2-ab.log is of another
+    control.remove_old_logs(str(place))
+    kept = sorted(int(path.name.partition("-")[0]) for path in place.glob("*.log"))
+    # Those of daemons that live, the last ten of the ended ones, of which one is of now.
+    assert kept == [0, 1, *range(6, 15), 16]
+    control.remove_old_logs(str(place))
+    assert len(list(place.glob("*.log"))) == 12

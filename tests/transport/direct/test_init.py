@@ -45,6 +45,7 @@ BASE = (
 """What every kernel from 7.31 on has, and a trusting mount uses."""
 K33 = BASE | F.HANDLE_KILLPRIV_V2 | F.SETXATTR_EXT
 K38 = K33 | F.INIT_EXT | F.SECURITY_CTX | F.CREATE_SUPP_GROUP
+K40 = K38 | F.NO_EXPORT_SUPPORT
 
 TRUSTING = Wanted(passthrough=False, writeback=False, trust=True)
 PASSTHROUGH = replace(TRUSTING, passthrough=True)
@@ -59,26 +60,26 @@ AGREED: list[tuple[str, int, InitFlag, Wanted, InitFlag]] = [
     ("7.33", 33, V33, TRUSTING, K33 & ~F.ATOMIC_O_TRUNC | SILENT),
     ("7.36", 36, V36, TRUSTING, K33 & ~F.ATOMIC_O_TRUNC | SILENT | F.INIT_EXT),
     ("7.38", 38, V38, TRUSTING, K38 & ~F.ATOMIC_O_TRUNC | SILENT),
-    ("7.40", 40, V40, PASSTHROUGH, K38 | F.PASSTHROUGH),
-    ("7.45", 45, V45, PASSTHROUGH, K38 | F.PASSTHROUGH),
-    ("a newer minor", 99, V45, PASSTHROUGH, K38 | F.PASSTHROUGH),
+    ("7.40", 40, V40, PASSTHROUGH, K40 | F.PASSTHROUGH),
+    ("7.45", 45, V45, PASSTHROUGH, K40 | F.PASSTHROUGH),
+    ("a newer minor", 99, V45, PASSTHROUGH, K40 | F.PASSTHROUGH),
     ("no passthrough there", 38, V38, PASSTHROUGH, K38 & ~F.ATOMIC_O_TRUNC | SILENT),
-    ("passthrough instead of writeback", 45, V45, replace(PASSTHROUGH, writeback=True), K38 | F.PASSTHROUGH),
-    ("writeback", 45, V45, WRITEBACK, K38 & ~F.ATOMIC_O_TRUNC | SILENT | F.WRITEBACK_CACHE),
+    ("passthrough instead of writeback", 45, V45, replace(PASSTHROUGH, writeback=True), K40 | F.PASSTHROUGH),
+    ("writeback", 45, V45, WRITEBACK, K40 & ~F.ATOMIC_O_TRUNC | SILENT | F.WRITEBACK_CACHE),
     ("writeback in 5.4", 31, V31, WRITEBACK, BASE | F.HANDLE_KILLPRIV | F.WRITEBACK_CACHE),
     (
         "layers that change",
         45,
         V45,
         TIMEOUTS,
-        K38 & ~F.CACHE_SYMLINKS | F.AUTO_INVAL_DATA,
+        K40 & ~F.CACHE_SYMLINKS | F.AUTO_INVAL_DATA,
     ),
     (
         "no such opens without KILLPRIV_V2",
         45,
         V45 & ~F.HANDLE_KILLPRIV_V2,
         TRUSTING,
-        K38 & ~F.HANDLE_KILLPRIV_V2 | F.HANDLE_KILLPRIV,
+        K40 & ~F.HANDLE_KILLPRIV_V2 | F.HANDLE_KILLPRIV,
     ),
     ("nothing offered", 31, InitFlag(0), WRITEBACK, InitFlag(0)),
 ]

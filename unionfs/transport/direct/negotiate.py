@@ -42,6 +42,8 @@ _ALWAYS = (
     | InitFlag.SETXATTR_EXT
     | InitFlag.INIT_EXT
     | InitFlag.CREATE_SUPP_GROUP
+    # A file handle would answer ESTALE once the kernel has forgotten the inode. Overlayfs gives none either.
+    | InitFlag.NO_EXPORT_SUPPORT
 )
 """Not ASYNC_DIO: generic_file_direct_write() drops cached pages before an asynchronous direct write only, and
 fuse.ko drops none when it ends. What a reader has cached meanwhile would be shown for good."""
