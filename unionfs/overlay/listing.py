@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from unionfs.overlay import purity
 from unionfs.overlay.inode import ROOT_INO, Directory
 from unionfs.overlay.readdir import ALONE, DT_DIR, DT_REG, DirIndex, IndexTask, Scan, Source
 from unionfs.overlay.wait import Wait, perform
@@ -109,7 +110,7 @@ class DirHandle:
             raise Wait(self.pending)
         directory = self.directory
         index = directory.index if fs.trust else None
-        if index is not None and not numbers:
+        if index is not None and not numbers and not purity.may_be_pure(fs, directory):
             self.take(Listing(index.names()), watch(directory))
         else:
             makes_index = index is None and directory.merged and fs.trust
@@ -165,7 +166,7 @@ class DirHandle:
 class ListTask(IndexTask):
     """Listing the layers of a directory for a handle, and for its index if it has none yet."""
 
-    __slots__ = ("_handle", "_listing", "_makes_index", "_noted", "_tellers")
+    __slots__ = ("_handle", "_listing", "_makes_index", "_may_be_pure", "_noted", "_pure", "_tellers")
 
     def __init__(self, fs: OverlayFs, handle: DirHandle, *, makes_index: bool) -> None:
         super().__init__(fs, handle.directory)
@@ -177,10 +178,15 @@ class ListTask(IndexTask):
         except BaseException:
             self._sources.close()
             raise
+        # After the tellers: they find the mark out.
+        self._may_be_pure = purity.may_be_pure(fs, handle.directory)
+        self._pure = False
         self._noted = watch(handle.directory)
 
     def run(self) -> None:
         scans = self._scan()
+        if self._may_be_pure:
+            self._pure = purity.is_pure(self._fs, self._sources.opened[0].fd, scans[0].names)
         numbers = [teller.numbers(found) for teller, found in zip(self._tellers, scans, strict=True)]
         if len(scans) > 1:
             self._index = self._sources.index(scans)
@@ -191,6 +197,8 @@ class ListTask(IndexTask):
     def finish(self, error: BaseException | None) -> None:
         handle = self._handle
         handle.pending = None
+        if error is None and self._pure and not self._noted:
+            purity.unmark(self._fs, handle.directory)
         if error is None and self._listing is not None:
             handle.take(self._listing, self._noted)
         else:
