@@ -205,6 +205,15 @@ def find(entry: MountPoint) -> list[Running]:
     return [each for each in found if _serves(each, entry)]
 
 
+def ask(entry: MountPoint) -> list[Running]:
+    """What the daemons of this mount answer, each of which may take its time (`_ANSWER_TIME`)."""
+    found: list[Running] = []
+    for directory, _ in _open_directories(owner_of(entry)):
+        names = [name for name in _sockets(directory) if _device_in(name) == _device(entry)]
+        found += _ask(directory, names, _ANSWER_TIME)
+    return [each for each in found if _serves(each, entry)]
+
+
 def is_ours(entry: MountPoint, daemons: list[Running]) -> bool:
     """Whether this program mounted it. With another `subtype` only its daemon tells, while it lives."""
     return entry.fstype == FSTYPE or any(_serves(each, entry) for each in daemons)

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from unionfs import log
+from unionfs.access_times import AccessTimes
 from unionfs.answer import Status
 from unionfs.caller import Caller
 from unionfs.control import ControlSocket, log_beside, make_directory, remove_old_logs
@@ -117,6 +118,7 @@ class _Life:
         self.union: Union
         self.session: Session
         self.fuse: FuseMount
+        self.access_times: AccessTimes | None = None
 
     def run(self) -> int:
         """Mount, serve until the end, and return the exit status."""
@@ -179,6 +181,8 @@ class _Life:
                 self.notifier.tell("STOPPING=1", "STATUS=writing everything out")
                 self.session.close()
         finally:
+            if self.access_times is not None:
+                self.access_times.close()
             clean = self._let_go() and clean
         if self.readiness.failure is not None:
             raise self.readiness.failure
@@ -203,6 +207,9 @@ class _Life:
             self.fuse = open_fuse(options.mountpoint, options.fuse)
             try:
                 self.session = new_session(self.union, self.fuse.fd, options.session())
+                upper = self.union.fs.upper
+                if upper is not None and upper.clone >= 0 and self.fuse.entry is not None:
+                    self.access_times = AccessTimes(upper.clone, self.fuse.entry)
             except BaseException:
                 self._take_away()
                 raise
@@ -213,7 +220,14 @@ class _Life:
     def _serve(self, control: ControlSocket | None) -> bool:
         """Answer requests until the mount is gone; False after a bug."""
         options = self.options
-        serving = Serving(self.session, options.mountpoint, self.fuse, options.foreground, self.caller)
+        serving = Serving(
+            self.session,
+            options.mountpoint,
+            self.fuse,
+            options.foreground,
+            self.caller,
+            self.access_times,
+        )
         try:
             serving.start()
             serving.run(self.readiness, control, self.status)
@@ -243,7 +257,9 @@ class _Life:
         return True
 
     def status(self) -> Status:
-        """What `pyunionfs status` shows."""
+        """What `pyunionfs status` shows. An answer says, too, that the last remount is in force."""
+        if self.access_times is not None:
+            self.access_times.follow()
         config = self.options.config
         device = self.fuse.device
         return {

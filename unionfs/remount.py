@@ -29,12 +29,12 @@ def remount(path: str, options: FuseMountOptions) -> None:
         change_flags(mountpoint, options)
     except OSError as error:
         raise MountError(f"cannot remount {mountpoint}: {_reason(error)}") from error
+    # A daemon that answers has seen the new flags, which those of upper's private mount follow.
+    control.ask(entry)
 
 
 def _refuse_without_upper(mountpoint: str, entry: MountPoint) -> None:
-    device = f"{entry.device[0]}:{entry.device[1]}"
-    answers = [each.status for each in control.running(control.owner_of(entry)) if each.device == device]
-    known = [status["upper"] for status in answers if status is not None]
+    known = [each.status["upper"] for each in control.ask(entry) if each.status is not None]
     if not known:
         raise MountError(f"cannot remount {mountpoint} for writing: its daemon does not answer")
     if known[0] is None:

@@ -1,6 +1,6 @@
 """What goes on beside the requests while a mount serves: signals, questions, the caller's end, the end.
 
-The transport answers in threads of its own; this is the main thread, which sleeps until one of three things
+The transport answers in threads of its own; this is the main thread, which sleeps until one of these
 happens. It needs no trio: loading that takes longer than everything else at the start of a mount, and would
 hold the interpreter while the first requests wait.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from unionfs.access_times import AccessTimes
 from unionfs.answer import Status
 from unionfs.caller import Caller
 from unionfs.control import ControlSocket
@@ -64,6 +65,7 @@ class Serving:
     fuse: FuseMount
     foreground: bool
     caller: Caller | None = None
+    access_times: AccessTimes | None = None
     wake: Wake = field(default_factory=Wake)
     _ended: bool = False
     _received: list[int] = field(default_factory=list)
@@ -94,6 +96,8 @@ class Serving:
                 selector.register(control, selectors.EVENT_READ)
             if self.caller is not None:
                 selector.register(self.caller, selectors.EVENT_READ)
+            if self.access_times is not None:
+                selector.register(self.access_times, selectors.EVENT_READ)
             if outcome is Outcome.ABANDONED:
                 self._free_mountpoint()
             while not self._ended:
@@ -106,6 +110,8 @@ class Serving:
                         logger.info("whoever asked for it has ended: unmounting %s", self.mountpoint)
                         if self._stop_at is None:
                             self._free_mountpoint()
+                    elif key.fileobj is self.access_times and self.access_times is not None:
+                        self.access_times.follow()
                     else:
                         self.wake.clear()
                 if self._heed_signals() or self._is_over():

@@ -26,8 +26,12 @@ RENAME_WHITEOUT = 4
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_RELATIME = 0
 MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_NODIRATIME = 0x80
 MOUNT_ATTR__ATIME = 0x70
+_MS_PRIVATE = 1 << 18
 
 # System call numbers that are the same on every architecture (all calls since Linux 5.1 are).
 _NR_OPEN_TREE = 428
@@ -189,22 +193,40 @@ def clone_tree(path: str, *, read_only: bool) -> int:
     )
     if fd < 0:
         raise _fail()
-    if read_only:
-        # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
-        attr = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME, 0, 0)
-        done = _syscall(
-            ctypes.c_long(_NR_MOUNT_SETATTR),
-            ctypes.c_int(fd),
-            ctypes.c_char_p(b""),
-            ctypes.c_uint(AT_EMPTY_PATH),
-            ctypes.c_char_p(attr),
-            ctypes.c_size_t(len(attr)),
-        )
-        if done < 0:
-            failure = _fail()
-            os.close(fd)
-            raise failure
+    try:
+        if read_only:
+            _set_mount(fd, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME)
+        else:
+            # A copy of a shared mount is its peer, and would get what is mounted there later.
+            _set_mount(fd, 0, 0, propagation=_MS_PRIVATE)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
+
+
+def set_access_times(tree: int, attributes: int) -> None:
+    """Have reading through a clone, by its own descriptor, set access times as these `MOUNT_ATTR_` say.
+
+    EPERM: the mount came from a more privileged mount namespace, which has locked these flags.
+    """
+    _set_mount(tree, attributes, MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME)
+
+
+def _set_mount(tree: int, put: int, clear: int, *, propagation: int = 0) -> None:
+    """mount_setattr(2)."""
+    # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+    attr = struct.pack("=QQQQ", put, clear, propagation, 0)
+    done = _syscall(
+        ctypes.c_long(_NR_MOUNT_SETATTR),
+        ctypes.c_int(tree),
+        ctypes.c_char_p(b""),
+        ctypes.c_uint(AT_EMPTY_PATH),
+        ctypes.c_char_p(attr),
+        ctypes.c_size_t(len(attr)),
+    )
+    if done < 0:
+        raise _fail()
 
 
 def xfs_is_one_device(fd: int) -> bool:

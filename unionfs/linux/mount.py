@@ -21,6 +21,7 @@ MS_NOSYMFOLLOW = 256
 MS_NOATIME = 1024
 MS_NODIRATIME = 2048
 MS_POSIXACL = 1 << 16
+MS_RELATIME = 1 << 21
 MS_STRICTATIME = 1 << 24
 MS_LAZYTIME = 1 << 25
 
@@ -79,6 +80,16 @@ def mount_table() -> list[MountPoint]:
     """The mounts of this process's mount namespace, in the order in which they were made."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         return [parse_mount(line) for line in table]
+
+
+def options_of(mount_id: int) -> tuple[str, ...] | None:
+    """The options of one mount, or None where this namespace has it no more. Parses no other line."""
+    start = b"%d " % mount_id
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            if line.startswith(start):
+                return parse_mount(os.fsdecode(line)).options
+    return None
 
 
 def parse_mount(line: str) -> MountPoint:

@@ -11,7 +11,7 @@ import os
 import stat
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
 from unionfs.errors import MountError
 from unionfs.linux import fs as linux
@@ -96,6 +96,7 @@ class Layer:
     """
 
     __slots__ = (
+        "clone",
         "dir_numbers_listed",
         "dirfds",
         "has_answered",
@@ -110,8 +111,9 @@ class Layer:
         "uuid",
     )
 
-    def __init__(self, index: int, path: str, root_fd: int, dirfds: DirFds) -> None:
+    def __init__(self, index: int, path: str, root_fd: int, dirfds: DirFds, clone: int = -1) -> None:
         self.index = index
+        self.clone = clone
         self.path = path
         self.root_fd = root_fd
         self.dirfds = dirfds
@@ -132,6 +134,9 @@ class Layer:
 
     def close(self) -> None:
         os.close(self.root_fd)
+        if self.clone >= 0:
+            os.close(self.clone)
+            self.clone = -1
 
 
 class RealDir:
@@ -260,17 +265,23 @@ def open_upper(upper: str, work: str, dirfds: DirFds) -> tuple[Layer, int]:
     Returns the upper layer and a descriptor of the work directory.
     """
     common = os.path.commonpath((upper, work))
-    top = _open_root(common, read_only=False)
-    try:
-        upper_fd = _open_beneath(top, os.path.relpath(upper, common))
-        try:
+    clone = -1
+    with ExitStack() as on_failure:
+        with ExitStack() as at_end:
+            try:
+                # Kept, because mount_setattr(2) takes no other descriptor of a mount than that of its root.
+                top = clone = linux.clone_tree(common, read_only=False)
+                on_failure.callback(os.close, clone)
+            except OSError:
+                top = _open_root(common, read_only=False)
+                at_end.callback(os.close, top)
+            upper_fd = _open_beneath(top, os.path.relpath(upper, common))
+            on_failure.callback(os.close, upper_fd)
             work_fd = _open_beneath(top, os.path.relpath(work, common))
-        except BaseException:
-            os.close(upper_fd)
-            raise
-    finally:
-        os.close(top)
-    return Layer(-1, upper, upper_fd, dirfds), work_fd
+            on_failure.callback(os.close, work_fd)
+        layer = Layer(-1, upper, upper_fd, dirfds, clone)
+        on_failure.pop_all()
+    return layer, work_fd
 
 
 def open_upper_to_look(upper: str, dirfds: DirFds) -> Layer:

@@ -101,6 +101,8 @@ class FuseMount:
     device: tuple[int, int] | None
     guard: Guard | None
     """Takes the mount away when this process dies; to be released when it has ended well."""
+    entry: linux.MountPoint | None = None
+    """What the table of mounts said of it when it was made."""
 
     def detach(self) -> None:
         """Take it out of the tree wherever it still is."""
@@ -189,7 +191,7 @@ def _mounted(fd: int, mountpoint: str, options: FuseMountOptions) -> FuseMount:
     entry = linux.mount_at(mountpoint)
     if entry is None:  # somebody was quick to take it away
         return FuseMount(fd, None, None)
-    return FuseMount(fd, entry.device, Guard(entry.device) if options.auto_unmount else None)
+    return FuseMount(fd, entry.device, Guard(entry.device) if options.auto_unmount else None, entry)
 
 
 def _no_device(mountpoint: str) -> MountError:
@@ -220,8 +222,12 @@ def _mount_flags(options: FuseMountOptions) -> int:
 
 def change_flags(mountpoint: str, options: FuseMountOptions) -> None:
     """Give what is mounted there these flags instead of its own. OSError as mount(2) has it."""
+    flags = linux.MS_REMOUNT | _mount_flags(options)
+    if not options.access_times:
+        # Where none of these flags is given, path_mount() keeps those that the mount has.
+        flags |= linux.MS_RELATIME
     # fuse.ko looks at no option then, and the type is that of what is there.
-    linux.mount(options.fsname, mountpoint, "none", linux.MS_REMOUNT | _mount_flags(options), "")
+    linux.mount(options.fsname, mountpoint, "none", flags, "")
 
 
 def _hint(error: OSError, options: FuseMountOptions) -> str:
