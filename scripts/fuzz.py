@@ -175,6 +175,7 @@ def _described(field: Campaign, finding: Finding, options: argparse.Namespace) -
     if options.minimise:
         finding = field.minimised(finding, seconds=options.minimise)
     case = finding.case
+    options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"pyunionfs-{options.fs}-{case.seed}.case"
     case.save(path)
     report = f"{finding.report()}\n  replay: scripts/fuzz.py --replay {path}"
