@@ -185,8 +185,8 @@ def _as_there(given: _Words) -> list[str]:
 def _lowers(text: str) -> str:
     """A list of lowers as `options` reads it.
 
-    fuse-overlayfs gets it when libfuse has undone the backslashes once, so callers write two for each; one is
-    read as `mount` does. It passes over empty entries at the ends.
+    Scripts that pass it through two shells write two backslashes before a colon, which are read as one. Empty
+    entries at the ends are passed over, as fuse-overlayfs does.
     """
     text = re.sub(r"\\{2,}(?=:)", lambda found: "\\" * (len(found[0]) // 2), text)
     text = text.lstrip(":")

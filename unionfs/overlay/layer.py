@@ -238,8 +238,8 @@ def is_whiteout_device(st: os.stat_result) -> bool:
 
 
 def is_mark_file(st: os.stat_result | None) -> bool:
-    """Whether what bears a `.wh.` name is a mark: AUFS's and OCI's are regular files, fuse-overlayfs's before
-    1.0 devices 0/0."""
+    """Whether what bears a `.wh.` name is a mark: AUFS's and OCI's are regular files, those of
+    older fuse-overlayfs devices 0/0."""
     return st is not None and (stat.S_ISREG(st.st_mode) or is_whiteout_device(st))
 
 
