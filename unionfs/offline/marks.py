@@ -206,13 +206,15 @@ class Marks:
             )
 
     def _root_origin(self, shown: bytes, marks: dict[str, bytes]) -> Iterator[Finding]:
-        """With index=on overlayfs keeps the top lower's root here, and refuses another (ESTALE)."""
+        """With index=on the top lower's root is kept here, and another refused (`overlay/ties.py`)."""
         value = marks["origin"]
+        if self._fmt.decode_origin(value) is None:
+            return  # it counts as none, and the next such mount writes it anew
         roots = [layer.root_fd for layer in self._stack.fs.lowers]
         if self._origins.is_object(value, roots[0]):
             return
         severity = Severity.ERROR if self._stack.config.index else Severity.WARNING
-        consequence = "kernel overlayfs refuses a mount with index=on (ESTALE)"
+        consequence = "a mount with index=on is refused (ESTALE in the kernel)"
         mend = ChangeMarks(
             b"",
             "overlay.origin was removed: the next mount with index=on sets it anew",

@@ -170,21 +170,23 @@ def _index(stack: Stack, origins: Origins, real: RealDir) -> Iterator[Finding]:
 
 
 def _index_upper(stack: Stack, origins: Origins, real: RealDir) -> Iterator[Finding]:
-    """The handles of upper's root that kernel overlayfs keeps on its index (ovl_get_indexdir())."""
+    """The handles of upper's root that are kept on its index (`overlay/ties.py`)."""
     fmt = stack.fs.format
     own = b"/proc/self/fd/%d" % real.open()
     wrong = [
         mark
         for mark in (fmt.origin, fmt.upper)
-        if (value := fmt.read(own, mark, follow=True)) and not origins.is_object(value, stack.upper.root_fd)
+        if (value := fmt.read(own, mark, follow=True))
+        and fmt.decode_origin(value) is not None
+        and not origins.is_object(value, stack.upper.root_fd)
     ]
     if wrong:
         yield Finding(
             Kind.INDEX,
             Severity.ERROR if stack.config.index else Severity.WARNING,
             real_path_in_work(stack, b"index"),
-            "it was made for another upper: one of both was copied or replaced, and kernel overlayfs refuses"
-            " a mount with index=on (ESTALE)",
+            "it was made for another upper: one of both was copied or replaced, and a mount with index=on is"
+            " refused (ESTALE in the kernel)",
             "give the work directory that belongs to this upper; if both were copied, `--repair"
             " --accept-lowers` has the index made over",
             ChangeMarks(b"", "the note of the other upper was removed", place="index", remove=tuple(wrong)),

@@ -44,7 +44,7 @@ class Lock:
     deletions are to be recorded, if that was to be found out.
     """
 
-    __slots__ = ("_fds", "_share", "_there", "_times", "_work", "shared", "whiteouts")
+    __slots__ = ("_fds", "_origins", "_share", "_there", "_times", "_work", "shared", "whiteouts")
 
     def __init__(self, *, share: bool = False) -> None:
         self._share = share
@@ -54,22 +54,32 @@ class Lock:
         self._work: str | None = None
         self._there: list[str] = []
         self._times = (0, 0)
+        self._origins: tuple[str, ...] = ()
 
     def descriptors(self) -> tuple[int, ...]:
         """What holds it: a process that closes these has let go."""
         return tuple(self._fds)
 
     def note(self, work: str) -> None:
-        """Remember what is in work before the union is opened."""
+        """Remember what is in work, and on upper's root, before the union is opened."""
         self._work = work
+        marks = os.listxattr(self._fds[0])
+        self._origins = tuple(
+            name
+            for name in (f"{prefix}.overlay.origin" for prefix in ("trusted", "user"))
+            if name not in marks
+        )
         self._there = os.listdir(work)
         st = os.stat(work)
         self._times = (st.st_atime_ns, st.st_mtime_ns)
 
     def undo(self) -> None:
-        """Take away what opening the union has made in work, after a mount that has failed."""
+        """Take away what opening the union has made in work and on upper, after a mount that has failed."""
         if self._work is None:
             return
+        for mark in self._origins:
+            if mark in os.listxattr(self._fds[0]):
+                os.removexattr(self._fds[0], mark)
         top = os.open(self._work, _OPEN_DIR)
         try:
             for name in ("index", "work"):

@@ -40,6 +40,7 @@ _FH_HEADER = 21
 _FH_MAGIC = 0xFB
 _FH_BIG_ENDIAN = 1
 _FH_ANY_ENDIAN = 2
+_FH_PATH_UPPER = 4
 _FH_CPU_ENDIAN = _FH_BIG_ENDIAN if sys.byteorder == "big" else 0
 
 
@@ -227,6 +228,11 @@ class Format:
         if kind > 0xFF:
             return b""
         return bytes((0, _FH_MAGIC, _FH_HEADER + len(handle), _FH_CPU_ENDIAN, kind)) + layer.uuid + handle
+
+    def encode_upper_at(self, layer: Layer, fd: int) -> bytes:
+        """The value of `overlay.upper` for a directory of upper, by its descriptor: flagged as such."""
+        handle = self.encode_origin_at(layer, fd)
+        return handle and handle[:3] + bytes((handle[3] | _FH_PATH_UPPER,)) + handle[4:]
 
     def decode_origin(self, value: bytes) -> Origin | None:
         """The parts of an origin; None for an empty, foreign or unknown one (overlayfs ignores these too)."""

@@ -136,7 +136,7 @@ class OverlayFs:
         # Whether open_by_handle_at is ours to use; the first refusal settles it.
         self.handle_can_open = True
         if config.uuid == "off":
-            _leave_uuids_out(list(self.layers()))
+            leave_uuids_out(list(self.layers()))
         numbers = self.table.numbers
         for layer in [upper, *lowers] if upper is not None else lowers:
             st = os.fstat(layer.root_fd)
@@ -254,7 +254,7 @@ class OverlayFs:
         return None
 
 
-def _leave_uuids_out(layers: list[Layer]) -> None:
+def leave_uuids_out(layers: list[Layer]) -> None:
     """What `uuid=off` means: origins name no filesystem, so that they are good in a copy of it, too.
 
     As with overlayfs, only where all layers are of one: nothing else would tell them apart.

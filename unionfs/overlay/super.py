@@ -33,6 +33,7 @@ from unionfs.overlay.namei import lookup
 from unionfs.overlay.owners import MappedIdentity, owners_of
 from unionfs.overlay.protect import check_writable
 from unionfs.overlay.rename import rename
+from unionfs.overlay.ties import open_work
 from unionfs.overlay.under_way import Report
 from unionfs.overlay.wait import Chore
 from unionfs.overlay.work import Work
@@ -67,7 +68,7 @@ class Union:
             data = open_lowers(config.data_lowers, dirfds, len(lowers))
             if config.upper is not None and config.work is not None:
                 upper, work_fd = open_upper(config.upper, config.work, dirfds)
-                work = Work(work_fd, config)
+                work = open_work(config, upper, lowers, data, work_fd)
                 if work.notes:
                     restore(os.geteuid(), upper.root_fd, work)
             data_only = DataLayers(data) if data else None
@@ -446,6 +447,4 @@ class Union:
     def sync_dir(self, ino: int) -> int | None:
         """A descriptor of the upper directory to fsync and close, in any thread; None: nothing to sync."""
         upper = self.directory(ino).upper
-        if upper is None or not self.fs.syncs:
-            return None
-        return listing_fd(self.fs, upper)
+        return None if upper is None or not self.fs.syncs else listing_fd(self.fs, upper)
