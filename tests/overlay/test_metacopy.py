@@ -351,3 +351,39 @@ def test_empty_file_is_no_metacopy_that_reads_wrong(stack: Stack) -> None:
         view.write("f", b"x")
         assert view.read("f") == b"x"
     assert disk(stack.upper) == {"f": "file 'x' origin"}
+
+
+@needs_overlayfs
+@pytest.mark.parametrize("index", [False, True], ids=["index=off", "index=on"])
+@pytest.mark.parametrize("step", ["link", "rename"])
+def test_one_name_that_fits_is_enough_for_a_redirect(stack: Stack, index: bool, step: str) -> None:
+    """A metacopy with several names of which the first known one is too long for a redirect."""
+    deep = "/".join(["n" * 150] * 2)
+    long = f"{deep}/a"
+    stack.layers({"n" * 150: {"n" * 150: {"a": DATA}}, "short": {}, "to": {}})
+    os.link(stack.lowers[0] / long, stack.lowers[0] / "short" / "b")
+    with stack.open(metacopy=True, index=index) as view:
+        view.chmod(long, 0o600)
+        view.ino("short/b")
+        (view.link if step == "link" else view.rename)("short/b", "to/c")
+        assert view.read("to/c") == DATA.encode()
+        assert view.read(long) == DATA.encode()
+    with stack.open(metacopy=True, index=index) as view:
+        assert view.read("to/c") == DATA.encode()
+    options = ["metacopy=on", "redirect_dir=on", f"index={'on' if index else 'off'}"]
+    with stack.overlayfs(stack.work, *options) as merged:
+        assert (merged / "to" / "c").read_text() == DATA
+        assert (merged / long).read_text() == DATA
+
+
+def test_a_metacopy_whose_names_are_all_too_long_is_not_linked(stack: Stack) -> None:
+    stack.layers({"n" * 150: {"m" * 150: {"a": DATA, "b": {}}}})
+    long = "n" * 150 + "/" + "m" * 150
+    os.link(stack.lowers[0] / long / "a", stack.lowers[0] / long / "c")
+    with stack.open(metacopy=True, index=True) as view:
+        view.ino(f"{long}/c")
+        view.chmod(f"{long}/a", 0o600)
+        with pytest.raises(OSError) as caught:
+            view.link(f"{long}/a", "new")
+        assert caught.value.errno == errno.EXDEV
+        assert not view.exists("new")

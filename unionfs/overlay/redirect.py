@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 
 from unionfs.overlay.access import set_mark
 from unionfs.overlay.format import REDIRECT_MAX
@@ -14,7 +15,8 @@ def set_redirect(fs: OverlayFs, inode: Inode, *, absolute: bool) -> None:
     """Store on the upper object the name under which its lower part lies (ovl_set_redirect()).
 
     To be called before the rename, while the names still are the lower's. A redirect that is there already
-    stays, unless it is relative and the object leaves its directory. EXDEV where it would be too long.
+    stays, unless it is relative and the object leaves its directory. EXDEV where it would be too long: by all
+    names of a file with several, for a request does not say which of them the caller has used.
     """
     assert isinstance(inode, (Directory, File))
     known = inode.redirect
@@ -28,10 +30,23 @@ def set_redirect(fs: OverlayFs, inode: Inode, *, absolute: bool) -> None:
 
 def _path_below(inode: Directory | File) -> bytes:
     """The absolute path at which the layers below have the object, redirects of its parents followed."""
-    parts: list[bytes] = []
-    at: Inode = inode
-    while at.parent is not None:
-        assert isinstance(at, (Directory, File))
+    names: Iterable[tuple[Inode | None, bytes]]
+    if inode.redirect is None and isinstance(inode, File):
+        names = inode.names()
+    else:
+        names = ((inode.parent, inode.redirect if inode.redirect is not None else inode.name),)
+    for parent, name in names:
+        path = _path_of(parent, name)
+        if len(path) <= REDIRECT_MAX:
+            return path
+    raise OSError(errno.EXDEV, "the path is too long for a redirect")
+
+
+def _path_of(parent: Inode | None, name: bytes) -> bytes:
+    parts = [name]
+    at = parent
+    while at is not None and at.parent is not None:
+        assert isinstance(at, Directory)
         part = at.redirect if at.redirect is not None else at.name
         parts.append(part)
         if part.startswith(b"/"):
@@ -39,8 +54,4 @@ def _path_below(inode: Directory | File) -> bytes:
         at = at.parent
     parts.reverse()
     path = b"/".join(parts)
-    if not path.startswith(b"/"):
-        path = b"/" + path
-    if len(path) > REDIRECT_MAX:
-        raise OSError(errno.EXDEV, "the path is too long for a redirect")
-    return path
+    return path if path.startswith(b"/") else b"/" + path
