@@ -109,8 +109,11 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
         return _lower_file(fs, parent, name, found)
     st = top.st
     own = table.numbers.of(st.st_dev, st.st_ino)
-    has_origin, origin = (False, None) if found.upper_origin is False else _origin(fs, top)
-    number = own if origin is None else table.numbers.of(origin.st_dev, origin.st_ino)
+    has_origin, origin, indexed = (False, None, False) if found.upper_origin is False else _origin(fs, top)
+    number = own
+    if origin is not None and (indexed or origin.st_nlink == 1):
+        # Of a lower with several links its other names are, or their index entry (ovl_hash_bylower()).
+        number = table.numbers.of(origin.st_dev, origin.st_ino)
     # Without an origin the number does not lead to a file with several names that has come up, its name may.
     for known in (table.get(number), table.get(own), parent.children.get(name)):
         if isinstance(known, File) and known.on_upper and known.real_ino == st.st_ino:
@@ -130,7 +133,7 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
     if found.lowers:
         inode.lowdir, inode.lowname = found.lowers[0].directory, found.lowers[0].name
     _take_data(fs, inode, found, found.upper_metacopy)
-    if origin is not None and fs.index_dir is not None:
+    if origin is not None and indexed:
         index.adopt(fs, inode, st, origin)
     table.add(inode)
     table.attach(inode, parent, name)
@@ -148,8 +151,11 @@ def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> 
     if st.st_nlink > 1 and isinstance(known, File):
         if known.lowdir is None and known.indexed:
             known.lowdir, known.lowname = top.directory, top.name
-        if known.lowdir is not None and known.lowdir.layer is top.directory.layer:
-            # Another name of a lower file, be it copied up under its first name or not.
+        if known.lowdir is not None and (
+            fs.index_dir is not None or known.lowdir.layer is top.directory.layer
+        ):
+            # Another name of a lower file, be it copied up under its first name or not. Without an index it
+            # is found again in its own layer only.
             table.attach(known, parent, name)
             _note_lower_name(known, parent, name)
             return known
@@ -224,8 +230,9 @@ def _take_data(fs: OverlayFs, inode: File, found: Found, metacopy: bool) -> None
         inode.datadir, inode.dataname = last.directory, last.name
 
 
-def _origin(fs: OverlayFs, hit: Hit) -> tuple[bool, os.stat_result | None]:
-    """Whether an upper file has an `overlay.origin`, and the lower object that it names if that is found."""
+def _origin(fs: OverlayFs, hit: Hit) -> tuple[bool, os.stat_result | None, bool]:
+    """Whether an upper file has an `overlay.origin`, the lower object that it names if that is found, and
+    whether the file is that one's index entry."""
     with reachable(fs, hit.directory, hit.name, is_dir=False) as changed:
         value = fs.format.read_at(hit.directory, hit.name, fs.format.origin)
     if changed:
@@ -233,8 +240,8 @@ def _origin(fs: OverlayFs, hit: Hit) -> tuple[bool, os.stat_result | None]:
     origin = fs.format.decode_origin(value) if value else None
     st = fs.stat_origin(origin) if origin is not None else None
     if st is None or st.st_mode & _S_IFMT != hit.st.st_mode & _S_IFMT:
-        return value is not None, None
-    return True, st
+        return value is not None, None, False
+    return True, st, value is not None and index.has(fs, value, hit.st)
 
 
 def adopt_new(

@@ -47,18 +47,18 @@ def find(fs: OverlayFs, inode: File, lower: os.stat_result) -> None:
         inode.metacopy = False
 
 
+def has(fs: OverlayFs, origin: bytes, upper: os.stat_result) -> bool:
+    """Whether an upper file is the index entry of this origin, which it has."""
+    if fs.index_dir is None or upper.st_nlink < 2:
+        return False
+    entry = fs.index_dir.lstat(origin.hex().encode())
+    return entry is not None and entry.st_ino == upper.st_ino
+
+
 def adopt(fs: OverlayFs, inode: File, upper: os.stat_result, lower: os.stat_result) -> None:
     """Take the union's link count for an upper file that is the index entry of its origin."""
-    assert fs.index_dir is not None
-    if upper.st_nlink < 2:
-        return
-    origin = fs.format.read(inode.proc_path()[0], fs.format.origin)
-    if not origin:
-        return
-    entry = fs.index_dir.lstat(origin.hex().encode())
-    if entry is not None and entry.st_ino == upper.st_ino:
-        inode.indexed = True
-        inode.nlink = _union_nlink(fs, inode, upper.st_nlink, lower.st_nlink)
+    inode.indexed = True
+    inode.nlink = _union_nlink(fs, inode, upper.st_nlink, lower.st_nlink)
 
 
 def store_nlink(fs: OverlayFs, inode: File, *, by_lower: bool = False) -> None:
