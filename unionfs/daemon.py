@@ -13,13 +13,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from unionfs import log
+from unionfs import log, neighbours
 from unionfs.access_times import AccessTimes
 from unionfs.answer import Status
 from unionfs.caller import Caller
 from unionfs.control import ControlSocket, log_beside, make_directory, remove_old_logs
 from unionfs.errors import MountError, PyUnionFSError, explain
-from unionfs.handover import agree, remark_on_mountpoint, take_over
+from unionfs.handover import agree, take_over
 from unionfs.linux import notify, process
 from unionfs.options import MountOptions
 from unionfs.overlay import check
@@ -44,8 +44,9 @@ def mount(options: MountOptions, caller: Caller | None = None) -> int:
     check.check(options.config, options.mountpoint)
     lock = take_over(options.config, options.lock_patience)
     try:
+        neighbours.refuse_shared_layers(options.config)
         if options.foreground:
-            remark_on_mountpoint(options.mountpoint)
+            neighbours.remark(options)
             return _Life(options, lock, None, caller).run()
         _mount_in_background(options, lock, caller)
         return 0
@@ -63,7 +64,7 @@ def _mount_in_background(options: MountOptions, lock: check.Lock, caller: Caller
         os.close(reader)
         _daemon(options, lock, writer, caller)
     os.close(writer)
-    remark_on_mountpoint(options.mountpoint)
+    neighbours.remark(options)
     try:
         with open(reader, "rb") as pipe:
             answer = pipe.read()

@@ -36,9 +36,6 @@ _SILENCE = 1.0
 
 _TIMEOUT = 1.0
 
-_REMARK = 0.05
-"""Seconds that other daemons have to answer, about what the daemon needs to start: nothing waits longer."""
-
 logger = logging.getLogger("unionfs.daemon")
 
 
@@ -69,22 +66,6 @@ def take_over(config: UnionConfig, patience: float) -> check.Lock:
                     # Not on and on, for all daemons are asked.
                     ask_at = now + _ASK_EACH
         time.sleep(_PAUSE)
-
-
-def remark_on_mountpoint(mountpoint: str) -> None:
-    """Say on standard error that the directory is a layer of another union, if it is.
-
-    Overlayfs mounts there, too, for the other union goes on with what the directory really holds.
-    """
-    for each in control.running(seconds=_REMARK):
-        if each.status is None:
-            continue
-        kinds = [("upper", [each.status["upper"]]), ("work", [each.status["work"]])]
-        for kind, paths in [*kinds, ("a lower", [*each.status["lowers"], *each.status["data_lowers"]])]:
-            if mountpoint in paths:
-                where = each.status["mountpoint"]
-                hides = "which goes on with what this mount hides"
-                print(f"pyunionfs: {mountpoint} is {kind} of the union on {where}, {hides}", file=sys.stderr)
 
 
 def explained(error: check.InUse, config: UnionConfig) -> check.InUse:

@@ -64,11 +64,13 @@ def run(program: str, words: list[str]) -> int:
         unknown=lambda name: _leave_aside(name, given.sloppy),
     )
     if given.fake:
+        from unionfs.neighbours import refuse_shared_layers
         from unionfs.overlay import check
         from unionfs.transport.mount import check_mountpoint
 
         check_mountpoint(asked.mountpoint)
         check.check(asked.config, asked.mountpoint)
+        refuse_shared_layers(asked.config)
     else:
         from unionfs import daemon
 

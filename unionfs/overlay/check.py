@@ -253,8 +253,8 @@ def _check_nesting(config: UnionConfig, mountpoint: str) -> None:
     assert config.upper is not None
     assert config.work is not None
     table = {entry.mount_id: entry for entry in mounts.mount_table()}
-    upper = _place(config.upper, table)
-    work = _place(config.work, table)
+    upper = place_of(config.upper, table)
+    work = place_of(config.work, table)
     if upper == work:
         raise MountError(
             f"upper and work are the same directory {config.upper}: make an empty one for work beside it"
@@ -263,20 +263,20 @@ def _check_nesting(config: UnionConfig, mountpoint: str) -> None:
         (upper, work, f"work {config.work} is inside upper {config.upper}"),
         (work, upper, f"upper {config.upper} is inside work {config.work}"),
     ):
-        if _within(inner, outer):
+        if within(inner, outer):
             raise MountError(f"{text}: they must lie beside each other")
     if config.work == mountpoint or mountpoint.startswith(config.work + "/"):
         raise MountError(f"the mountpoint {mountpoint} is in work {config.work}: mount somewhere else")
     for what, path in _lowers(config):
-        lower = _place(path, table)
+        lower = place_of(path, table)
         for kind, mine, place in (("upper", config.upper, upper), ("work", config.work, work)):
             if place == lower:
                 raise MountError(
                     f"{kind} {mine} is also the {what} {path}: lowers are never written, so use another"
                     " directory"
                 )
-            if _within(place, lower) or _within(lower, place):
-                relation = "inside" if _within(place, lower) else "around"
+            if within(place, lower) or within(lower, place):
+                relation = "inside" if within(place, lower) else "around"
                 raise MountError(
                     f"{kind} {mine} lies {relation} the {what} {path}: lowers must not change while they are"
                     " mounted, so"
@@ -291,7 +291,7 @@ def _check_overlap(config: UnionConfig) -> None:
     table = {entry.mount_id: entry for entry in mounts.mount_table()}
     seen: dict[Place, str] = {}
     for kind, path in _lowers(config):
-        place = _place(path, table)
+        place = place_of(path, table)
         if place in seen:
             raise MountError(
                 f"{kind} {path} is given twice (it is {seen[place]}, too): leave one of them out"
@@ -315,10 +315,18 @@ def _lowers(config: UnionConfig) -> Iterator[tuple[str, str]]:
         yield "data-only layer", path
 
 
+def directories(config: UnionConfig) -> Iterator[tuple[str, str]]:
+    """Every directory of the union, and what it is called."""
+    yield from _lowers(config)
+    if config.upper is not None and config.work is not None:
+        yield "upper", config.upper
+        yield "work", config.work
+
+
 Place = tuple[tuple[int, int], tuple[str, ...]]
 
 
-def _place(path: str, table: dict[int, MountPoint]) -> Place:
+def place_of(path: str, table: dict[int, MountPoint]) -> Place:
     """Where a directory lies in its filesystem, so that bind mounts of one tree are seen to be the same."""
     entry = table.get(_mount_id(path))
     if entry is None:  # a mount outside of this process's root directory: all that is known is the path
@@ -327,11 +335,22 @@ def _place(path: str, table: dict[int, MountPoint]) -> Place:
     return entry.device, _parts(entry.root) + (() if below == "." else _parts(below))
 
 
+def place_by_table(path: str, table: list[MountPoint]) -> Place | None:
+    """The same without a look at it, for a real path: it is on what is mounted last at or above it."""
+    parts = _parts(path)
+    found, length = None, -1
+    for entry in table:
+        at = _parts(entry.path)
+        if len(at) >= length and parts[: len(at)] == at:
+            found, length = entry, len(at)
+    return None if found is None else (found.device, _parts(found.root) + parts[length:])
+
+
 def _parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part)
 
 
-def _within(inner: Place, outer: Place) -> bool:
+def within(inner: Place, outer: Place) -> bool:
     """Whether `inner` lies below `outer` or is the same."""
     return inner[0] == outer[0] and inner[1][: len(outer[1])] == outer[1]
 
@@ -339,7 +358,7 @@ def _within(inner: Place, outer: Place) -> bool:
 def _check_other_programs(upper: str, work: str) -> None:
     """Kernel overlayfs and fuse-overlayfs take no lock that we could see; the mount table tells."""
     mine = {_identity(upper): ("upper", upper), _identity(work): ("work", work)}
-    for program, path, where in _foreign_directories():
+    for _, program, path, where in foreign_directories():
         used = mine.get(_identity(path))
         if used is not None:
             kind, name = used
@@ -357,8 +376,8 @@ def _identity(path: str) -> tuple[int, int] | None:
     return st.st_dev, st.st_ino
 
 
-def _foreign_directories() -> Iterator[tuple[str, str, str]]:
-    """(program, directory, mountpoint) of every upper and work that other union filesystems use here."""
+def foreign_directories() -> Iterator[tuple[str, str, str, str]]:
+    """(upper or work, program, directory, mountpoint) of every one that other union filesystems use here."""
     fuse_overlayfs = None
     for entry in mounts.mount_table():
         if entry.fstype == "overlay":
@@ -366,18 +385,18 @@ def _foreign_directories() -> Iterator[tuple[str, str, str]]:
                 path = entry.super_option(name)
                 # A relative path is relative to a directory that nobody knows any more.
                 if path is not None and path.startswith("/"):
-                    yield "kernel overlayfs", path, entry.path
+                    yield name.removesuffix("dir"), "kernel overlayfs", path, entry.path
         elif entry.fstype == "fuse.fuse-overlayfs":
             fuse_overlayfs = entry.path
     if fuse_overlayfs is not None:
         # Its mounts do not tell their layers; its command lines do.
         for process in os.listdir("/proc"):
             if process.isdigit():
-                for path in _fuse_overlayfs_directories(process):
-                    yield "fuse-overlayfs", path, fuse_overlayfs
+                for name, path in _fuse_overlayfs_directories(process):
+                    yield name.removesuffix("dir"), "fuse-overlayfs", path, fuse_overlayfs
 
 
-def _fuse_overlayfs_directories(pid: str) -> list[str]:
+def _fuse_overlayfs_directories(pid: str) -> list[tuple[str, str]]:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             arguments = [os.fsdecode(argument) for argument in file.read().split(b"\0")]
@@ -388,7 +407,8 @@ def _fuse_overlayfs_directories(pid: str) -> list[str]:
         return []
     words = (word for argument in arguments for word in argument.removeprefix("-o").split(","))
     named = (word.partition("=") for word in words)
-    return [os.path.join(cwd, path) for name, _, path in named if name in ("upperdir", "workdir") and path]
+    wanted = ("upperdir", "workdir")
+    return [(name, os.path.join(cwd, path)) for name, _, path in named if name in wanted and path]
 
 
 def _check_work_content(upper: str, work: str) -> None:
