@@ -158,16 +158,22 @@ def open_data_for_daemon(fs: OverlayFs, inode: File) -> int:
 
 
 def containing(inode: Inode) -> list[RealDir]:
-    """The directories in upper by which an object is reached, by each of its names."""
-    places = [parent.upper for parent, _ in inode.names() if parent.upper is not None]
-    if isinstance(inode, File) and inode.updir is not None and inode.updir not in places:
-        places.append(inode.updir)
-    return places
+    """The directories in upper by which an object is reached, by each of its names: once each."""
+    places = dict.fromkeys(parent.upper for parent, _ in inode.names() if parent.upper is not None)
+    if isinstance(inode, File) and inode.updir is not None:
+        places[inode.updir] = None
+    return list(places)
 
 
-def lent_for(fs: OverlayFs, inode: Inode) -> AbstractContextManager[None]:
-    """Within this context an object is reached by its name in upper, whatever the mode of its directory."""
-    return _NONE if fs.lender is None else fs.lend_all(containing(inode), PLACE)
+def lent_for(fs: OverlayFs, inode: File, *more: RealDir) -> AbstractContextManager[None]:
+    """Within this context a file is reached where it lies in upper, whatever the mode of its directory.
+
+    That is one directory, however many names it has; *more* are lent as well.
+    """
+    if fs.lender is None:
+        return _NONE
+    places = more if inode.updir is None or inode.updir in more else (inode.updir, *more)
+    return fs.lend_all(places, PLACE)
 
 
 def open_for_daemon(fs: OverlayFs, inode: File, flags: int) -> int:

@@ -372,7 +372,7 @@ class FileCopyUp:
 def link_up(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
     """Give a copied-up file its entry in upper under a further name that so far only a lower has."""
     place = upper_dir(fs, parent)
-    with lent_for(fs, inode):
+    with lent_for(fs, inode, place):
         there = (inode.updir is place and inode.upname == name) or upper_has(parent, place, name)
     if there:
         inode.forget_lower_name(parent, name)

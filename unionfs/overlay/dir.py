@@ -164,8 +164,8 @@ def prepare_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -
         if value:
             inode.relocate(fs.index_dir, value.hex().encode())
             return
-    for directory, other in inode.names() if inode.aliases else ():
-        if (directory is not parent or other != name) and directory.upper is not None:
+    for directory, other in inode.other_names(parent, name):
+        if directory.upper is not None:
             st_other = directory.upper.lstat(other)
             if st_other is not None and st_other.st_ino == inode.real_ino:
                 inode.relocate(directory.upper, other)

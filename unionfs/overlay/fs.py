@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import order
@@ -204,7 +204,7 @@ class OverlayFs:
                     self.note_stale(directory)
 
     @contextlib.contextmanager
-    def lend_all(self, directories: list[RealDir], needed: int) -> Iterator[None]:
+    def lend_all(self, directories: Sequence[RealDir], needed: int) -> Iterator[None]:
         """`lend` on several."""
         with contextlib.ExitStack() as stack:
             for directory in directories:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.ids import Ids, show_acl
 from unionfs.overlay.layer import RealDir
+from unionfs.overlay.names import Bag
 
 if TYPE_CHECKING:
     from unionfs.overlay.listing import NameChanges
@@ -208,7 +209,7 @@ class File(Inode):
         self.redirect: bytes | None = None
         self.indexed = False
         self.has_origin = False
-        self.aliases: set[tuple[Directory, bytes]] | None = None
+        self.aliases: Bag[tuple[Directory, bytes]] | None = None
         # Of its names those that upper has no entry for: only kept for lower files with several links.
         self.lower_names: set[tuple[Directory, bytes]] | None = None
         self.nlink: int | None = None
@@ -232,6 +233,14 @@ class File(Inode):
             yield self.parent, self.name
         if self.aliases:
             yield from self.aliases
+
+    def other_names(self, parent: Directory, name: bytes) -> Iterator[tuple[Directory, bytes]]:
+        """Its names besides this one by which upper may have it: none of `lower_names`."""
+        only_lower = self.lower_names or ()
+        if self.aliases and len(self.aliases) > len(only_lower):
+            for other in self.names():
+                if other not in only_lower and other != (parent, name):
+                    yield other
 
     def real(self) -> tuple[RealDir, bytes]:
         """Where the topmost real object lies (not for one served by descriptor)."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, KeysView
 
 from unionfs.overlay.inode import ROOT_INO, Directory, File, Inode
+from unionfs.overlay.names import Bag
 
 _FS_SHIFT = 56
 _FS_MAX = 0x7E
@@ -124,7 +125,7 @@ class InodeTable:
             inode.name = name
         elif (inode.parent is not parent or inode.name != name) and isinstance(inode, File):
             if inode.aliases is None:
-                inode.aliases = set()
+                inode.aliases = Bag()
             inode.aliases.add((parent, name))
 
     def detach(self, inode: Inode, parent: Directory, name: bytes) -> None:
