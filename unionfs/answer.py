@@ -94,6 +94,7 @@ _SHAPE: dict[str, Callable[[object], bool]] = {
     "log": _is_text,
     "open_handles": _is_count,
     "silent_opens": _is_flag,
+    "in_use": _is_flag,
     "requests": _is_counts,
     "union": _is_counts,
     "under_way": _is_reports,
@@ -113,6 +114,8 @@ def checked(received: bytes) -> Status | None:
     if not isinstance(answer, dict):
         return None
     answer = {**_SINCE, **answer}
+    # An older daemon that does not know what is open may have anything open.
+    answer.setdefault("in_use", bool(answer["silent_opens"] or answer.get("open_handles")))
     if not all(key in answer and fits(answer[key]) for key, fits in _SHAPE.items()):
         return None
     return {key: answer[key] for key in _SHAPE}

@@ -21,6 +21,7 @@ from unionfs.control import ControlSocket, log_beside, make_directory, remove_ol
 from unionfs.errors import MountError, PyUnionFSError, explain
 from unionfs.handover import agree, take_over
 from unionfs.linux import notify, process
+from unionfs.linux.mount_users import may_be_used
 from unionfs.options import MountOptions
 from unionfs.overlay import check
 from unionfs.readiness import FAILED, READY, SIGNALS, Readiness
@@ -129,7 +130,7 @@ class _Life:
         umask = os.umask(0)
         process.raise_open_file_limit()
         process.raise_file_size_limit()
-        process.set_process_name("pyunionfs")
+        process.set_process_name(process.NAME)
         directory = make_directory()
         # Random, because another container may share the directory and count its processes from 1 too.
         stem = f"{os.getpid()}-{os.urandom(4).hex()}"
@@ -263,6 +264,7 @@ class _Life:
             self.access_times.follow()
         config = self.options.config
         device = self.fuse.device
+        open_handles = self.session.open_handles()
         return {
             "mountpoint": self.options.mountpoint,
             "device": f"{device[0]}:{device[1]}" if device else "",
@@ -279,13 +281,19 @@ class _Life:
             "uptime": round(time.time() - self.started, 1),
             "memory": process.resident_memory(),
             "log": self.log_place,
-            "open_handles": self.session.open_handles(),
-            "silent_opens": self.session.silent_opens(),
+            "open_handles": 0 if open_handles is None else open_handles,
+            "silent_opens": open_handles is None,
+            "in_use": self._may_be_used() if open_handles is None else open_handles > 0,
             "requests": self.session.counts(),
             "union": self.union.stats(),
             "under_way": self.union.under_way(),
             "upper_space": self.union.space(),
         }
+
+    def _may_be_used(self) -> bool:
+        """Whether a file may be open, where the kernel opens them without asking."""
+        entry = self.fuse.entry
+        return entry is None or may_be_used(entry.mount_id, entry.device, process.NAME)
 
 
 def _open_control(directory: str | None, stem: str) -> ControlSocket | None:

@@ -7,7 +7,8 @@ that is mounted.
 A container engine's mount (`any_work`) does not wait for one that lives on in another mount namespace and of
 which nothing is open, either: `buildah unshare` leaves such mounts behind, one for each session that did not
 unmount, where nobody can reach them. They share upper then, as engines are used to; who came later asks the
-layers again each second. Nobody's mount is ended here.
+layers again each second. A daemon that is not told what is open says that nothing is (`in_use`) only when no
+process is left that could reach the mount. Nobody's mount is ended here.
 """
 
 from __future__ import annotations
@@ -83,11 +84,12 @@ def _refusal(error: check.InUse, holders: list[Status]) -> check.InUse:
                 f" (`pyunionfs umount {shlex.quote(path)}`), or use other directories",
             )
     for status in holders:
-        if status["open_handles"]:
+        if status["in_use"]:
+            files = "may be open" if status["silent_opens"] else "are still open"
             return check.InUse(
                 error.what,
                 "a mount that was detached with --lazy (or is in another mount namespace), and files in it"
-                f" are still open{_pid(status)}: close them, or use other directories",
+                f" {files}{_pid(status)}: close them, or use other directories",
             )
     return error
 
@@ -126,4 +128,4 @@ def _holders(config: UnionConfig) -> list[Status]:
 
 def _may_share(status: Status) -> bool:
     # Another user's daemon can say what it likes: it shall not have us write where somebody else still does.
-    return status["user"] == os.geteuid() and not status["open_handles"]
+    return status["user"] == os.geteuid() and not status["in_use"]

@@ -136,17 +136,21 @@ class Serving:
     def _is_over(self) -> bool:
         """Whether nobody uses any more what was taken out of the tree, or the time for that is over.
 
-        When nobody is inside any more the kernel ends the session. Whoever only has its working directory
-        here keeps the session alive without an open file, and is not waited for.
+        When nothing is inside any more the kernel ends the session. A process that only has its working
+        directory here keeps the session alive without an open file, and is not waited for unless that cannot
+        be told from one which has files open.
         """
         if self._stop_at is None:
             return False
         now = time.monotonic()
         # An open that waits for its copy-up is no handle yet.
-        if self.session.open_handles() or self.session.under_way():
+        count = self.session.open_handles()
+        # Where the kernel opens files without asking, it alone knows, and its end of the session tells.
+        if count is None or count or self.session.under_way():
             self._quiet_since = now
         if now > self._stop_at:
-            logger.warning("%d files are still open after %g seconds", self.session.open_handles(), GRACE)
+            files = "files may still be" if count is None else f"{count} files are still"
+            logger.warning("%s open after %g seconds", files, GRACE)
             return True
         return now - self._quiet_since >= _QUIET
 

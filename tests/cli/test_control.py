@@ -37,6 +37,7 @@ STATUS: dict[str, Any] = {
     "log": "syslog",
     "open_handles": 0,
     "silent_opens": False,
+    "in_use": False,
     "requests": {},
     "union": {},
     "upper_space": {"size": 10, "free": 5},
@@ -121,6 +122,17 @@ def test_an_older_daemon_is_understood(place: Path) -> None:
     answer = {key: value for key, value in STATUS.items() if key not in since}
     with answering(place, json.dumps(answer).encode()):
         assert [each.status for each in control.running()] == [{**STATUS, **since}]
+
+
+@pytest.mark.parametrize(("silent", "open_handles"), [(False, 0), (False, 1), (True, 0)])
+def test_an_older_daemon_that_does_not_know_what_is_open_counts_as_in_use(
+    place: Path, silent: bool, open_handles: int
+) -> None:
+    told = {**STATUS, "silent_opens": silent, "open_handles": open_handles}
+    answer = {key: value for key, value in told.items() if key != "in_use"}
+    with answering(place, json.dumps(answer).encode()):
+        in_use = silent or open_handles > 0
+        assert [each.status for each in control.running()] == [{**told, "in_use": in_use}]
 
 
 @needs_root

@@ -59,7 +59,7 @@ def test_who_is_mounted_is_not_waited_for(
 ) -> None:
     fd = held(getattr(config, which))
     status = {"state": state, "upper": "/other", "work": "/other", which: getattr(config, which)}
-    status |= {"mountpoint": "/m", "pid": 9, "open_handles": 1}
+    status |= {"mountpoint": "/m", "pid": 9, "in_use": True, "silent_opens": False}
     monkeypatch.setattr(control, "mounts", lambda: [status])
     timer = threading.Timer(0.3, os.close, (fd,))
     timer.start()
@@ -72,16 +72,22 @@ def test_who_is_mounted_is_not_waited_for(
     timer.join()
 
 
+@pytest.mark.parametrize(("silent", "files"), [(False, "are still"), (True, "may be")])
 def test_who_is_waited_for_is_said_once_and_named_when_it_was_in_vain(
-    config: UnionConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: UnionConfig,
+    silent: bool,
+    files: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     fd = held(config.upper)
-    status = {"state": "detached", "upper": config.upper, "work": None, "pid": 9, "open_handles": 2}
+    status = {"state": "detached", "upper": config.upper, "work": None, "pid": 9}
+    status |= {"in_use": True, "silent_opens": silent}
     monkeypatch.setattr(control, "mounts", lambda: [status])
     for setting in ("_SILENCE", "_SETTLED", "_ASK_EACH"):
         monkeypatch.setattr(handover, setting, 0)
     with pytest.raises(
-        check.InUse, match=r"detached with --lazy.* files in it are still open \(pid 9\): close"
+        check.InUse, match=rf"detached with --lazy.* files in it {files} open \(pid 9\): close"
     ):
         handover.take_over(config, 0.1)
     err = capsys.readouterr().err
@@ -101,7 +107,13 @@ def test_another_mount_does_not_count(config: UnionConfig, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("other", "shares"), [({}, True), ({"open_handles": 1}, False), ({"user": os.geteuid() + 1}, False)]
+    ("other", "shares"),
+    [
+        ({}, True),
+        ({"silent_opens": True}, True),
+        ({"in_use": True}, False),
+        ({"user": os.geteuid() + 1}, False),
+    ],
 )
 def test_an_engine_shares_upper_with_its_own_user_only_and_while_nothing_is_open(
     config: UnionConfig, other: Status, shares: bool, monkeypatch: pytest.MonkeyPatch
@@ -111,7 +123,8 @@ def test_an_engine_shares_upper_with_its_own_user_only_and_while_nothing_is_open
         "state": "detached",
         "upper": config.upper,
         "work": None,
-        "open_handles": 0,
+        "in_use": False,
+        "silent_opens": False,
         "user": os.geteuid(),
         "pid": 9,
     }

@@ -45,8 +45,8 @@ class Mounted:
     memory: int = 0
     """Of the daemon, resident, in bytes."""
     open_files: int = 0
-    """How many files and directories of it are open, as far as the daemon is told: of files
-    it is not where the kernel opens them without asking (`silent_opens` of `pyunionfs status --json`)."""
+    """How many files and directories of it are open; 0 where the daemon is not told, because the kernel opens
+    them without asking (`silent_opens` of `pyunionfs status --json`)."""
     requests: int = 0
     """How many it has answered since it was mounted."""
 

@@ -14,6 +14,9 @@ from collections.abc import Callable, Collection
 
 CAP_SYS_ADMIN = 21
 
+NAME = "pyunionfs"
+"""What a daemon's process is called."""
+
 # The inode number of the first user namespace is a constant of the kernel (PROC_USER_INIT_INO).
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 

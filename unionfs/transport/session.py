@@ -48,11 +48,11 @@ class Session(Protocol):
     def under_way(self) -> int:
         """How many slow pieces of work requests are waiting for just now."""
 
-    def open_handles(self) -> int:
-        """How many files and directories are open, as far as the kernel tells."""
+    def open_handles(self) -> int | None:
+        """How many files are open, with the directories whose opening is asked for.
 
-    def silent_opens(self) -> bool:
-        """Whether the kernel opens files without asking, so that nobody here knows how many are open."""
+        None: not known, because the kernel opens files without asking. Any number of them may be open then.
+        """
 
     def flags(self) -> list[str]:
         """The names of what was agreed on at INIT; empty before it, and where libfuse keeps it to itself."""

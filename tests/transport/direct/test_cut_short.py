@@ -21,7 +21,7 @@ from unionfs.transport.direct.protocol import InitFlag, Opcode
 
 WITH_ARGUMENTS = sorted(set(SAMPLES) - WITHOUT_ARGUMENTS)
 
-Picture = tuple[dict[str, tuple[object, ...]], set[int], int]
+Picture = tuple[dict[str, tuple[object, ...]], set[int], int | None]
 
 
 def picture(kernel: Kernel, layers: Path) -> Picture:

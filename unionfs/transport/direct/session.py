@@ -118,15 +118,13 @@ class Session:
         with self._server.lock:
             return self._server.under_way()
 
-    def open_handles(self) -> int:
-        """How many files and directories are open."""
+    def open_handles(self) -> int | None:
+        """How many files and directories are open; None where the kernel opens files without asking."""
         if self._files is None or self._listings is None:
             return 0
+        if self._files.silent:
+            return None
         return self._files.open_handles() + self._listings.open_handles()
-
-    def silent_opens(self) -> bool:
-        """Whether the kernel opens files without asking."""
-        return self._files is not None and self._files.silent
 
     def flags(self) -> list[str]:
         """The flags agreed on at INIT."""

@@ -95,10 +95,6 @@ class Session:
         """How many files and directories are open."""
         return len(self._operations.files) + len(self._operations.dirs)
 
-    def silent_opens(self) -> bool:
-        """The kernel asks for each."""
-        return False
-
     def close(self) -> None:
         """Let go of the kernel's side and of all handles. Unmounting is the daemon's."""
         if self._thread is not None and self._token is not None:
