@@ -12,6 +12,7 @@ import pytest
 from tests.overlay.rig import Stack, View
 from tests.overlay.trees import WHITEOUT, Tree, file, node, symlink
 from tests.support.mounts import loop_fs
+from unionfs.linux import fs as linux
 from unionfs.overlay import readdir
 from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.wait import Wait, complete
@@ -366,3 +367,30 @@ def test_a_failed_listing_costs_no_descriptor(
                 complete(view.union.read_dir, handle, 0)
             view.union.release_dir(handle)
         assert sorted(view.tree("d")) == (["d/f", "d/g"] if merged else ["d/f"])
+
+
+@pytest.mark.parametrize("kind", ["pure", "merged"])
+@pytest.mark.parametrize("timeout", [None, 0.0])
+@pytest.mark.parametrize("private", [True, False])
+def test_listing_leaves_the_access_time_of_a_lower(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, private: bool, timeout: float | None, kind: str
+) -> None:
+    """Without private mounts of the lowers that are noatime, too: an ordinary user's daemon has none."""
+
+    def refused(path: str, *, read_only: bool) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not private:
+        monkeypatch.setattr(linux, "clone_tree", refused)
+    stack.layers({"d": {"a": "a", "e": {}}}, {"d": {"b": "b"}}, upper={"d": {}} if kind == "merged" else {})
+    stack.timeout = timeout
+    places = [lower / "d" for lower in stack.lowers]
+    for place in places:
+        os.utime(place, (1_000_000_000, 2_000_000_000))
+    with stack.open() as view:
+        assert view.ls("d") == ["a", "b", "e"]
+        assert view.ls("d/e") == []
+        assert [place.stat().st_atime for place in places] == [1_000_000_000] * 2
+    for place in places:
+        os.listdir(place)
+        assert place.stat().st_atime != 1_000_000_000, "this filesystem keeps no access times"

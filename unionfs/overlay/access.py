@@ -138,7 +138,8 @@ def listing_fd(fs: OverlayFs, directory: RealDir) -> int:
         if fs.lender is None:
             raise
         if not directory.layer.is_upper:
-            return open_as_owner(directory.open(), b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOATIME
+            return open_as_owner(directory.open(), b".", flags)
         with fs.lend(directory, LIST):
             return directory.listing_fd()
 

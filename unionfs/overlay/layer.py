@@ -205,8 +205,18 @@ class RealDir:
         return directory
 
     def listing_fd(self) -> int:
-        """A new readable descriptor; the caller closes it."""
-        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.open())
+        """A new readable descriptor; the caller closes it.
+
+        Reading it leaves a lower's access time alone: by O_NOATIME, where no clone of the mount sees to that
+        and the directory is ours.
+        """
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        if self.layer.clone < 0 and not self.layer.is_upper:
+            try:
+                return os.open(b".", flags | os.O_NOATIME, dir_fd=self.open())
+            except PermissionError:
+                pass
+        return os.open(b".", flags, dir_fd=self.open())
 
     def lstat(self, name: bytes) -> os.stat_result | None:
         """The object of this name, or None where there is none (or none can have such a long name)."""

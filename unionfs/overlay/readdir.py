@@ -9,6 +9,7 @@ same with 2 layers as with 100, and tells what upper has without asking it. Noth
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -101,6 +102,8 @@ def scan(fd: int, fmt: Format, whiteout_files: bool) -> Scan:
     with _entries(fd) as entries:
         for entry in entries:
             name = entry.name
+            if isinstance(name, str):
+                name = os.fsencode(name)
             if name[:4] == WHITEOUT_PREFIX and (
                 name.startswith(_AUFS_PREFIX)
                 or entry.is_file(follow_symlinks=False)
@@ -114,7 +117,7 @@ def scan(fd: int, fmt: Format, whiteout_files: bool) -> Scan:
                 kind = DT_LNK
             elif entry.is_file():
                 kind = DT_REG
-                if whiteout_files and _is_whiteout_file(entry, fmt):
+                if whiteout_files and _is_whiteout_file(entry, b"/proc/self/fd/%d/%b" % (fd, name), fmt):
                     found.marks.append(name)
                     continue
             elif entry.is_dir():
@@ -134,64 +137,29 @@ def scan(fd: int, fmt: Format, whiteout_files: bool) -> Scan:
     return found
 
 
-class _ByDescriptor:
-    """What os.scandir gives for a descriptor, with names and paths as bytes."""
-
-    __slots__ = ("_at", "_entry", "name")
-
-    def __init__(self, at: bytes, entry: os.DirEntry[str]) -> None:
-        self._at = at
-        self._entry = entry
-        self.name = os.fsencode(entry.name)
-
-    @property
-    def path(self) -> bytes:
-        return self._at + self.name
-
-    def inode(self) -> int:
-        return self._entry.inode()
-
-    def is_dir(self) -> bool:
-        return self._entry.is_dir(follow_symlinks=False)
-
-    def is_file(self, *, follow_symlinks: bool = False) -> bool:
-        return self._entry.is_file(follow_symlinks=follow_symlinks)
-
-    def is_symlink(self) -> bool:
-        return self._entry.is_symlink()
-
-    def stat(self, *, follow_symlinks: bool = False) -> os.stat_result:
-        return self._entry.stat(follow_symlinks=follow_symlinks)
+_Entry = os.DirEntry[bytes] | os.DirEntry[str]
 
 
-Scanned = os.DirEntry[bytes] | _ByDescriptor
-
-
-def _entries(fd: int) -> AbstractContextManager[Iterator[Scanned]]:
-    path = b"/proc/self/fd/%d" % fd
+def _entries(fd: int) -> AbstractContextManager[Iterator[_Entry]]:
+    """What a directory holds; with names as str where nothing but the descriptor itself will do."""
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NOATIME:
+        return os.scandir(fd)  # one that is opened anew would be without the flag
     try:
-        return os.scandir(path)
+        return os.scandir(b"/proc/self/fd/%d" % fd)
     except PermissionError:
-        # Opened past its mode (`listing_fd`), it is read by the descriptor only.
-        return _by_descriptor(fd, path + b"/")
+        return os.scandir(fd)  # opened past its mode (`listing_fd`)
 
 
-@contextlib.contextmanager
-def _by_descriptor(fd: int, at: bytes) -> Iterator[Iterator[Scanned]]:
-    with os.scandir(fd) as entries:
-        yield (_ByDescriptor(at, entry) for entry in entries)
-
-
-def _is_mark_device(entry: Scanned) -> bool:
+def _is_mark_device(entry: _Entry) -> bool:
     try:
         return is_whiteout_device(entry.stat(follow_symlinks=False))
     except FileNotFoundError:
         return False  # removed meanwhile
 
 
-def _is_whiteout_file(entry: Scanned, fmt: Format) -> bool:
+def _is_whiteout_file(entry: _Entry, path: bytes, fmt: Format) -> bool:
     return entry.stat(follow_symlinks=False).st_size == 0 and any(
-        fmt.read(entry.path, mark) is not None for mark in fmt.whiteouts
+        fmt.read(path, mark) is not None for mark in fmt.whiteouts
     )
 
 
