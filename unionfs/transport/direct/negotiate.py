@@ -46,7 +46,10 @@ _ALWAYS = (
     | InitFlag.NO_EXPORT_SUPPORT
 )
 """Not ASYNC_DIO: generic_file_direct_write() drops cached pages before an asynchronous direct write only, and
-fuse.ko drops none when it ends. What a reader has cached meanwhile would be shown for good."""
+fuse.ko drops none when it ends. What a reader has cached meanwhile would be shown for good.
+
+Nor ALLOW_IDMAP: of every mount, idmapped or not, only requests that create would still have a uid, and none
+says by which map (fuse_get_req()). Overlayfs cannot be idmapped, either."""
 
 
 @dataclass(frozen=True, slots=True)
