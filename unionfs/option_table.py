@@ -186,13 +186,13 @@ OPTIONS: dict[str, Option] = {
     "redirect_dir": Option(
         "redirect_dir",
         "union",
-        "directories of lowers are renamed by a redirect (on, the default), or answer EXDEV (userxattr)",
+        "directories of lowers are renamed by a redirect (on, the default), or answer EXDEV (the others)",
         values=_choice("on", "off", "follow", "nofollow"),
     ),
     "rename_copy_bytes": Option(
         "rename_copy_bytes",
         "union",
-        "without redirects, rename directories of lowers by copying up to so much; 0 (the default): EXDEV",
+        "without redirects, rename directories of lowers by copying up to so much (1 GiB); 0: EXDEV",
         "BYTES",
         read=_count,
     ),

@@ -78,11 +78,14 @@ class MountOptions:
             name for name, given in (("noacl", not config.acl), ("noxattrs", not config.xattrs)) if given
         ]
         words += ["ino32_t"] if config.ino32 else []
-        if config.redirect_dir != _default_redirect_dir(config.userxattr, config.whiteouts):
+        named = config.redirect_dir != _default_redirect_dir(config.userxattr, config.whiteouts)
+        if named:
             words.append(f"redirect_dir={config.redirect_dir}")
+        if config.rename_copy_bytes != _default_copy_bytes(config.redirect_dir if named else None):
+            words.append(f"rename_copy_bytes={config.rename_copy_bytes}")
         words += [
             f"{name}={getattr(config, name)}"
-            for name in ("xino", "uuid", "whiteouts", "rename_copy_bytes", "rename_copy_files")
+            for name in ("xino", "uuid", "whiteouts", "rename_copy_files")
             if getattr(config, name) != getattr(plain, name)
         ]
         if config.timeout is not None:
@@ -151,6 +154,7 @@ def parse(
         owners=_owners(values),
     )
     whiteouts = values.get("whiteouts", config.whiteouts)
+    values.setdefault("rename_copy_bytes", _default_copy_bytes(values.get("redirect_dir")))
     values.setdefault("redirect_dir", _default_redirect_dir(config.userxattr, whiteouts))
     config = _replace_given(config, values)
     fuse = _replace_given(FuseMountOptions(allow_other=os.geteuid() == 0), values)
@@ -293,12 +297,21 @@ def _owners(values: Values) -> OwnersConfig:
     return owners
 
 
+DEFAULT_COPY_BYTES = 1 << 30
+
+
 def _default_redirect_dir(userxattr: bool, whiteouts: str) -> str:
     """overlayfs neither writes nor follows redirects with userxattr, and upper should stay one that it can
     mount; who does not need that may ask for redirect_dir=on. With AUFS's whiteouts none can be written."""
     if userxattr:
         return "nofollow"
     return UnionConfig(()).redirect_dir if whiteouts == "overlay" else "follow"
+
+
+def _default_copy_bytes(redirect_dir: str | None) -> int:
+    """How much is copied to rename a directory where no redirect may be written: nothing where overlayfs's
+    EXDEV was asked for by name."""
+    return DEFAULT_COPY_BYTES if redirect_dir in (None, "on") else 0
 
 
 def _parse_options(texts: Iterable[str], unknown: Callable[[str], None] | None) -> Values:

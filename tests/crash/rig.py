@@ -111,8 +111,9 @@ class Rig:
         return losses or self.look()
 
     def _load(self, part: str, model: Model, seed: str) -> None:
-        # With redirect_dir=off the right answer to the rename of a merged directory is EXDEV.
-        moves = "redirect_dir=off" not in self.options
+        # With redirect_dir=off the right answer to the rename of a merged directory is EXDEV, or it is copied.
+        copies = any(option.startswith("rename_copy_bytes=") for option in self.options)
+        moves = copies or "redirect_dir=off" not in self.options
         load.run(self.merged, part, model, seed, self.journals / part, directories_move=moves)
 
     def look(self) -> list[Loss]:

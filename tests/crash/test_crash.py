@@ -26,7 +26,14 @@ SIZE = 192 << 20
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["redirect_dir=off"], ["index=on"], ["metacopy=on"], ["whiteouts=aufs", "redirect_dir=off"]],
+    [
+        [],
+        ["redirect_dir=off"],
+        ["redirect_dir=off", "rename_copy_bytes=1000000000"],
+        ["index=on"],
+        ["metacopy=on"],
+        ["whiteouts=aufs", "redirect_dir=off"],
+    ],
     ids=str,
 )
 def test_nothing_is_lost(options: list[str], transport: str) -> None:

@@ -161,7 +161,7 @@ def _parse(given: _Words) -> MountOptions:
         print(f"pyunionfs: '{printable(word)}' {what}", file=sys.stderr)
     config = replace(parsed.config, any_work=True, foreign_marks=True)
     if "redirect_dir" not in names:
-        # An image tool that reads upper itself does not know redirects. fuse-overlayfs answers EXDEV, too.
+        # An image tool that reads upper itself does not know redirects: directories are copied to be renamed.
         config = replace(config, redirect_dir="nofollow" if config.userxattr else "off")
     return replace(
         parsed, config=config, lock_patience=_LOCK_PATIENCE, foreground=parsed.foreground or parsed.debug
@@ -235,8 +235,8 @@ def parser() -> Parser:
         "Mount as fuse-overlayfs is called, for container engines and for mount(8). What pyunionfs does not"
         " know is ignored with a warning, and so are index, metacopy and nfs_export. Under the name"
         " fuse-overlayfs (a symlink, say) the program is always called so.\n\n"
-        "Returns 0 when TARGET answers. Directories of lowers are not renamed (EXDEV) unless redirect_dir=on"
-        " is given; access times and devices are off unless atime and dev are.",
+        "Returns 0 when TARGET answers. Directories of lowers are renamed by copying them unless"
+        " redirect_dir=on is given; access times and devices are off unless atime and dev are.",
         usage=("pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=A[:B...][,OPTION...]",),
         examples=[
             ("pyunionfs -o lowerdir=site:base,upperdir=upper,workdir=work merged", "as engines call it"),

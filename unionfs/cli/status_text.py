@@ -188,12 +188,17 @@ def _works(status: Status) -> Iterator[str]:
         yield f"and {len(works) - _MOST_WORKS} more"
 
 
+_DOING = {"copy_up": "copying up", "rename": "renaming, by copying,"}
+
+
 def _work(work: dict[str, Any]) -> str:
     path = work["path"] or "a file that was deleted"
     since = duration(work["seconds"])
     if work["work"] == "listing":
         return f"reading the names in {path}, {since}"
-    doing = "copying up" if work["work"] == "copy_up" else work["work"]
+    doing = _DOING.get(work["work"], work["work"])
+    if work["work"] == "rename" and work["step"] == "reading":
+        return f"{doing} {path}: finding out how much is in it, {since}"
     if work["step"] == "waiting":
         return f"{doing} {path}: waits for other work, {since}"
     if work["total"] is None or work["done"] is None:

@@ -26,14 +26,19 @@ from unionfs.overlay.under_way import COPY_UP, COPYING, WRITING_OUT, SlowWork
 from unionfs.overlay.wait import Wait, perform
 
 
-def ensure_upper(fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bool = False) -> None:
+def ensure_upper(
+    fs: OverlayFs, inode: Inode, *, data: bool = True, truncate: bool = False, changes: bool = True
+) -> None:
     """See to it that *inode* lies in upper, parents first.
 
     *data* False lets a metacopy do (with `metacopy=on`); *truncate* says that the data is about to be cut
-    to nothing, so that none is copied. Raises `Wait` where data must be copied, EROFS without an upper,
-    ENOSPC and the like from the filesystem.
+    to nothing, so that none is copied; *changes* False that nothing of it is about to be changed. Raises
+    `Wait` where data must be copied, EROFS without an upper, ENOSPC and the like from the filesystem.
     """
     fs.writable_work()
+    if changes and fs.plain_steps:
+        for copy in fs.plain_steps.values():
+            copy.journal.note_change(inode)
     if isinstance(inode, Directory):
         upper_dir(fs, inode)
         return

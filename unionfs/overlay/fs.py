@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import order
@@ -27,8 +28,11 @@ from unionfs.overlay.lend import Lender
 from unionfs.overlay.owners import Owners
 from unionfs.overlay.table import InodeTable, Numbers
 from unionfs.overlay.under_way import UnderWay
-from unionfs.overlay.wait import Chore, Task
+from unionfs.overlay.wait import Chore
 from unionfs.overlay.work import Work
+
+if TYPE_CHECKING:
+    from unionfs.overlay.copy_tree import TreeCopy
 
 NewDirectory = Callable[[int, int, RealDir | None, tuple[RealDir, ...]], Directory]
 
@@ -130,8 +134,8 @@ class OverlayFs:
         # What operations have left to be done; the transport has it done in a worker.
         self.chores: list[Chore] = []
         self.ahead = Ahead()
-        # Directories that are being brought into upper as a whole, and what is left to do (`copy_tree.py`).
-        self.plain_steps: dict[Directory, Iterator[Task | None]] = {}
+        # Directories that are being brought into upper as a whole (`copy_tree.py`).
+        self.plain_steps: dict[Directory, TreeCopy] = {}
         self.under_way = UnderWay()
         # Whether open_by_handle_at is ours to use; the first refusal settles it.
         self.handle_can_open = True

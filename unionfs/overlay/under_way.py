@@ -16,7 +16,9 @@ from unionfs.overlay.inode import ROOT_INO, Inode
 
 COPY_UP = "copy_up"
 LISTING = "listing"
-"""Kinds of work: a file's data goes to upper; the names of a huge directory are read."""
+RENAME = "rename"
+"""Kinds of work: a file's data goes to upper; the names of a huge directory are read; a directory of a lower
+is renamed by copying it."""
 
 WAITING = "waiting"
 COPYING = "copying"

@@ -27,6 +27,17 @@ class Task(Protocol):
         """Commit, or with *error* clear away; state thread only. May raise OSError."""
 
 
+class Owner(Protocol):
+    """What an operation has begun over several waits, and must clear away when it is not called again."""
+
+    def given_up(self, task: Task) -> Task | None:
+        """*task*, which was waited for, is over, and its operation was called again if it is to be.
+
+        Where that was not so (it has failed, or its caller was killed), clear away: returns a further task
+        to do for that, after which to call this again, or None. State thread only.
+        """
+
+
 class Chore(Protocol):
     """Work that an operation leaves to be done by a worker some time. Nobody waits for it."""
 
@@ -35,11 +46,15 @@ class Chore(Protocol):
 
 
 class Wait(Exception):
-    """Not an error: the operation has changed nothing and wants `task` done before it is called again."""
+    """Not an error: the operation has changed nothing and wants `task` done before it is called again.
 
-    def __init__(self, task: Task) -> None:
+    With an `owner` it has, in steps that no caller sees: the owner must hear when it is not called again.
+    """
+
+    def __init__(self, task: Task, owner: Owner | None = None) -> None:
         super().__init__()
         self.task = task
+        self.owner = owner
 
 
 def complete(operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -48,8 +63,21 @@ def complete(operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return operation(*args, **kwargs)
         except Wait as wait:
-            task = wait.task
-        perform(task)
+            task, owner = wait.task, wait.owner
+        try:
+            perform(task)
+        except BaseException:
+            if owner is not None:
+                give_up(owner, task)
+            raise
+
+
+def give_up(owner: Owner, task: Task) -> None:
+    """Have cleared away, here and now, what an operation has begun that is not called again."""
+    following = owner.given_up(task)
+    while following is not None:
+        perform(following)
+        following = owner.given_up(following)
 
 
 def perform(task: Task) -> None:

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from unionfs.overlay.super import Union
-from unionfs.overlay.wait import Chore, Task, Wait
+from unionfs.overlay.wait import Chore, Owner, Task, Wait
 from unionfs.transport.direct.interrupts import Interrupts
 from unionfs.transport.direct.negotiate import MAX_WRITE
 from unionfs.transport.direct.patience import Patience
@@ -74,6 +74,7 @@ class Server:
     __slots__ = (
         "_interrupts",
         "_least",
+        "_owners",
         "_stopped",
         "_table",
         "_waiting",
@@ -107,6 +108,7 @@ class Server:
         for named, arguments in ARGUMENTS.items():
             self._least[named] += arguments.size
         self._waiting: dict[Task, list[bytes]] = {}
+        self._owners: dict[Task, Owner] = {}
         self._interrupts = Interrupts(self.lock, self._waiting, self.refuse)
         self._working = 0
         self._stopped = False
@@ -208,6 +210,8 @@ class Server:
                 self._send(OUT_HEADER.pack(16 + len(answer), 0, unique) + answer)
         except Wait as wait:
             self.defer(wait.task, self.copiers, buffer, size)
+            if wait.owner is not None:
+                self._owners[wait.task] = wait.owner
         except Exception as error:
             self._fail(opcode, unique, error, buffer)
 
@@ -382,6 +386,19 @@ class Server:
                     opcode = IN_HEADER.unpack_from(request)[1]
                     self.counters[opcode] -= 1  # it was counted when it came
                     self._answer(request, len(request))
+            owner = self._owners.pop(task, None)
+            if owner is not None and not self._stopped:
+                self._give_up(owner, task)
+
+    def _give_up(self, owner: Owner, task: Task) -> None:
+        """Clear away what an operation has begun, unless it has gone on after *task*. `lock` is held."""
+        following = owner.given_up(task)
+        if self.union.fs.stale:
+            self._forget_attributes()
+        if following is not None:
+            self._waiting[following] = []
+            self._owners[following] = owner
+            self.submit(self.copiers, self._settle, following)
 
     def _finish(self, task: Task, failure: BaseException | None) -> BaseException | None:
         """Commit slow work, or clear away after its failure; returns what has failed. `lock` is held."""

@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
 
-from unionfs.overlay.wait import Task, Wait
+from unionfs.overlay.wait import Owner, Task, Wait
 from unionfs.transport.failure import errno_for_caller
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ class Server(Protocol):
 
     async def settle(self, task: Task, opcode: str) -> None:
         """Have slow work done; the operation is called again after it."""
+
+    async def give_up(self, owner: Owner, task: Task) -> None:
+        """The operation is not called again after *task*: have cleared away what it has begun."""
 
     def answered(self) -> None:
         """Called after each operation that has done its work, before its answer."""
@@ -55,10 +58,15 @@ def op(opcode: str) -> Callable[[Method[S, P, T]], Handler[S, P, T]]:
                     self.answered()
                     return result
                 except Wait as wait:
-                    task = wait.task
+                    task, owner = wait.task, wait.owner
                 except Exception as error:
                     raise answer(error, opcode) from None
-                await self.settle(task, opcode)
+                try:
+                    await self.settle(task, opcode)
+                except BaseException:
+                    if owner is not None:
+                        await self.give_up(owner, task)
+                    raise
 
         return handler
 

@@ -25,7 +25,7 @@ from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import Inode
 from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.super import Union
-from unionfs.overlay.wait import Task
+from unionfs.overlay.wait import Owner, Task
 from unionfs.transport.pyfuse3.handlers import answer, op, slow_op
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,15 @@ class Operations(pyfuse3.Operations):
             done.set()
         if failure is not None:
             raise answer(failure, opcode) from None
+
+    async def give_up(self, owner: Owner, task: Task) -> None:
+        """Clear away in slices, between which other requests have their turn."""
+        with trio.CancelScope(shield=True):
+            following = owner.given_up(task)
+            while following is not None:
+                await trio.lowlevel.checkpoint()
+                following = owner.given_up(following)
+        self.answered()
 
     def answered(self) -> None:
         """Pass on what an operation has left: attributes that the kernel must forget, and chores."""
