@@ -29,7 +29,7 @@ BIG = 6 << 20
 GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ENODEV, errno.ESTALE}
 """What a call may answer when the daemon was killed under it."""
 
-_OURS = {"passthrough", "coherent", "timeout"}
+_OURS = {"passthrough", "coherent", "timeout", "rename_copy_bytes"}
 """Mount options that the kernel's overlayfs does not have."""
 
 
@@ -111,7 +111,7 @@ class Rig:
         return losses or self.look()
 
     def _load(self, part: str, model: Model, seed: str) -> None:
-        # With redirect_dir=off the right answer to the rename of a merged directory is EXDEV, or it is copied.
+        # With redirect_dir=off the right answer to the rename of a merged directory is EXDEV, unless copied.
         copies = any(option.startswith("rename_copy_bytes=") for option in self.options)
         moves = copies or "redirect_dir=off" not in self.options
         load.run(self.merged, part, model, seed, self.journals / part, directories_move=moves)

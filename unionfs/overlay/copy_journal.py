@@ -73,6 +73,7 @@ class Journal:
         name = (directory.parent, directory.name)
         if name[0] is not None and name not in self._changed:
             self.hold(name[0])
+            self.hold(directory)
             self._copies[name[0], name[1]] = _Copy(directory)
 
     def add_file(self, inode: File, directory: Directory, name: bytes, *, metacopy: bool) -> None:
@@ -129,8 +130,7 @@ class Journal:
         fs, place, upper = self._fs, parent.upper, directory.upper
         if place is None or upper is None or directory.parent is not parent or directory.name != name:
             return
-        held = 1 if directory in self._held else 0
-        if directory.opaque or not directory.lowers or directory.nopen != held or directory.copying:
+        if directory.opaque or not directory.lowers or directory.nopen > 1 or directory.copying:
             return
         # Whatever came and went in it meanwhile has left its time.
         if os.fstat(upper.open()).st_mtime_ns != os.fstat(directory.lowers[0].open()).st_mtime_ns:

@@ -84,6 +84,7 @@ class TreeCopy:
         self._fs = fs
         self._directory = directory
         self.journal = Journal(fs)
+        self.journal.hold(directory)
         # What may still be copied, and what there is to be copied that cannot share the lower's blocks.
         self._files = fs.config.rename_copy_files
         self._to_copy = 0
@@ -236,7 +237,6 @@ class TreeCopy:
         while above is not None and above.upper is None:
             missing.append(above)
             above = above.parent
-        self.journal.hold(directory)
         for each in reversed(missing):
             upper_dir(self._fs, each)
             self.journal.add_directory(each)
