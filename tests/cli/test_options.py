@@ -350,6 +350,8 @@ def test_the_root_directory_is_a_mountpoint() -> None:
         ["userxattr"],
         ["userxattr", "redirect_dir=off", "index=on"],
         ["userxattr", "redirect_dir=on"],
+        ["userxattr", "redirect_dir=nofollow"],
+        ["redirect_dir=off", "rename_copy_bytes=5"],
         ["uidmapping=0:1000:1:1:5:9,gidmapping=3:4:5", "xattr_permissions=1", "squash_to_root"],
         ["squash_to_gid=9", "noacl,noxattrs,static_nlink,fsync=0,ino32_t,writeback=0"],
         ["xino=off,uuid=null,whiteouts=aufs"],
@@ -368,6 +370,15 @@ def test_allow_other_is_printed_where_it_is_no_default(monkeypatch: pytest.Monke
     assert ("allow_other" in given.words()) == (user != 0)
     assert parse(*given.words()) == given
     assert parse().words() == []
+
+
+def test_a_redirect_dir_by_name_copies_no_directories() -> None:
+    assert parse("userxattr").config.rename_copy_bytes == 1 << 30
+    assert parse("whiteouts=aufs").config.rename_copy_bytes == 1 << 30
+    for word in ("off", "follow", "nofollow"):
+        assert parse(f"redirect_dir={word}").config.rename_copy_bytes == 0
+        assert parse(f"userxattr,redirect_dir={word}").config.rename_copy_bytes == 0
+        assert parse(f"rename_copy_bytes=7,redirect_dir={word}").config.rename_copy_bytes == 7
 
 
 def test_userxattr_writes_and_follows_no_redirects_unless_asked_to() -> None:

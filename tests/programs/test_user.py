@@ -61,6 +61,12 @@ def test_options_with_fusermount3(user: pwd.struct_passwd, home: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("fusermount3"), reason="needs fusermount3")
+def test_renames_with_fusermount3(user: pwd.struct_passwd, home: Path) -> None:
+    os.chown(home, user.pw_uid, user.pw_gid)
+    life(as_user(user, "tests.programs.user_renames", home))
+
+
+@pytest.mark.skipif(not shutil.which("fusermount3"), reason="needs fusermount3")
 def test_data_with_fusermount3(user: pwd.struct_passwd, home: Path) -> None:
     os.chown(home, user.pw_uid, user.pw_gid)
     disk = home / "disk"

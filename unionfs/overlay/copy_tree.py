@@ -72,6 +72,7 @@ class TreeCopy:
         "_error",
         "_files",
         "_fs",
+        "_measured",
         "_progress",
         "_steps",
         "_to_copy",
@@ -91,6 +92,7 @@ class TreeCopy:
         self._clones: dict[int, bool] = {}
         self._progress: SlowWork | None = None
         self._error: BaseException | None = None
+        self._measured = False
         self._undoes = False
         self._waits_for: Task | None = None
         self._steps: Iterator[Task | None] = self._all()
@@ -127,7 +129,13 @@ class TreeCopy:
         self._waits_for = task
         if self._progress is None:
             self._progress = self._fs.under_way.begin(RENAME, self._directory)
-            self._progress.enter(READING)
+            self._report()
+
+    def _report(self) -> None:
+        """Let `status` know the step, and how much there is to copy; None: nothing, or not known yet."""
+        if self._progress is not None:
+            self._progress.total = self._to_copy if self._measured and self._to_copy else None
+            self._progress.enter(COPYING if self._measured else READING)
 
     def _next(self) -> Task | None:
         """Do a slice of it: what to wait for then, None at the end."""
@@ -173,9 +181,8 @@ class TreeCopy:
         objects = fs.config.rename_copy_files - self._files
         if self._to_copy > space.f_bavail * space.f_frsize or (space.f_files and objects > space.f_favail):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before anything was copied
-        if self._progress is not None:
-            self._progress.total = self._to_copy
-            self._progress.enter(COPYING)
+        self._measured = True
+        self._report()
         yield from self._copy(directory)
         yield from self._close_all(directory)
 
