@@ -351,3 +351,28 @@ def test_a_file_that_came_in_by_a_rename_comes_along(stack: Stack, monkeypatch: 
         assert _steps(view, move_in) > 60
         assert {view.read(f"moved/late{at}") for at in range(60)} == {b"%d" % at for at in range(60)}
         assert len(view.ls("moved")) == 60 + 4
+
+
+def test_metacopies_get_their_data_before_a_directory_hides_it(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unionfs.overlay.copy_tree._SLICE", 0.0)
+    with stack.open(metacopy=True) as view:
+        for path in ("d/a", "d/b", "d/sub/y"):
+            view.chmod(path, 0o640)
+    with stack.open(redirect_dir="follow", metacopy=True, **LIMITS) as view:
+
+        def metacopy(step: int) -> None:
+            """One that comes into being when all has been copied."""
+            if step == 12:
+                view.chmod("d/sub/x", 0o600)
+
+        _steps(view, metacopy)
+        assert view.read("moved/a") == b"top"
+        assert view.read("moved/b") == b"b" * 300_000
+        assert view.read("moved/sub/y") == b"y"
+        assert view.read("moved/sub/x") == b"x"
+        marks = [
+            p for p in (stack.upper / "moved").rglob("*") if "trusted.overlay.metacopy" in os.listxattr(p)
+        ]
+        assert not marks

@@ -282,11 +282,12 @@ class TreeCopy:
                         inode = yield from _find(fs, directory, name)
                         if inode is None:
                             continue
-                        if isinstance(inode, Directory):
-                            if inode.lowers:
+                        if not _is_plain(fs, directory, name, inode):
+                            changes.add(name)  # to be looked at once more
+                            if isinstance(inode, Directory):
                                 yield from self._close_all(inode)
-                        elif isinstance(inode, File) and not _is_plain(fs, directory, name, inode):
-                            yield from self._copy_file(directory, name, inode)
+                            elif isinstance(inode, File):
+                                yield from self._copy_file(directory, name, inode)
                         fs.table.drop_if_unused(inode)
                         yield None
                     if not changes:
