@@ -229,10 +229,7 @@ def test_status_and_contradictions(base: Path) -> None:
     try:
         words = statuses(base / "merged")[0]["options"]
         assert ("whiteouts=aufs" in words, [word for word in words if "redirect" in word]) == (True, [])
-        with pytest.raises(OSError, match="cross-device"):
-            (base / "merged" / "d").rename(base / "merged" / "f")
-        # What mv(1) then does.
-        shutil.move(base / "merged" / "d", base / "merged" / "f")
+        (base / "merged" / "d").rename(base / "merged" / "f")
         assert (base / "merged" / "f" / "deep" / "z").read_text() == "z"
         assert not (base / "merged" / "d").exists()
     finally:

@@ -158,11 +158,12 @@ def test_names_of_marks_are_neither_seen_nor_made(base: Path, merged: Path) -> N
     assert (merged / "file").read_text() == "again"
 
 
-def test_a_directory_of_a_lower_is_not_renamed(base: Path, merged: Path) -> None:
-    (base / "lower" / "dir").mkdir()
-    assert engine(base).returncode == 0
+def test_a_directory_of_a_lower_is_not_renamed_above_the_limit(base: Path, merged: Path) -> None:
+    (base / "lower" / "dir" / "sub").mkdir(parents=True)
+    assert engine(base, options="rename_copy_files=1").returncode == 0
     with pytest.raises(OSError, match="Invalid cross-device link"):
         os.rename(merged / "dir", merged / "other")
+    assert os.listdir(base / "upper") == []
     (merged / "mine").mkdir()
     os.rename(merged / "mine", merged / "other")
 

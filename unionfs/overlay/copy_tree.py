@@ -106,6 +106,9 @@ class TreeCopy:
             raise Wait(task, self)
         undone, error = self._undoes, self._error
         self._end()
+        if isinstance(error, PermissionError):
+            # An ordinary user's daemon may not read all of it: as without copying, the caller may try.
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         if error is not None:
             raise error
         if undone:  # for another request, that was given up: from the beginning for this one
