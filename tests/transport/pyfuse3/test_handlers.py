@@ -9,7 +9,7 @@ import pyfuse3
 import pytest
 import trio
 
-from unionfs.overlay.wait import Task, Wait
+from unionfs.overlay.wait import Owner, Task, Wait, give_up
 from unionfs.transport.pyfuse3.handlers import op, slow_op
 
 
@@ -38,6 +38,9 @@ class FakeServer:
     async def settle(self, task: Task, opcode: str) -> None:
         task.run()
         task.finish(None)
+
+    async def give_up(self, owner: Owner, task: Task) -> None:
+        give_up(owner, task)
 
     def answered(self) -> None:
         self.answers += 1
