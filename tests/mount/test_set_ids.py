@@ -229,12 +229,16 @@ def test_set_ids_given_while_the_file_is_open_for_writing(way: str, layer: str) 
 
 
 def test_root_takes_them_away_by_a_chown_to_nobody_new() -> None:
-    """Also while the file is open for writing, where root's writes leave them."""
+    """Also while the file is open for writing, where root's writes leave them.
+
+    Setgid without group execute stays, whichever group the file has (in_group_or_capable()).
+    """
 
     def with_files(lower: Path, upper: Path) -> None:
-        for directory, mode in itertools.product((lower, upper), MODES):
-            path = directory / f"{directory.name}-{mode:o}"
+        for directory, mode, group in itertools.product((lower, upper), MODES, (0, 2000)):
+            path = directory / f"{directory.name}-{mode:o}-{group}"
             path.write_bytes(DATA)
+            os.chown(path, -1, group)
             path.chmod(mode)
 
     found: dict[str, dict[str, tuple[str, str]]] = {}

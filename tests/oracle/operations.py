@@ -88,13 +88,15 @@ def renameat2(source: bytes, target: bytes, flags: int) -> None:
 
 
 def utimensat(fd: int, path: bytes | None, atime: int, mtime: int, flags: int) -> None:
-    """utimensat(2) with times in ns, or UTIME_NOW or UTIME_OMIT."""
+    """utimensat(2), without a path of the descriptor, with times in ns, or UTIME_NOW or UTIME_OMIT."""
 
     def spec(value: int) -> _Timespec:
         return _Timespec(0, value) if value in (UTIME_NOW, UTIME_OMIT) else _Timespec(*divmod(value, 10**9))
 
     times = (_Timespec * 2)(spec(atime), spec(mtime))
-    if _libc.utimensat(fd, path, times, flags) != 0:
+    # glibc refuses utimensat() without a path.
+    failed = _libc.futimens(fd, times) if path is None else _libc.utimensat(fd, path, times, flags)
+    if failed != 0:
         raise OSError(ctypes.get_errno(), "utimensat")
 
 

@@ -163,10 +163,14 @@ def change(
 
 
 def _set_times(inode: Inode, changes: Changes) -> None:
-    """utimensat(2). What is append-only in upper itself takes the times of now only (setattr_prepare())."""
+    """utimensat(2). What is append-only in upper itself takes the times of now only (setattr_prepare()).
+
+    Where the kernel keeps the times, a `touch` may be of the access time alone, beside any modification time:
+    what was asked for is tried first.
+    """
     path, at, follow = inode.place()
     atime, mtime = changes.atime_ns, changes.mtime_ns
-    if not changes.touch:
+    if changes.kept or not changes.touch:
         if atime is None or mtime is None:
             now = inode.lstat()
             atime = now.st_atime_ns if atime is None else atime
@@ -176,7 +180,7 @@ def _set_times(inode: Inode, changes: Changes) -> None:
             return
         except PermissionError as error:
             # The times of writes that the kernel has cached: of appending, where that was allowed.
-            if error.errno != errno.EPERM or not (changes.kept and changes.by_handle):
+            if error.errno != errno.EPERM or not (changes.kept and (changes.touch or changes.by_handle)):
                 raise
     os.utime(path, dir_fd=at, follow_symlinks=follow)
 
@@ -202,7 +206,10 @@ def _strip_set_ids(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool
         check_changeable(fs, inode)
     ensure_upper(fs, inode, data=False)
     # A capability that goes sends the same request, of root too, whose writes leave set-ids.
-    drop_set_ids(inode, caller, kill=None if writing else True)
+    if writing:
+        drop_set_ids(inode, caller)
+    else:
+        drop_set_ids(inode, caller, kill=True, keep_group=caller.has_capability(CAP_FSETID, st))
     return inode.lstat()
 
 

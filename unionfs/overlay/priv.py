@@ -17,12 +17,13 @@ CAPABILITY = "security.capability"
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 
-def drop_set_ids(inode: File, caller: Caller, kill: bool | None = None) -> None:
+def drop_set_ids(inode: File, caller: Caller, kill: bool | None = None, *, keep_group: bool = False) -> None:
     """Take setuid and setgid away, as a write does on Linux (setattr_should_drop_suidgid()).
 
     *kill* is what the kernel knows about the process that writes (HANDLE_KILLPRIV_V2): True for one without
     CAP_FSETID, False for one with it; None: *caller* is looked at. Setgid without group execute stays for a
-    member of the file's group.
+    member of the file's group, and with *keep_group*: in a chown of a caller with CAP_FSETID
+    (in_group_or_capable()).
     """
     if not inode.mode & _SET_IDS or kill is False:
         return
@@ -31,7 +32,7 @@ def drop_set_ids(inode: File, caller: Caller, kill: bool | None = None) -> None:
         return
     mode = st.st_mode
     kept = mode & ~stat.S_ISUID
-    if mode & stat.S_IXGRP or (mode & stat.S_ISGID and not caller.in_group(st.st_gid)):
+    if mode & stat.S_IXGRP or (mode & stat.S_ISGID and not keep_group and not caller.in_group(st.st_gid)):
         kept &= ~stat.S_ISGID
     if kept != mode:
         inode.set_mode(kept)

@@ -1,0 +1,61 @@
+"""utimensat(2) with each pair of now, a given time and none: what is shown, and what upper has in the end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.mount.data_rig import WAYS, side
+from tests.oracle.operations import UTIME_NOW, UTIME_OMIT, utimensat
+from tests.support.mounts import needs_fuse, needs_overlayfs, needs_root
+from tests.support.transports import one_transport
+
+pytestmark = [needs_root, needs_fuse, needs_overlayfs, one_transport]
+
+BEFORE = 1_000_000_000 * 10**9 + 5
+GIVEN = 1_200_000_000 * 10**9 + 7
+ASKED = {"now": UTIME_NOW, "none": UTIME_OMIT, "given": GIVEN}
+PAIRS = list(itertools.product(ASKED, ASKED))
+
+
+def read(path: Path) -> tuple[str, str]:
+    """Which time each of the two is."""
+    st = path.stat()
+    known = {BEFORE: "as before", GIVEN: "given"}
+    return known.get(st.st_atime_ns, "now"), known.get(st.st_mtime_ns, "now")
+
+
+def seen(way: str) -> dict[str, tuple[tuple[str, str], tuple[str, str]]]:
+    """By file: the times that the union shows, and those in upper after its end."""
+
+    def populate(lower: Path, upper: Path) -> None:
+        for directory, (atime, mtime), how in itertools.product((lower, upper), PAIRS, ("path", "file")):
+            path = directory / f"{directory.name}-{how}-{atime}-{mtime}"
+            path.write_bytes(b"data")
+            os.utime(path, ns=(BEFORE, BEFORE))
+
+    shown = {}
+    with side(way, populate) as mounted:
+        for path in sorted(mounted.merged.iterdir()):
+            _, how, atime, mtime = path.name.split("-")
+            if how == "path":
+                utimensat(-100, os.fsencode(path), ASKED[atime], ASKED[mtime], 0)
+            else:
+                with open(path, "wb", buffering=0) as file:
+                    file.write(b"more")
+                    utimensat(file.fileno(), None, ASKED[atime], ASKED[mtime], 0)
+            shown[path.name] = read(path)
+        os.sync()
+        return {
+            name: (times, read(mounted.upper / name) if (mounted.upper / name).exists() else ("", ""))
+            for name, times in shown.items()
+        }
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_times_are_those_that_were_asked_for(way: str) -> None:
+    wanted, found = seen("overlayfs"), seen(way)
+    assert {name: times for name, times in found.items() if times != wanted[name]} == {}
