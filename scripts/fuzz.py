@@ -2,8 +2,8 @@
 """Random histories on pyunionfs and on kernel overlayfs, compared step by step (the oracle of
 tests/oracle).
 
-scripts/fuzz.py --seeds 0-999 --ops 150 --fs ext4 --redirect on --jobs 2 scripts/fuzz.py --replay
-/tmp/finding-17.case
+scripts/fuzz.py --seeds 0-999 --ops 150 --fs ext4 --redirect on --jobs 2
+scripts/fuzz.py --replay /tmp/finding-17.case
 
 Options that are not given are drawn from the seed. Exit status 1 if there was any difference; every
 difference is printed with a case file that replays it, shortened as far as --minimise seconds go. Must run
@@ -35,6 +35,12 @@ from tests.oracle.case import Case, Config
 from tests.support import mounts, transports
 
 Results: TypeAlias = "multiprocessing.Queue[Result]"
+
+MODES: dict[str, list[str]] = {
+    "default": [],
+    "passthrough=off": ["passthrough=off"],
+    "coherent": ["coherent"],
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--fs", default="ext4", choices=["ext4", "xfs", "btrfs", "tmpfs", "here"], help="of upper"
     )
-    for name in ("redirect", "index", "metacopy", "data"):
+    for name in ("redirect", "index", "metacopy", "data", "user"):
         parser.add_argument(f"--{name}", choices=["on", "off"], help="drawn from the seed if not given")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minimise", type=float, default=60, metavar="SECONDS", help="for each difference")
@@ -120,6 +126,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--reference", default="kernel", choices=["kernel", "pyunionfs", "fuse-overlayfs"])
     parser.add_argument("--subject", default="pyunionfs", choices=["kernel", "pyunionfs", "fuse-overlayfs"])
     parser.add_argument("--mount-options", default="", metavar="OPTS", help="more options for pyunionfs")
+    parser.add_argument(
+        "--mode",
+        default="default",
+        choices=[*MODES, "drawn"],
+        help="of data, for pyunionfs; or from the seed",
+    )
     parser.add_argument("--verbose", action="store_true", help="a line for every seed")
     parser.add_argument("--transport", default="auto", choices=["auto", *transports.TRANSPORTS])
     return parser.parse_args()
@@ -143,14 +155,25 @@ def _config(options: argparse.Namespace, seed: int) -> Config:
         drawn["metacopy"] = False
     if drawn["metacopy"] and options.data is None:
         drawn["data"] = rng.random() < 0.4
+    drawn["user"] = rng.random() < 0.3 if options.user is None else options.user == "on"
     return Config(options.fs, **drawn)
 
 
+def _mode(options: argparse.Namespace, seed: int) -> list[str]:
+    """The mount options that choose this seed's mode of data."""
+    drawn = options.mode == "drawn"
+    return MODES[random.Random(f"{seed} mode").choice(list(MODES)) if drawn else options.mode]
+
+
+def _side(options: argparse.Namespace, name: str, seed: int) -> sides.Side:
+    if name != "pyunionfs":
+        return sides.by_name(name)
+    more = [option for option in options.mount_options.split(",") if option]
+    return sides.PyUnionFS([*_mode(options, seed), *more])
+
+
 def _campaign_for(options: argparse.Namespace, fs: str) -> contextlib.AbstractContextManager[Campaign]:
-    extra = [option for option in options.mount_options.split(",") if option]
-    chosen = []
-    for name in (options.reference, options.subject):
-        chosen.append(sides.PyUnionFS(extra) if name == "pyunionfs" else sides.by_name(name))
+    chosen = [_side(options, name, options.seeds[0]) for name in (options.reference, options.subject)]
     return campaign(fs, *chosen, ops=options.ops)
 
 
@@ -159,6 +182,7 @@ def _job(options: argparse.Namespace, seeds: list[int], results: Results) -> Non
     with _campaign_for(options, options.fs) as field:
         for seed in seeds:
             config = _config(options, seed)
+            field.subject = _side(options, options.subject, seed)
             try:
                 finding = field.try_seed(seed, config)
                 if finding is None:
@@ -178,7 +202,9 @@ def _described(field: Campaign, finding: Finding, options: argparse.Namespace) -
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"pyunionfs-{options.fs}-{case.seed}.case"
     case.save(path)
-    report = f"{finding.report()}\n  replay: scripts/fuzz.py --replay {path}"
+    more = ",".join([*_mode(options, case.seed), *filter(None, [options.mount_options])])
+    words = f"--transport {options.transport} --mount-options '{more}'"
+    report = f"{finding.report()}\n  replay: scripts/fuzz.py {words} --replay {path}"
     return Result(case.seed, str(case.config), report, finding.difference.cause)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tests.oracle import layers
 from tests.oracle.case import Case, Config, Entry
-from tests.oracle.compare import Difference, Ground, run
+from tests.oracle.compare import Ground, run
+from tests.oracle.difference import Difference
 from tests.oracle.minimise import minimise
 from tests.oracle.sides import Side
 from tests.support import mounts

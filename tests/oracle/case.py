@@ -51,11 +51,14 @@ class Op(NamedTuple):
     args: tuple[Any, ...] = ()
     uid: int = 0
     umask: int = 0o022
+    actor: int = 0
+    """Which of the two processes performs it; each has slots and locks of its own."""
 
     def __str__(self) -> str:
         who = "" if self.uid == 0 else f"  as uid {self.uid}"
         mask = "" if self.umask == 0o022 else f"  umask {self.umask:03o}"
-        return f"{self.name}({', '.join(map(_short, self.args))}){who}{mask}"
+        actor = "  in the second process" if self.actor else ""
+        return f"{self.name}({', '.join(map(_short, self.args))}){who}{mask}{actor}"
 
 
 def _short(value: object) -> str:
@@ -74,6 +77,8 @@ class Config:
     metacopy: bool = False
     data: bool = False
     """Whether there are data-only layers, and metacopies in lowers whose data is there."""
+    user: bool = False
+    """Whether nearly all operations are ordinary users'."""
 
     def __post_init__(self) -> None:
         if self.metacopy and not self.redirect:
@@ -90,7 +95,9 @@ class Config:
         ]
 
     def __str__(self) -> str:
-        return ",".join([self.fs, *self.options(), *(["data"] if self.data else [])])
+        return ",".join(
+            [self.fs, *self.options(), *(["data"] if self.data else []), *(["user"] if self.user else [])]
+        )
 
 
 def _on(flag: bool) -> str:

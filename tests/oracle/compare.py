@@ -16,16 +16,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
 
 from tests.oracle import layers, snapshot
 from tests.oracle.case import DATA, Case, Op, Stack
-from tests.oracle.operations import SEEN_FIELDS, Outcome
+from tests.oracle.descriptor_rules import LinkedLocks, OldReaders, UnlinkedLinks, UnlinkedLower
+from tests.oracle.difference import Difference
+from tests.oracle.operations import Outcome
 from tests.oracle.rules import (
     FailedOperations,
-    OldReaders,
     PartedWays,
-    UnlinkedLower,
     is_chown_to_nobody,
     is_ghost_out_of_reach,
     is_name_too_long_for_a_mark,
@@ -56,66 +55,12 @@ CHANGES_NOTHING = {
     "fread",
     "fstat",
     "fsync",
+    "lseek",
+    "flock",
+    "setlk",
+    "getlk",
 }
 STACK_OPS = 25
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Where the subject first was not like the reference."""
-
-    phase: str
-    """operation, numbers, work, tree, lowers, upper, `swap: ...`, or mount."""
-    where: str
-    reference: object
-    subject: object
-    index: int | None = None
-    """Of the operation, for the phase `operation`."""
-
-    @property
-    def cause(self) -> tuple[str, ...]:
-        """What two differences of one cause have in common, as far as one can see from outside."""
-        if self.phase == "operation":
-            return self.phase, self.where.split("(")[0], *_kinds(self.reference, self.subject)
-        return self.phase, self.where.rsplit(": ", 1)[-1], *_fields(self.reference, self.subject)
-
-    def __str__(self) -> str:
-        number = "" if self.index is None else f" {self.index}"
-        return (
-            f"{self.phase}{number}: {self.where}\n"
-            f"    reference: {_shorten(self.reference)}\n    subject:   {_shorten(self.subject)}"
-        )
-
-
-def _kinds(reference: object, subject: object) -> tuple[str, ...]:
-    kinds = tuple(
-        str(value[1]) if value[0] == "error" else "ok" for value in (reference, subject) if _is_pair(value)
-    )
-    if kinds == ("ok", "ok") and isinstance(reference, tuple) and isinstance(subject, tuple):
-        return *kinds, *_fields(reference[1], subject[1])
-    return kinds
-
-
-def _is_pair(value: object) -> TypeGuard[tuple[str, object]]:
-    return isinstance(value, tuple) and len(value) == 2
-
-
-def _fields(reference: object, subject: object) -> tuple[str, ...]:
-    """Names of the fields that differ, if these are what `seen` gives (alone, or after a number of bytes)."""
-    if _is_pair(reference) and _is_pair(subject):
-        reference, subject = reference[1], subject[1]
-    if isinstance(reference, tuple) and isinstance(subject, tuple) and len(reference) == len(SEEN_FIELDS):
-        pairs = zip(SEEN_FIELDS, reference, subject, strict=True)
-        return tuple(name for name, left, right in pairs if left != right)
-    if isinstance(reference, dict) and isinstance(subject, dict):
-        names = sorted(reference.keys() | subject.keys())
-        return tuple(name for name in names if reference.get(name) != subject.get(name))
-    return ()
-
-
-def _shorten(value: object) -> str:
-    text = repr(value) if not isinstance(value, str) else value
-    return text if len(text) < 1500 else text[:700] + " ... " + text[-700:]
 
 
 class OracleError(Exception):
@@ -319,7 +264,7 @@ def _reference(left: Stage, case: Case, count: int) -> tuple[list[Outcome], snap
                 else:
                     outcomes.append(("ok", None))
         return outcomes, tree, case
-    workload = Workload(f"{case.seed} ops {case.config}", links=True)
+    workload = Workload(f"{case.seed} ops {case.config}", links=True, user=case.config.user)
     first = count // 2
     done: list[Op] = []
     for number, share in enumerate((first, count - first)):
@@ -354,8 +299,8 @@ def _subject(
     own = right.side.name == "pyunionfs"
     numbers: dict[bytes, tuple[int, int]] | None = None
     litter: list[str] = []
-    unlinked = UnlinkedLower()
-    old_readers = OldReaders()
+    unlinked, old_readers, linked_locks = UnlinkedLower(), OldReaders(), LinkedLocks()
+    links = UnlinkedLinks()
     failed = FailedOperations(case, outcomes)
     for number, part in enumerate(parts):
         with right.union_mounted():
@@ -375,6 +320,7 @@ def _subject(
                 )
                 if case.config.metacopy:
                     expected = without_metacopy_times(expected, outcome)
+                expected = links.expected(op, expected, outcome)
                 forgiven = unlinked.forgives(op, expected, outcome)
                 keeps = old_readers.forgives(op, expected, outcome)
                 forgiven = forgiven or (keeps and right.side.uses_passthrough)
@@ -386,6 +332,7 @@ def _subject(
                     forgiven = forgiven or is_truncation_to_the_same_size(op, expected, outcome)
                 if not case.config.index:
                     forgiven = forgiven or is_rename_onto_itself(op, expected, outcome)
+                    forgiven = linked_locks.forgives(op, expected, outcome) or forgiven
                 if right.side.records_in_files and is_name_too_long_for_a_mark(op, expected, outcome):
                     raise PartedWays
                 if outcome != expected and is_parting(case, op, expected, outcome):
@@ -400,7 +347,8 @@ def _subject(
             elif own:
                 numbers = right.worker.numbers()
         index += 1
-        unlinked, old_readers = UnlinkedLower(), OldReaders()
+        unlinked, old_readers, linked_locks = UnlinkedLower(), OldReaders(), LinkedLocks()
+        links = UnlinkedLinks()
         # Kernel overlayfs leaves there the one whiteout that it links the others from; its next mount
         # clears it.
         litter = litter or (right.litter() if own else [])

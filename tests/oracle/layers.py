@@ -160,7 +160,7 @@ class _Layer:
         if kind == "dir" and depth >= _MAX_DEPTH:
             kind = "file"
         mode = rng.choice(vocabulary.DIR_MODES if kind == "dir" else vocabulary.FILE_MODES)
-        uid, gid = rng.choice(vocabulary.OWNERS), rng.choice(vocabulary.OWNERS)
+        uid, gid = rng.choice(vocabulary.OWNERS), rng.choice(vocabulary.OWNING_GROUPS)
         attributes = dict(vocabulary.xattrs(rng, kind))
         entry = Entry(self.number, path, kind, mode, uid, gid, mtime_ns=vocabulary.time_ns(rng))
         if kind == "file":

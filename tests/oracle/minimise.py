@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tests.oracle.case import Case, Entry, Op
-from tests.oracle.compare import Difference
+from tests.oracle.difference import Difference
 
 T = TypeVar("T")
 Trial = Callable[[Case], Difference | None]

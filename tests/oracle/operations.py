@@ -1,4 +1,4 @@
-"""The operations that the oracle knows, each as the system calls that a program would make.
+"""The operations by path, as the system calls that a program would make, and what of their results counts.
 
 They run inside the mount (the worker has changed its root there), as whoever the operation says, and give
 back what a program can see: data or errno. Must never compare, never retry and never look at the time: what
@@ -15,10 +15,8 @@ import hashlib
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-from tests.oracle.case import Op
 
 Outcome = tuple[str, Any]
 """("ok", what was seen) or ("error", name of the errno)."""
@@ -37,9 +35,6 @@ RENAME_WHITEOUT = 4
 ALWAYS = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 """Without O_NONBLOCK an open of a FIFO would wait for ever."""
 
-GROUPS = {0: [0], 1000: [1000, 2000], 1001: [1001]}
-"""The users that operations run as, and their groups, the first of them the effective one."""
-
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,6 +42,8 @@ class Slots:
     """The descriptors that operations keep open between them, by slot number."""
 
     def __init__(self) -> None:
+        self.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
+        """Of the real root: there is no /proc in the mount."""
         self._fds: dict[int, int] = {}
         self._openers: dict[int, int] = {}
         self.uid = 0
@@ -293,120 +290,3 @@ def op_stat(slots: Slots, path: bytes, follow: bool) -> object:
 
 def op_access(slots: Slots, path: bytes, mode: int) -> object:
     return os.access(path, mode, effective_ids=True)
-
-
-# Operations by descriptor ---------------------------------------------------------------------------------
-
-
-def op_close(slots: Slots, slot: int) -> None:
-    slots.close(slot)
-
-
-def op_fread(slots: Slots, slot: int, offset: int, size: int) -> object:
-    return digest(os.pread(slots[slot], size, offset))
-
-
-def op_fwrite(slots: Slots, slot: int, offset: int | None, data: bytes) -> object:
-    fd = slots[slot]
-    written = os.write(fd, data) if offset is None else os.pwrite(fd, data, offset)
-    return written, seen(os.fstat(fd))
-
-
-def op_fstat(slots: Slots, slot: int) -> object:
-    return seen(os.fstat(slots[slot]))
-
-
-def op_ftruncate(slots: Slots, slot: int, size: int) -> object:
-    os.ftruncate(slots[slot], size)
-    return seen(os.fstat(slots[slot]))
-
-
-def op_fchmod(slots: Slots, slot: int, mode: int) -> object:
-    os.fchmod(slots[slot], mode)
-    return seen(os.fstat(slots[slot]))
-
-
-def op_fchown(slots: Slots, slot: int, uid: int, gid: int) -> object:
-    os.fchown(slots[slot], uid, gid)
-    return seen(os.fstat(slots[slot]))
-
-
-def op_futime(slots: Slots, slot: int, atime: int, mtime: int) -> object:
-    utimensat(slots[slot], None, atime, mtime, 0)
-    return seen(os.fstat(slots[slot]))
-
-
-def op_fsetxattr(slots: Slots, slot: int, name: str, value: bytes, flags: int) -> object:
-    os.setxattr(slots[slot], name, value, flags)
-    return seen(os.fstat(slots[slot]))
-
-
-def op_fgetxattr(slots: Slots, slot: int, name: str) -> object:
-    return os.getxattr(slots[slot], name)
-
-
-def op_fremovexattr(slots: Slots, slot: int, name: str) -> None:
-    os.removexattr(slots[slot], name)
-
-
-def op_flistxattr(slots: Slots, slot: int) -> object:
-    return sorted(os.listxattr(slots[slot]))
-
-
-def op_fsync(slots: Slots, slot: int) -> None:
-    os.fsync(slots[slot])
-
-
-def op_flist(slots: Slots, slot: int) -> object:
-    fd = slots[slot]
-    # Whether a listing shows what was made after the directory was opened is left open, and btrfs does not
-    # show it; after a rewind it must be shown.
-    os.lseek(fd, 0, os.SEEK_SET)
-    return sorted(name for name in os.listdir(fd) if not_a_ghost(name, fd))
-
-
-def op_openat(slots: Slots, slot: int, name: bytes, flags: int, mode: int, new_slot: int) -> object:
-    fd = os.open(name, flags | ALWAYS, mode, dir_fd=slots[slot])
-    slots.put(new_slot, fd)
-    return seen(os.fstat(fd))
-
-
-def op_statat(slots: Slots, slot: int, name: bytes) -> object:
-    return seen(os.stat(name, dir_fd=slots[slot], follow_symlinks=False))
-
-
-def op_mkdirat(slots: Slots, slot: int, name: bytes, mode: int) -> None:
-    os.mkdir(name, mode, dir_fd=slots[slot])
-
-
-def op_unlinkat(slots: Slots, slot: int, name: bytes) -> None:
-    os.unlink(name, dir_fd=slots[slot])
-
-
-OPERATIONS: dict[str, Callable[..., object]] = {
-    name.removeprefix("op_"): function for name, function in list(globals().items()) if name.startswith("op_")
-}
-
-
-def perform(slots: Slots, op: Op) -> Outcome:
-    """Perform one operation as its user, and give what that user saw."""
-    function = OPERATIONS[op.name]
-    os.umask(op.umask)
-    # Whether a write drops setgid depends on who writes. FUSE tells pyfuse3's handlers only who opened, and a
-    # descriptor that is handed to somebody with other rights is rare: it is not compared.
-    uid = slots.opener(op.args[0]) if op.name == "fwrite" else op.uid
-    slots.uid = uid
-    groups = GROUPS[uid]
-    if uid != 0:
-        os.setgroups(groups)
-        os.setegid(groups[0])
-        os.seteuid(uid)
-    try:
-        return "ok", function(slots, *op.args)
-    except OSError as error:
-        return "error", errno.errorcode.get(error.errno or 0, str(error.errno))
-    finally:
-        if uid != 0:
-            os.seteuid(0)
-            os.setegid(0)
-            os.setgroups(GROUPS[0])

@@ -11,10 +11,11 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from tests.oracle.case import Case, Op
-from tests.oracle.operations import SEEN_FIELDS, Outcome
+from tests.oracle.descriptor_rules import Slot, plain, stat_of
+from tests.oracle.operations import Outcome
 from tests.oracle.snapshot import Snapshot
 
 LINKS = "same object as"
@@ -22,66 +23,6 @@ OPAQUE = "trusted.overlay.opaque"
 REDIRECT = "trusted.overlay.redirect"
 ORIGIN = "trusted.overlay.origin"
 METACOPY = "trusted.overlay.metacopy"
-_CHANGES_BY_DESCRIPTOR = {"fchmod", "fchown", "futime", "fsetxattr", "fremovexattr", "ftruncate"}
-_CANNOT_COPY_UP = {"EEXIST", "ENOENT", "ENOTDIR", "ENOTEMPTY", "ESTALE"}
-
-
-class UnlinkedLower:
-    """The kernel cannot copy up what has no name any more.
-
-    A change through a descriptor of a lower object that was unlinked or replaced since it was opened fails
-    with one of several errnos that such calls do not have otherwise. Here the change is made, on a file
-    that only the descriptor reaches. From then on the two descriptors are different files, until the slot
-    is used again.
-    """
-
-    def __init__(self) -> None:
-        self._apart: set[int] = set()
-
-    def forgives(self, op: Op, reference: Outcome, subject: Outcome) -> bool:
-        """Whether this difference is of that kind. To be asked for every operation, equal or not."""
-        slot = _slot(op)
-        if op.name in ("open", "openat"):
-            self._apart.discard(op.args[-1])
-            return slot in self._apart
-        if slot is None:
-            return False
-        if op.name == "close":
-            self._apart.discard(slot)
-        elif reference != subject and op.name in _CHANGES_BY_DESCRIPTOR and reference[1] in _CANNOT_COPY_UP:
-            self._apart.add(slot)
-        return slot in self._apart
-
-
-class OldReaders:
-    """Who reads a lower file by passthrough keeps that file when it is copied up.
-
-    The kernel's overlayfs gives old readers the upper file. Forgiven is a read through a descriptor that was
-    opened for reading only, of a path that was written to since; with `coherent` there is nothing to forgive.
-    """
-
-    _WRITES: ClassVar = {"put", "open", "truncate", "mmap_write", "write"}
-
-    def __init__(self) -> None:
-        self._open: dict[int, bytes] = {}
-        self._written: set[int] = set()
-
-    def forgives(self, op: Op, reference: Outcome, subject: Outcome) -> bool:
-        """Whether this difference is of that kind. To be asked for every operation, equal or not."""
-        if op.name == "open" and op.args[1] & os.O_ACCMODE == os.O_RDONLY and not op.args[1] & os.O_TRUNC:
-            self._open[op.args[-1]] = _plain(op.args[0])
-            self._written.discard(op.args[-1])
-        elif op.name in self._WRITES:
-            self._written |= {slot for slot, path in self._open.items() if path == _plain(op.args[0])}
-        return op.name == "fread" and op.args[0] in self._written and reference[0] == subject[0] == "ok"
-
-
-def _slot(op: Op) -> int | None:
-    by_descriptor = op.name in ("close", "openat", "statat", "mkdirat", "unlinkat") or op.name in (
-        *("fread", "fwrite", "fstat", "ftruncate", "fchmod", "fchown", "futime"),
-        *("fsetxattr", "fgetxattr", "fremovexattr", "flistxattr", "fsync", "flist"),
-    )
-    return int(op.args[0]) if by_descriptor else None
 
 
 def is_rename_onto_itself(op: Op, reference: Outcome, subject: Outcome) -> bool:
@@ -147,7 +88,7 @@ def is_parting(case: Case, op: Op, reference: Outcome, subject: Outcome) -> bool
     if case.config.index or reference[0] == "error":
         return False
     if subject == ("error", "EACCES"):
-        _, seen = _stat_of(reference[1])
+        _, seen = stat_of(reference[1])
         return seen is not None and seen[0] == "file" and seen[5] > 1
     if op.name not in ("chown", "fchown") or subject[0] == "error":
         return False
@@ -179,7 +120,7 @@ def is_ghost_out_of_reach(case: Case, op: Op, reference: Outcome, subject: Outco
         return False
     ghosts = {entry.path.rpartition(b"/")[2] for entry in case.entries if entry.kind == "whiteout"}
     more = [entry for entry in reference[1] if entry not in subject[1]]
-    names = {entry if isinstance(entry, bytes) else entry[0] for entry in more}
+    names = {entry[0] if isinstance(entry, tuple) else os.fsencode(entry) for entry in more}
     return names <= ghosts and len(more) + len(subject[1]) == len(reference[1])
 
 
@@ -203,7 +144,7 @@ def with_counted_links(reference: Outcome, subject: Outcome, *, index: bool) -> 
     """
     if reference[0] == "error" or subject[0] == "error":
         return reference
-    (ahead, theirs), (_, ours) = _stat_of(reference[1]), _stat_of(subject[1])
+    (ahead, theirs), (_, ours) = stat_of(reference[1]), stat_of(subject[1])
     if theirs is None or ours is None or theirs[0] != "dir":
         return reference
     if theirs[5] != 1 and not (index and ours[5] == 1):
@@ -221,17 +162,10 @@ def without_metacopy_times(reference: Outcome, subject: Outcome) -> Outcome:
     """
     if reference[0] == "error" or subject[0] == "error":
         return reference
-    (ahead, theirs), (_, ours) = _stat_of(reference[1]), _stat_of(subject[1])
+    (ahead, theirs), (_, ours) = stat_of(reference[1]), stat_of(subject[1])
     if theirs is None or ours is None or theirs[0] != "file" or theirs[-1] != "now":
         return reference
     return "ok", (*ahead, (*theirs[:-1], ours[-1])) if ahead else (*theirs[:-1], ours[-1])
-
-
-def _stat_of(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
-    """The stat in what an operation gave back: alone, or after a number of bytes."""
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], tuple):
-        return value[:1], value[1]
-    return (), value if isinstance(value, tuple) and len(value) == len(SEEN_FIELDS) else None
 
 
 class FailedOperations:
@@ -254,26 +188,26 @@ class FailedOperations:
         self.sources: set[bytes] = set()
         self.parents: set[bytes] = set()
         self.copied: set[bytes] = set()
-        opened: dict[int, bytes] = {}
+        opened: dict[Slot, bytes] = {}
         for op, outcome in zip(case.ops, outcomes, strict=True):
             if op.name == "open":
-                opened[op.args[-1]] = op.args[0]
+                opened[op.actor, op.args[-1]] = op.args[0]
             if outcome[0] == "ok":
                 continue
             if op.name == "rename":
                 # By name, not by path: the directory that has the mark now may have been moved along with
                 # another.
-                self.sources |= {_plain(path).rpartition(b"/")[2] for path in op.args[:2]}
-                self.parents |= {_plain(path).rpartition(b"/")[0] for path in op.args[:2]}
+                self.sources |= {plain(path).rpartition(b"/")[2] for path in op.args[:2]}
+                self.parents |= {plain(path).rpartition(b"/")[0] for path in op.args[:2]}
                 if outcome == ("error", "EXDEV"):
                     self._copies(op.args[0])
             elif op.name in ("setxattr", "removexattr"):
                 self._copies(op.args[0])
-            elif op.name in ("fsetxattr", "fremovexattr") and op.args[0] in opened:
-                self._copies(opened[op.args[0]])
+            elif op.name in ("fsetxattr", "fremovexattr") and (op.actor, op.args[0]) in opened:
+                self._copies(opened[op.actor, op.args[0]])
 
     def _copies(self, path: bytes) -> None:
-        self.copied |= set(_plain(path).split(b"/"))
+        self.copied |= set(plain(path).split(b"/"))
 
     def forgiven(self, reference: Snapshot, subject: Snapshot) -> Snapshot:
         """The reference without what is forgiven."""
@@ -367,7 +301,7 @@ def is_truncation_to_the_same_size(op: Op, reference: Outcome, subject: Outcome)
     """
     if op.name not in ("truncate", "ftruncate") or not reference[0] == subject[0] == "ok":
         return False
-    theirs, ours = _stat_of(reference[1])[1], _stat_of(subject[1])[1]
+    theirs, ours = stat_of(reference[1])[1], stat_of(subject[1])[1]
     return theirs is not None and ours is not None and theirs[:-1] == ours[:-1] and theirs[-1] == "now"
 
 
@@ -399,10 +333,6 @@ def without_unwritten_copies(reference: Snapshot, subject: Snapshot) -> None:
             and REDIRECT in ours["xattrs"]
         ):
             theirs["xattrs"].setdefault(REDIRECT, ours["xattrs"][REDIRECT])
-
-
-def _plain(path: bytes) -> bytes:
-    return b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))
 
 
 def _is_copied_up(node: dict[str, Any]) -> bool:

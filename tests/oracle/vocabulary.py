@@ -32,6 +32,8 @@ nothing to compare, so the generator keeps such files out of reach of any change
 
 USERS = [0, 1000, 1001]
 OWNERS = [0, 0, 0, 1000, 1000, 1001, 65534, 100000]
+OWNING_GROUPS = [*OWNERS, 2000]
+"""2000 is a supplementary group of one of the users."""
 FILE_MODES = [0o644, 0o644, 0o600, 0o666, 0o755, 0o777, 0o4755, 0o2755, 0o6711, 0o2644, 0o000, 0o444, 0o1644]
 DIR_MODES = [0o755, 0o755, 0o755, 0o777, 0o777, 0o1777, 0o2775, 0o2777, 0o700, 0o555, 0o711]
 UMASKS = [0o022, 0o022, 0o022, 0o077, 0o002, 0o000]

@@ -1,4 +1,4 @@
-"""The process that performs operations inside one mount.
+"""The processes that perform operations inside one mount: two, so that there is another to lock a file.
 
 A process of its own for three reasons: its root directory is the mount, so that no symlink, however
 strange, leads out of it; it can become another user; and when the filesystem does not answer, only this
@@ -17,7 +17,8 @@ from typing import Any
 
 from tests.oracle import snapshot
 from tests.oracle.case import Op
-from tests.oracle.operations import Outcome, Slots, perform
+from tests.oracle.operations import Outcome, Slots
+from tests.oracle.perform import perform
 from tests.oracle.workload import Tree
 
 
@@ -26,9 +27,57 @@ class NoAnswerError(Exception):
 
 
 class Worker:
-    """Performs operations in a mount, from another process. To be closed before the mount is."""
+    """Performs operations in a mount, from two other processes. To be closed before the mount is."""
 
     def __init__(self, timeout: float = 30.0) -> None:
+        self._actors = (_Actor(timeout), _Actor(timeout))
+
+    def enter(self, merged: Path) -> None:
+        """Make this mount the worker's root."""
+        for actor in self._actors:
+            actor.ask("enter", os.fsencode(merged))
+
+    def leave(self) -> None:
+        """Close all descriptors and return to the real root, so that the mount can be unmounted."""
+        for actor in self._actors:
+            actor.ask("leave", None)
+
+    def perform(self, op: Op) -> Outcome:
+        outcome: Outcome = self._actors[op.actor].ask("perform", op)
+        return outcome
+
+    def perform_watching_numbers(self, op: Op) -> tuple[Outcome, str | None]:
+        """Perform it, and complain if an object that it changed or moved, or an open one, got another
+        st_ino.
+        """
+        outcome, complaint = self._actors[op.actor].ask("watch", op)
+        return outcome, complaint
+
+    def tree(self) -> Tree:
+        """Paths and kinds of everything in the mount."""
+        tree: Tree = self._actors[0].ask("tree", None)
+        return tree
+
+    def snapshot(self) -> snapshot.Snapshot:
+        taken: snapshot.Snapshot = self._actors[0].ask("snapshot", None)
+        return taken
+
+    def numbers(self) -> dict[bytes, tuple[int, int]]:
+        """st_dev and st_ino of everything in the mount."""
+        numbers: dict[bytes, tuple[int, int]] = self._actors[0].ask("numbers", None)
+        return numbers
+
+    def close(self) -> None:
+        """End the processes, by force if they do not answer. More than once does no harm."""
+        # The second first: it has inherited the connection to the first.
+        for actor in reversed(self._actors):
+            actor.close()
+
+
+class _Actor:
+    """One process, and the connection to it."""
+
+    def __init__(self, timeout: float) -> None:
         context = multiprocessing.get_context("fork")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._connection), daemon=True)
@@ -36,41 +85,7 @@ class Worker:
         theirs.close()
         self._timeout = timeout
 
-    def enter(self, merged: Path) -> None:
-        """Make this mount the worker's root."""
-        self._ask("enter", os.fsencode(merged))
-
-    def leave(self) -> None:
-        """Close all descriptors and return to the real root, so that the mount can be unmounted."""
-        self._ask("leave", None)
-
-    def perform(self, op: Op) -> Outcome:
-        outcome: Outcome = self._ask("perform", op)
-        return outcome
-
-    def perform_watching_numbers(self, op: Op) -> tuple[Outcome, str | None]:
-        """Perform it, and complain if an object that it changed or moved, or an open one, got another
-        st_ino.
-        """
-        outcome, complaint = self._ask("watch", op)
-        return outcome, complaint
-
-    def tree(self) -> Tree:
-        """Paths and kinds of everything in the mount."""
-        tree: Tree = self._ask("tree", None)
-        return tree
-
-    def snapshot(self) -> snapshot.Snapshot:
-        taken: snapshot.Snapshot = self._ask("snapshot", None)
-        return taken
-
-    def numbers(self) -> dict[bytes, tuple[int, int]]:
-        """st_dev and st_ino of everything in the mount."""
-        numbers: dict[bytes, tuple[int, int]] = self._ask("numbers", None)
-        return numbers
-
     def close(self) -> None:
-        """End the process, by force if it does not answer. More than once does no harm."""
         if self._connection.closed:
             return
         self._connection.close()
@@ -82,7 +97,7 @@ class Worker:
             # Its descriptor would else stay open until the garbage is collected.
             self._process.close()
 
-    def _ask(self, what: str, argument: Any) -> Any:
+    def ask(self, what: str, argument: Any) -> Any:
         try:
             self._connection.send((what, argument))
             if not self._connection.poll(self._timeout):
@@ -134,7 +149,7 @@ def _watch(slots: Slots, op: Op) -> tuple[Outcome, str | None]:
     if before != after:
         return outcome, f"st_ino was {before} before {op} and is {after} after it"
     for slot, fd in slots:
-        if slot in open_before and open_before[slot][0] == fd and op.name not in ("open", "openat"):
+        if slot in open_before and open_before[slot][0] == fd and op.name not in ("open", "openat", "reopen"):
             now = os.fstat(fd).st_ino
             if now != open_before[slot][1]:
                 return (

@@ -38,14 +38,23 @@ O_OPEN = [
     *(os.O_RDWR, os.O_WRONLY, os.O_RDWR | os.O_APPEND, os.O_RDONLY | os.O_NOFOLLOW),
     *(os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_TRUNC, os.O_RDONLY | os.O_CREAT | os.O_EXCL),
     *(os.O_RDONLY | os.O_TRUNC, os.O_RDONLY | os.O_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY),
+    *(os.O_PATH, os.O_PATH | os.O_NOFOLLOW),
 ]
+
+O_REOPEN = [os.O_RDONLY, os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND, os.O_PATH, os.O_RDWR | os.O_TRUNC]
+_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
+FALLOCATE = [0, 0, _KEEP_SIZE, _KEEP_SIZE | _PUNCH_HOLE, _ZERO_RANGE, _KEEP_SIZE | _ZERO_RANGE]
+"""Plain, punching a hole, zeroing. fuse.ko does not pass on the others."""
 
 
 class Workload:
     """A stream of operations for one phase of a case."""
 
-    def __init__(self, seed: str, *, links: bool) -> None:
+    def __init__(self, seed: str, *, links: bool, user: bool = False) -> None:
         self.rng = random.Random(seed)
+        self._by_user = 0.85 if user else 0.15
+        self._opened: dict[tuple[int, int], bytes] = {}
+        """What was to be opened in each slot of the two processes: the names that operations meet at."""
         self.links = links
         """Without links: for making a layer whose hard links the comparison could not bear."""
         self.tree: Tree = [(b"", "dir")]
@@ -69,8 +78,10 @@ class Workload:
             (self._getxattr, 2),
             (self._removexattr, 2),
             (self._look, 9),
-            (self._open, 8),
-            (self._by_descriptor, 16),
+            (self._open, 12),
+            (self._by_descriptor, 18),
+            (self._by_old_descriptor, 8),
+            (self._lock, 10),
         ]
 
     def show(self, tree: Tree) -> None:
@@ -89,7 +100,7 @@ class Workload:
             )
         functions = [function for function, _ in self._draws]
         op = rng.choices(functions, [weight for _, weight in self._draws])[0]()
-        uid = rng.choice([1000, 1001]) if rng.random() < 0.15 else 0
+        uid = rng.choice([1000, 1001]) if rng.random() < self._by_user else 0
         return op._replace(uid=uid, umask=rng.choice(words.UMASKS))
 
     # Paths ------------------------------------------------------------------------------------------------
@@ -113,6 +124,8 @@ class Workload:
         dice = self.rng.random()
         if dice < new:
             return b"/" + self._new()
+        if "file" in kinds and self._opened and self.rng.random() < 0.3:
+            return self.rng.choice(list(self._opened.values()))
         if dice > 0.94:
             return self._strange()
         return b"/" + (self._existing(*kinds) if dice < 0.85 else self._existing())
@@ -264,22 +277,33 @@ class Workload:
     def _slot(self) -> int:
         return self.rng.randrange(SLOTS)
 
+    def _held(self) -> tuple[int, int]:
+        """A process and a slot of it: mostly one that was opened."""
+        if self._opened and self.rng.random() < 0.9:
+            return self.rng.choice(list(self._opened))
+        return self._actor(), self._slot()
+
+    def _actor(self) -> int:
+        return self.rng.randrange(2)
+
     def _open(self) -> Op:
         flags = self.rng.choice(O_OPEN)
         path = self._path(
             "dir" if flags & os.O_DIRECTORY else "file", new=0.3 if flags & os.O_CREAT else 0.03
         )
-        return Op("open", (path, flags, self._file_mode(), self._slot()))
+        actor, slot = self._actor(), self._slot()
+        self._opened[actor, slot] = path
+        return Op("open", (path, flags, self._file_mode(), slot), actor=actor)
 
     def _by_descriptor(self) -> Op:
         rng = self.rng
-        slot = self._slot()
+        actor, slot = self._held()
         name, value = self._attribute()
         flags = rng.choice([0, 0, os.XATTR_CREATE, os.XATTR_REPLACE])
         entry = words.name(rng)
         owners = [*words.OWNERS, -1]
         create = rng.choice([os.O_RDWR | os.O_CREAT, os.O_RDONLY, os.O_RDONLY | os.O_DIRECTORY])
-        return rng.choice(
+        op = rng.choice(
             [
                 Op("fread", (slot, self._offset(), rng.choice([10, 300, 100_000]))),
                 Op("fread", (slot, 0, 1000)),
@@ -304,3 +328,40 @@ class Workload:
                 Op("close", (slot,)),
             ]
         )
+        return op._replace(actor=actor)
+
+    def _by_old_descriptor(self) -> Op:
+        """What is done with a descriptor that has been open for long."""
+        rng = self.rng
+        actor, slot = self._held()
+        new_slot = self._slot()
+        length = rng.choice([1, 100, 5000, 70_000])
+        op = rng.choice(
+            [
+                Op("fread", (slot, None, rng.choice([10, 300, 100_000]))),
+                Op("fread", (slot, 0, 100_000)),
+                Op("fstat", (slot,)),
+                Op("lseek", (slot, self._offset(), rng.choice([os.SEEK_SET, os.SEEK_CUR, os.SEEK_END]))),
+                Op("fallocate", (slot, rng.choice(FALLOCATE), self._offset(), length)),
+                Op("reopen", (slot, rng.choice(O_REOPEN), new_slot)),
+                Op("flink", (slot, self._path(new=0.8))) if self.links else Op("fsync", (slot,)),
+            ]
+        )
+        if op.name == "reopen":
+            self._opened[actor, new_slot] = self._opened.get((actor, slot), b"/")
+        return op._replace(actor=actor)
+
+    def _lock(self) -> Op:
+        rng = self.rng
+        actor, slot = self._held()
+        if rng.random() < 0.4:
+            return Op("flock", (slot, rng.choice(["sh", "sh", "ex", "ex", "un"])), actor=actor)
+        name, kinds = rng.choice(
+            [
+                ("setlk", ["read", "read", "write", "write", "none"]),
+                ("setlk", ["read", "read", "write", "write", "none"]),
+                ("getlk", ["read", "write", "write"]),
+            ]
+        )
+        span = rng.choice([0, 0, 10, 100]), rng.choice([0, 0, 10, 50])
+        return Op(name, (slot, rng.random() < 0.5, rng.choice(kinds), *span), actor=actor)
