@@ -219,14 +219,14 @@ def _verdict(
     left: Stage, right: Stage, outcomes: list[Outcome], left_tree: snapshot.Snapshot, until: str
 ) -> Difference | None:
     lowers = right.layer_fingerprints()
+    failed = FailedOperations(right.case, outcomes)
     try:
-        found = _subject(right, right.case, outcomes, left_tree)
+        found = _subject(right, right.case, outcomes, left_tree, failed)
     except PartedWays:
         return _changed_lowers(lowers, right)
     found = found or _changed_lowers(lowers, right)
     if found or until not in ("upper", "swap"):
         return found
-    failed = FailedOperations(right.case, outcomes)
     found = None if right.side.records_in_files else _uppers(left, right, failed)
     if found or until == "upper":
         return found
@@ -291,7 +291,11 @@ def _split_at_remounts(ops: tuple[Op, ...]) -> list[list[Op]]:
 
 
 def _subject(
-    right: Stage, case: Case, outcomes: list[Outcome], left_tree: snapshot.Snapshot
+    right: Stage,
+    case: Case,
+    outcomes: list[Outcome],
+    left_tree: snapshot.Snapshot,
+    failed: FailedOperations,
 ) -> Difference | None:
     index = 0
     tree = snapshot.Snapshot()
@@ -301,7 +305,6 @@ def _subject(
     litter: list[str] = []
     unlinked, old_readers, linked_locks = UnlinkedLower(), OldReaders(), LinkedLocks()
     links = UnlinkedLinks()
-    failed = FailedOperations(case, outcomes)
     for number, part in enumerate(parts):
         with right.union_mounted():
             if own and numbers is not None:
@@ -318,7 +321,8 @@ def _subject(
                 expected = with_counted_links(
                     with_one_errno_for_not_empty(op, outcomes[index]), outcome, index=case.config.index
                 )
-                if case.config.metacopy:
+                expected = failed.expected(op, expected, outcome)
+                if failed.times_differ:
                     expected = without_metacopy_times(expected, outcome)
                 expected = links.expected(op, expected, outcome)
                 forgiven = unlinked.forgives(op, expected, outcome)
@@ -328,8 +332,8 @@ def _subject(
                 forgiven = forgiven or is_other_check_first(op, expected, outcome)
                 forgiven = forgiven or is_chown_to_nobody(op, expected, outcome)
                 forgiven = forgiven or is_ghost_out_of_reach(case, op, expected, outcome)
-                if right.side.opens_silently:
-                    forgiven = forgiven or is_truncation_to_the_same_size(op, expected, outcome)
+                if right.side.opens_silently and is_truncation_to_the_same_size(op, expected, outcome):
+                    forgiven = failed.times_differ = True
                 if not case.config.index:
                     forgiven = forgiven or is_rename_onto_itself(op, expected, outcome)
                     forgiven = linked_locks.forgives(op, expected, outcome) or forgiven

@@ -129,4 +129,4 @@ def op_reopen(slots: Slots, slot: int, flags: int, new_slot: int) -> object:
 def op_flink(slots: Slots, slot: int, target: bytes) -> object:
     fd = slots[slot]
     os.link(b"self/fd/%d" % fd, target, src_dir_fd=slots.proc, follow_symlinks=True)
-    return seen(os.lstat(target)), seen(os.fstat(fd))
+    return seen(os.fstat(fd))

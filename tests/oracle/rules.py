@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.oracle.case import Case, Op
 from tests.oracle.descriptor_rules import Slot, plain, stat_of
-from tests.oracle.operations import Outcome
+from tests.oracle.operations import RENAME_EXCHANGE, Outcome
 from tests.oracle.snapshot import Snapshot
 
 LINKS = "same object as"
@@ -172,7 +172,7 @@ class FailedOperations:
     """What the kernel does before it finds that an operation must fail.
 
     A rename makes a source directory opaque and touches the parents first, has copied it up when its redirect
-    turns out too long, and has by then replaced a target that holds whiteouts only by an opaque directory
+    turns out too long or upper's filesystem finds the target not empty, and has by then replaced a target that holds whiteouts only by an opaque directory
     without (ovl_clear_empty()); a setxattr copies the file up first. Here nothing is changed by what
     fails. Forgiven is only what the reference has and the subject lacks, and only at the names of
     operations that failed.
@@ -183,7 +183,8 @@ class FailedOperations:
     """
 
     def __init__(self, case: Case, outcomes: Sequence[Outcome]) -> None:
-        self.metacopy = case.config.metacopy
+        self.times_differ = case.config.metacopy
+        """Whether files may have times of `without_metacopy_times`."""
         self.index = case.config.index
         self.sources: set[bytes] = set()
         self.parents: set[bytes] = set()
@@ -193,18 +194,40 @@ class FailedOperations:
             if op.name == "open":
                 opened[op.actor, op.args[-1]] = op.args[0]
             if outcome[0] == "ok":
+                self._follow(op)
                 continue
             if op.name == "rename":
                 # By name, not by path: the directory that has the mark now may have been moved along with
                 # another.
                 self.sources |= {plain(path).rpartition(b"/")[2] for path in op.args[:2]}
-                self.parents |= {plain(path).rpartition(b"/")[0] for path in op.args[:2]}
-                if outcome == ("error", "EXDEV"):
+                above = [plain(path).rpartition(b"/")[0] for path in op.args[:2]]
+                self.parents |= {path.rpartition(b"/")[2] for path in above}
+                if outcome[1] in ("EXDEV", "ENOTEMPTY", "EEXIST"):
                     self._copies(op.args[0])
             elif op.name in ("setxattr", "removexattr"):
                 self._copies(op.args[0])
             elif op.name in ("fsetxattr", "fremovexattr") and (op.actor, op.args[0]) in opened:
                 self._copies(opened[op.actor, op.args[0]])
+
+    def _follow(self, op: Op) -> None:
+        """A directory that was touched has been renamed since."""
+        if op.name == "rename":
+            old, new = (plain(path).rpartition(b"/")[2] for path in op.args[:2])
+            if old in self.parents or (op.args[2] == RENAME_EXCHANGE and new in self.parents):
+                self.parents |= {old, new}
+
+    def expected(self, op: Op, reference: Outcome, subject: Outcome) -> Outcome:
+        """The reference without the time of a directory that a rename touched before it failed."""
+        if not reference[0] == subject[0] == "ok":
+            return reference
+        (ahead, theirs), (_, ours) = stat_of(reference[1]), stat_of(subject[1])
+        if theirs is None or ours is None or theirs[0] != "dir" or theirs[-1] != "now":
+            return reference
+        names = {plain(path).rpartition(b"/")[2] for path in op.args if isinstance(path, bytes)}
+        if not (names & self.parents if names else self.parents):
+            return reference
+        theirs = (*theirs[:-1], ours[-1])
+        return "ok", (*ahead, theirs) if ahead else theirs
 
     def _copies(self, path: bytes) -> None:
         self.copied |= set(plain(path).split(b"/"))
@@ -224,7 +247,7 @@ class FailedOperations:
             more = LINKS in ours and set(theirs.get(LINKS, ())) <= set(ours[LINKS])
             if not self.index and theirs["stat"] == ours["stat"] and more:
                 theirs[LINKS] = ours[LINKS]
-            if self.metacopy:
+            if self.times_differ:
                 _, theirs["stat"] = without_metacopy_times(("ok", theirs["stat"]), ("ok", ours["stat"]))
             if not (theirs["stat"][0] == "dir" == ours["stat"][0]):
                 continue
@@ -237,8 +260,12 @@ class FailedOperations:
                 # They say the same, as the swapped mounts prove; the kernel's is of a rename to another
                 # directory that failed.
                 theirs["xattrs"][REDIRECT] = other
-            if path in self.parents and theirs["stat"][-1] == "now":
+            name = path.rpartition(b"/")[2]
+            if name in self.parents and theirs["stat"][-1] == "now":
                 theirs["stat"] = (*theirs["stat"][:-1], ours["stat"][-1])
+            if name in self.sources and ours["stat"][5] == 1:
+                # It has been merged with nothing since its whiteouts were replaced.
+                theirs["stat"] = (*theirs["stat"][:5], 1, *theirs["stat"][6:])
         for path in sorted(reference.nodes.keys() - subject.nodes.keys()):
             parent, _, name = path.rpartition(b"/")
             if name in self.copied and _is_copied_up(reference.nodes[path]):
