@@ -205,7 +205,7 @@ def run(
         cleanup.callback(right.worker.close)
         right.build()
         _check_oracle(left, right)
-        outcomes, left_tree, case = _reference(left, case, ops)
+        outcomes, left_tree, case = _reference(left, case, ops, allocate=subject.allocates)
         right.case = left.case = case
         try:
             return case, _verdict(left, right, outcomes, left_tree, until)
@@ -251,7 +251,9 @@ def _raw(directory: Path) -> snapshot.Snapshot:
     return snapshot.raw_upper(os.fsencode(directory))
 
 
-def _reference(left: Stage, case: Case, count: int) -> tuple[list[Outcome], snapshot.Snapshot, Case]:
+def _reference(
+    left: Stage, case: Case, count: int, *, allocate: bool
+) -> tuple[list[Outcome], snapshot.Snapshot, Case]:
     outcomes: list[Outcome] = []
     tree = snapshot.Snapshot()
     if case.ops:
@@ -264,7 +266,9 @@ def _reference(left: Stage, case: Case, count: int) -> tuple[list[Outcome], snap
                 else:
                     outcomes.append(("ok", None))
         return outcomes, tree, case
-    workload = Workload(f"{case.seed} ops {case.config}", links=True, user=case.config.user)
+    workload = Workload(
+        f"{case.seed} ops {case.config}", links=True, user=case.config.user, allocate=allocate
+    )
     first = count // 2
     done: list[Op] = []
     for number, share in enumerate((first, count - first)):

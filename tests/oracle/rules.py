@@ -172,8 +172,9 @@ class FailedOperations:
     """What the kernel does before it finds that an operation must fail.
 
     A rename makes a source directory opaque and touches the parents first, has copied it up when its redirect
-    turns out too long or upper's filesystem finds the target not empty, and has by then replaced a target that holds whiteouts only by an opaque directory
-    without (ovl_clear_empty()); a setxattr copies the file up first. Here nothing is changed by what
+    turns out too long or upper's filesystem finds the target not empty, and has by then replaced a target
+    that holds whiteouts only by an opaque directory without (ovl_clear_empty()); a setxattr copies the file up
+    first. Here nothing is changed by what
     fails. Forgiven is only what the reference has and the subject lacks, and only at the names of
     operations that failed.
 

@@ -57,6 +57,8 @@ class Side(ABC):
     """Whether the kernel reads all lower files by itself, and old readers keep them."""
     opens_silently = False
     """Whether the kernel opens files without asking."""
+    allocates = True
+    """Whether there is fallocate(2)."""
     records_in_files = False
     """Whether deletions are `.wh.` files, which kernel overlayfs does not know."""
 
@@ -95,6 +97,8 @@ class PyUnionFS(Side):
         direct = transports.chosen() != "pyfuse3" and "timeout" not in "".join(extra)
         self.opens_silently = direct and "passthrough=off" in extra
         self.uses_passthrough = direct and "passthrough=on" in extra and "coherent" not in extra
+        # README.md: libfuse's binding has none.
+        self.allocates = transports.chosen() != "pyfuse3"
         self.records_in_files = "whiteouts=aufs" in extra
         self._pid: int | None = None
         self._log = Path()

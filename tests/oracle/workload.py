@@ -50,8 +50,9 @@ FALLOCATE = [0, 0, _KEEP_SIZE, _KEEP_SIZE | _PUNCH_HOLE, _ZERO_RANGE, _KEEP_SIZE
 class Workload:
     """A stream of operations for one phase of a case."""
 
-    def __init__(self, seed: str, *, links: bool, user: bool = False) -> None:
+    def __init__(self, seed: str, *, links: bool, user: bool = False, allocate: bool = True) -> None:
         self.rng = random.Random(seed)
+        self._allocate = allocate
         self._by_user = 0.85 if user else 0.15
         self._opened: dict[tuple[int, int], bytes] = {}
         """What was to be opened in each slot of the two processes: the names that operations meet at."""
@@ -342,7 +343,9 @@ class Workload:
                 Op("fread", (slot, 0, 100_000)),
                 Op("fstat", (slot,)),
                 Op("lseek", (slot, self._offset(), rng.choice([os.SEEK_SET, os.SEEK_CUR, os.SEEK_END]))),
-                Op("fallocate", (slot, rng.choice(FALLOCATE), self._offset(), length)),
+                Op("fallocate", (slot, rng.choice(FALLOCATE), self._offset(), length))
+                if self._allocate
+                else Op("fstat", (slot,)),
                 Op("reopen", (slot, rng.choice(O_REOPEN), new_slot)),
                 Op("flink", (slot, self._path(new=0.8))) if self.links else Op("fsync", (slot,)),
             ]
