@@ -65,8 +65,8 @@ def _mount_in_background(options: MountOptions, lock: check.Lock, caller: Caller
         os.close(reader)
         _daemon(options, lock, writer, caller)
     os.close(writer)
-    neighbours.remark(options)
     try:
+        neighbours.remark(options)
         with open(reader, "rb") as pipe:
             answer = pipe.read()
     except KeyboardInterrupt:
