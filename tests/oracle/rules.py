@@ -173,9 +173,9 @@ class FailedOperations:
 
     A rename makes a source directory opaque and touches the parents first, has copied it up when its redirect
     turns out too long or upper's filesystem finds the target not empty, and has by then replaced a target
-    that holds whiteouts only by an opaque directory without (ovl_clear_empty()); a setxattr copies the file up
-    first. Here nothing is changed by what
-    fails. Forgiven is only what the reference has and the subject lacks, and only at the names of
+    that holds whiteouts only by an opaque directory without (ovl_clear_empty()); a setxattr copies the file
+    up first. Here nothing is changed by what fails. Forgiven is only what the reference has and the subject
+    lacks, and only at the names of
     operations that failed.
 
     Two more are forgiven here because they, too, concern whole trees: without an index the kernel can show
