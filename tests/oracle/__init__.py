@@ -2,7 +2,7 @@
 
 Reference is kernel overlayfs. How the parts hang together: `case` is what is tried (layers, options,
 operations), as plain data that can be written to a file and replayed; `layers` and `workload` make it from
-a seed; `worker` performs it, in a process of its own that lives inside the mount; `compare` runs both sides
+a seed; `worker` performs it, in two processes that live inside the mount; `compare` runs both sides
 and names the first difference; `minimise` makes it short. Nothing here knows anything about how pyunionfs
 works inside.
 """
