@@ -24,7 +24,7 @@ from tests.overlay.rig import ROOT, View
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import Caller
 
-OPERATIONS = 40
+OPERATIONS = 60
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "redirect_dir": {},

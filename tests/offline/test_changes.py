@@ -490,7 +490,8 @@ class _Calls:
             return counted
 
         def listing(path: Any) -> Any:
-            self.listed.append(os.path.basename(os.path.realpath(os.fsdecode(path))))
+            shown = f"/proc/self/fd/{path}" if isinstance(path, int) else os.fsdecode(path)
+            self.listed.append(os.path.basename(os.path.realpath(shown)))
             return scandir(path)
 
         monkeypatch.setattr(os, "scandir", listing)
