@@ -276,12 +276,7 @@ class Server:
         Only while the kernel has no READ of the node under way: it waits for the locks of pages, which a READ
         holds until it is answered.
         """
-        head = STORE_OUT.pack(node, 0, len(data), 0)
-        size = OUT_HEADER.size + len(head) + len(data)
-        try:
-            os.writev(self.fd, (OUT_HEADER.pack(size, NOTIFY_STORE, 0), head, data))
-        except OSError as error:
-            self._unsent(error)  # ENOENT: the kernel has forgotten the inode already
+        self._notify(NOTIFY_STORE, STORE_OUT.pack(node, 0, len(data), 0), data)
 
     def forget_listing(self, node: int) -> None:
         """Have the kernel forget a directory's listing, soon."""
@@ -302,9 +297,10 @@ class Server:
         """
         self._notify(NOTIFY_INVAL_ENTRY, INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0")
 
-    def _notify(self, kind: int, body: bytes) -> None:
+    def _notify(self, kind: int, *pieces: bytes | memoryview) -> None:
+        head = OUT_HEADER.pack(OUT_HEADER.size + sum(map(len, pieces)), kind, 0)
         try:
-            os.write(self.fd, OUT_HEADER.pack(16 + len(body), kind, 0) + body)
+            os.writev(self.fd, (head, *pieces))
         except OSError as error:
             self._unsent(error)  # ENOENT: the kernel has forgotten the inode already
 
