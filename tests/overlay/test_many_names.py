@@ -5,6 +5,7 @@ Steps are counted, not time: lines of the union that run, and calls that it make
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -41,6 +42,7 @@ def steps(operation: Callable[..., object], *args: object) -> int:
         count += event == "c_call"
 
     before, profile = sys.gettrace(), sys.getprofile()
+    gc.disable()  # finalizers and gc.callbacks of whatever else the process has left would be counted
     sys.settrace(line)
     sys.setprofile(call)
     try:
@@ -48,6 +50,7 @@ def steps(operation: Callable[..., object], *args: object) -> int:
     finally:
         sys.setprofile(profile)
         sys.settrace(before)
+        gc.enable()
     return count
 
 
