@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tests.support.mounts import command, environment, join_layers, mount_types, umount
-from unionfs import control
+from unionfs.control import status_socket
 
 _END = 30.0
 
@@ -73,7 +73,7 @@ class Mounted:
         """How many requests of which kind the daemon has had, as `pyunionfs status --json` says."""
         if not self.counts_requests:
             return {}
-        for status in control.mounts():
+        for status in status_socket.mounts():
             if status["mountpoint"] == str(self.merged) and status["state"] == "serving":
                 return dict(status["requests"])
         raise BenchError("the daemon does not say how many requests it has had")
@@ -192,11 +192,11 @@ class PyUnionFS(System):
 
     @cached_property
     def unavailable(self) -> str:
-        from unionfs import options
         from unionfs.errors import OptionError
+        from unionfs.options import mount_options
 
         try:
-            options.parse(["/lower", "/upper", "/work", "/merged"], [self.options])
+            mount_options.parse(["/lower", "/upper", "/work", "/merged"], [self.options])
         except OptionError as error:
             return str(error)
         return ""

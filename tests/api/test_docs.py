@@ -12,7 +12,7 @@ from tests.api.installed import Installed
 from tests.api.rig import run
 from tests.support.mounts import REPOSITORY, mount_types, needs_fuse, needs_root, scratch
 from tests.support.transports import one_transport
-from unionfs.option_table import OPTIONS
+from unionfs.options.table import OPTIONS
 
 pytestmark = [needs_root, needs_fuse, one_transport]
 

@@ -20,7 +20,7 @@ from tests.api.rig import contents, program, run
 from tests.mount.rig import eventually
 from tests.support.mounts import mount_types, needs_fuse, needs_root, scratch
 from tests.support.transports import one_transport
-from unionfs.scratch import Scratch
+from unionfs.daemon.tempdir import TempDir
 
 pytestmark = [needs_root, needs_fuse, one_transport]
 
@@ -257,7 +257,7 @@ def test_what_is_mounted_in_a_temporary_directory_stays_wherever_that_went(
     tree: Path, place: Path, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
-    made = Scratch.make(str(place))
+    made = TempDir.make(str(place))
     inside = Path(made.add("upper")) / "inside"
     inside.mkdir()
     subprocess.run(["mount", "--bind", tree, inside], check=True)

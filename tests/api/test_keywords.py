@@ -11,9 +11,9 @@ import pytest
 
 from unionfs.api.keywords import Options, several_paths, words
 from unionfs.errors import OptionError
-from unionfs.option_table import OPTIONS
-from unionfs.options import MountOptions, parse
-from unionfs.separated import split_options
+from unionfs.options.lists import split_options
+from unionfs.options.mount_options import MountOptions, parse
+from unionfs.options.table import OPTIONS
 
 TYPES = typing.get_type_hints(Options)
 LAYER_OPTIONS = {"lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir"}

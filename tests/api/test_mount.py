@@ -281,7 +281,7 @@ assert {name for name in early if name.startswith("unionfs")} == {"unionfs", "un
 with unionfs.mount(lowers=[sys.argv[1]]) as merged:
     assert merged.is_dir()
 unionfs.mounts()
-heavy = {"trio", "pyfuse3", "rich", "asyncio", "multiprocessing", "unionfs.daemon"}
+heavy = {"trio", "pyfuse3", "rich", "asyncio", "multiprocessing", "unionfs.daemon.lifecycle"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
 

@@ -224,7 +224,10 @@ def test_colours_on_a_terminal(base: Path, no_color: bool) -> None:
 
 
 def test_mount_does_not_load_it() -> None:
-    code = "import sys, unionfs.cli.mount, unionfs.daemon; print([n for n in sys.modules if 'offline' in n])"
+    code = (
+        "import sys, unionfs.cli.mount, unionfs.daemon.lifecycle;"
+        "print([n for n in sys.modules if 'offline' in n])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )

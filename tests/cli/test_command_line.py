@@ -88,7 +88,7 @@ def test_what_the_system_refuses_is_told_with_the_next_step(
     def fails() -> None:
         raise error
 
-    monkeypatch.setattr("unionfs.control.mounts", fails)
+    monkeypatch.setattr("unionfs.control.status_socket.mounts", fails)
     assert main(["status"]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"pyunionfs: {says}")
@@ -114,7 +114,7 @@ def test_help_names_every_command(words: list[str], capsys: pytest.CaptureFixtur
 
 
 def test_help_of_mount_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    from unionfs.option_table import OPTIONS
+    from unionfs.options.table import OPTIONS
 
     with pytest.raises(SystemExit) as ended:
         main(["mount", "--help"])
@@ -140,7 +140,7 @@ def test_the_public_names_exist() -> None:
 def test_refusing_loads_neither_trio_nor_pyfuse3() -> None:
     """A mount's start-up time counts, and so does that of `umount` and `status`."""
     program = (
-        "import sys; from unionfs.cli import main; import unionfs.daemon, unionfs.unmount;"
+        "import sys; from unionfs.cli import main; import unionfs.daemon.lifecycle, unionfs.control.unmount;"
         "main(['mount', '/nowhere', '/']); main(['status', '--json']); main(['umount', '/nowhere']);"
         "sys.exit(' '.join({'trio', 'pyfuse3', 'subprocess', 'rich', 'shtab'} & set(sys.modules)) or 0)"
     )

@@ -17,7 +17,7 @@ import pytest
 
 from unionfs.cli import _COMMANDS, completion, main
 from unionfs.cli.overview import parsers
-from unionfs.option_table import OPTIONS
+from unionfs.options.table import OPTIONS
 
 PATIENCE = 20.0
 

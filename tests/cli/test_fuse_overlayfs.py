@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from unionfs.cli import fuse_overlayfs, main
-from unionfs.option_table import OPTIONS
-from unionfs.options import MountOptions
+from unionfs.options.mount_options import MountOptions
+from unionfs.options.table import OPTIONS
 
 LAYERS = "lowerdir=a:b,upperdir=up,workdir=wk"
 
@@ -77,7 +77,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[MountOptions]
         found.append(given)
         return 0
 
-    monkeypatch.setattr("unionfs.daemon.mount", mount)
+    monkeypatch.setattr("unionfs.daemon.lifecycle.mount", mount)
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 from unionfs.cli import _COMMANDS, main
 from unionfs.cli.overview import EXAMPLES, overview, parsers
 from unionfs.cli.parser import Parser
-from unionfs.option_table import GROUPS, OPTIONS
+from unionfs.options.table import GROUPS, OPTIONS
 
 PARSERS = parsers(_COMMANDS)
 

@@ -15,7 +15,7 @@ from tests.cli.test_terminal import ROOT
 from unionfs import __version__
 from unionfs.cli import _COMMANDS, manual
 from unionfs.cli.overview import EXAMPLES, FORMS, parsers
-from unionfs.option_table import GROUPS, OPTIONS
+from unionfs.options.table import GROUPS, OPTIONS
 
 
 @pytest.fixture(scope="module")

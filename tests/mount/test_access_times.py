@@ -15,8 +15,8 @@ import pytest
 from tests.mount.data_rig import Side, side
 from tests.support.mounts import loop_fs, mount, needs_fuse, needs_overlayfs, needs_root, umount
 from tests.support.transports import one_transport
-from unionfs import control
-from unionfs.access_times import AccessTimes
+from unionfs.control import status_socket
+from unionfs.daemon.access_times import AccessTimes
 from unionfs.linux import fs as linux
 from unionfs.linux import mount as mounts
 
@@ -82,7 +82,7 @@ def settled(union: Side) -> None:
     """Return when the daemon has seen the flags: it answers for that."""
     entry = mounts.mount_at(str(union.merged))
     assert entry is not None
-    assert [each.status is not None for each in control.ask(entry)] == [True]
+    assert [each.status is not None for each in status_socket.ask(entry)] == [True]
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ t.Session.__init__ = init
 """
 
 MUTE = """
-import unionfs.readiness
-unionfs.readiness.PATIENCE = 0.3
+import unionfs.daemon.readiness
+unionfs.daemon.readiness.PATIENCE = 0.3
 t.Session.start = lambda self, ended: None
 """
 

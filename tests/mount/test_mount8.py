@@ -11,7 +11,7 @@ import pytest
 from tests.mount.mount8 import Mount8, needs_mount8
 from tests.support.mounts import REPOSITORY, needs_fuse, needs_root
 from tests.support.transports import one_transport
-from unionfs.option_table import is_for_mount8
+from unionfs.options.table import is_for_mount8
 
 pytestmark = [needs_root, needs_fuse, needs_mount8, one_transport]
 

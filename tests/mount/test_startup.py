@@ -28,12 +28,12 @@ SLOW_TO_LOAD = {
 
 PROGRAM = """
 import sys
-import unionfs.readiness
-def announce(self, *arguments, real=unionfs.readiness.Readiness.announce):
+import unionfs.daemon.readiness
+def announce(self, *arguments, real=unionfs.daemon.readiness.Readiness.announce):
     with open(sys.argv[1], "w") as file:
         file.write("\\n".join(sys.modules))
     return real(self, *arguments)
-unionfs.readiness.Readiness.announce = announce
+unionfs.daemon.readiness.Readiness.announce = announce
 from unionfs.cli import main
 sys.exit(main(sys.argv[2:]))
 """

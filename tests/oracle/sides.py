@@ -21,9 +21,9 @@ from pathlib import Path
 import trio  # noqa: F401  (loaded before the fork: see PyUnionFS)
 
 import unionfs.cli
-import unionfs.daemon
+import unionfs.daemon.event_loop
+import unionfs.daemon.lifecycle
 import unionfs.overlay.super
-import unionfs.serving
 import unionfs.transport.direct
 import unionfs.transport.pyfuse3
 from tests.support import mounts, transports

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root
 from tests.support.transports import one_transport
-from unionfs import answer
-from unionfs.option_table import GROUPS, OPTIONS
+from unionfs.control import status_schema
+from unionfs.options.table import GROUPS, OPTIONS
 from unionfs.overlay.under_way import COPY_UP, COPYING, LISTING, READING, WAITING, WRITING_OUT, Report
 
 README = (REPOSITORY / "README.md").read_text()
@@ -106,7 +106,7 @@ def test_the_page_about_status_tells_of_every_key() -> None:
     page = (REPOSITORY / "docs/status.md").read_text()
     first, second = page.partition("Each entry of `under_way`")[::2]
     keys = re.findall(r"^\| `(\w+)` \|", first, re.MULTILINE)
-    assert set(keys) == {*answer._SHAPE, "state", "pid", "user"}
+    assert set(keys) == {*status_schema._SHAPE, "state", "pid", "user"}
     assert keys[:5] == ["mountpoint", "device", "state", "pid", "user"]
     assert set(re.findall(r"^\| `(\w+)` \|", second, re.MULTILINE)) == set(Report.__annotations__)
     said = set(re.findall(r"`(\w+)`", second))

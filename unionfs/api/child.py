@@ -31,12 +31,13 @@ def main(request: dict[str, Any]) -> NoReturn:
 
 
 def _mount(request: dict[str, Any]) -> None:
-    from unionfs import daemon, options
-    from unionfs.caller import Caller
-    from unionfs.scratch import Scratch
+    from unionfs.daemon import lifecycle
+    from unionfs.daemon.owner_process import OwnerProcess
+    from unionfs.daemon.tempdir import TempDir
+    from unionfs.options import mount_options
 
-    parsed = options.parse([request["mountpoint"]], request["options"])
-    caller = None
+    parsed = mount_options.parse([request["mountpoint"]], request["options"])
+    owner = None
     if request["pidfd"] >= 0:
-        caller = Caller(request["pidfd"], [Scratch(path) for path in request["scratches"]])
-    daemon.mount(parsed, caller)
+        owner = OwnerProcess(request["pidfd"], [TempDir(path) for path in request["temp_dirs"]])
+    lifecycle.mount(parsed, owner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from unionfs.unmount import BusyError, named
+from unionfs.control.unmount import BusyError, named
 
 _MOST = 3
 _DIRECTORY = "its working directory"

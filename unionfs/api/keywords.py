@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol, TypedDict, TypeVar
 
 from unionfs.errors import OptionError
-from unionfs.option_table import OPTIONS, Option
-from unionfs.separated import escape
+from unionfs.options.lists import escape
+from unionfs.options.table import OPTIONS, Option
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 

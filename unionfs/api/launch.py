@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from unionfs.daemon.tempdir import TempDir
 from unionfs.errors import MountError, OptionError
-from unionfs.scratch import Scratch
 
 logger = logging.getLogger("unionfs")
 
@@ -38,10 +38,10 @@ child.main(request)
 """
 
 
-def launch(mountpoint: str, words: Sequence[str], scratches: Sequence[Scratch], *, keep: bool) -> None:
+def launch(mountpoint: str, words: Sequence[str], temp_dirs: Sequence[TempDir], *, keep: bool) -> None:
     """Mount with these words of `-o`, and return when the union serves.
 
-    Without `keep` its daemon ends when this process has ended, and removes `scratches` then. OptionError,
+    Without `keep` its daemon ends when this process has ended, and removes `temp_dirs` then. OptionError,
     MountError: it was refused, in the daemon's words.
     """
     pidfd = -1 if keep else _this_process()
@@ -52,7 +52,7 @@ def launch(mountpoint: str, words: Sequence[str], scratches: Sequence[Scratch], 
             "mountpoint": mountpoint,
             "options": list(words),
             "pidfd": pidfd,
-            "scratches": [scratch.path for scratch in scratches],
+            "temp_dirs": [temp_dir.path for temp_dir in temp_dirs],
         }
         _read_answer(mountpoint, *_run(json.dumps(request).encode(), pidfd))
     finally:

@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from unionfs import control, unmount
 from unionfs.api import holders
 from unionfs.api.keywords import StrOrBytesPath, one_path
+from unionfs.control import status_socket, unmount
 from unionfs.errors import MountError
 
 logger = logging.getLogger("unionfs")
@@ -53,7 +53,7 @@ class Mounted:
 
 def mounts() -> list[Mounted]:
     """Every mount of pyunionfs that can be seen from here, in the order of the mount table."""
-    return [_mounted(status) for status in control.mounts()]
+    return [_mounted(status) for status in status_socket.mounts()]
 
 
 def umount(path: StrOrBytesPath, *, lazy: bool = False) -> None:

@@ -21,12 +21,12 @@ from unionfs.api import holders
 from unionfs.api.keywords import Options, Paths, StrOrBytesPath, one_path, several_paths, words
 from unionfs.api.launch import launch
 from unionfs.api.table import umount, unmount_or_busy
+from unionfs.control.unmount import BusyError
+from unionfs.daemon.tempdir import TempDir, holds_whiteouts, look_like
 from unionfs.errors import MountError, OptionError, PyUnionFSError
 from unionfs.linux.mount import MountPoint, mount_at, mount_table
-from unionfs.options import resolve_mountpoint
-from unionfs.scratch import Scratch, holds_whiteouts, look_like
-from unionfs.separated import escape
-from unionfs.unmount import BusyError
+from unionfs.options.lists import escape
+from unionfs.options.mount_options import resolve_mountpoint
 
 _END_TIME = 10.0
 _PAUSE = 0.01
@@ -63,21 +63,21 @@ def mount(
     layers.refuse_contradictions(given, keep=keep, mountpoint=mountpoint)
     place = None if tmpdir is None else one_path("tmpdir", tmpdir)
     with contextlib.ExitStack() as undo:
-        scratches = _Scratches(place)
-        undo.callback(scratches.remove)
-        layers.complete(given, scratches)
-        path = one_path("mountpoint", mountpoint) if mountpoint is not None else scratches.add("merged")
+        temp_dirs = _TempDirs(place)
+        undo.callback(temp_dirs.remove)
+        layers.complete(given, temp_dirs)
+        path = one_path("mountpoint", mountpoint) if mountpoint is not None else temp_dirs.add("merged")
         resolved = resolve_mountpoint(path)
         before = mount_at(resolved)
         try:
-            launch(resolved, [*layers.words(), *words(given)], scratches.all(), keep=keep)
+            launch(resolved, [*layers.words(), *words(given)], temp_dirs.all(), keep=keep)
         except MountError as error:
-            raise scratches.explained(error) from None
+            raise temp_dirs.explained(error) from None
         except BaseException:
             _take_back(resolved, before)
             raise
         undo.pop_all()
-    return Mount(Path(path), resolved, layers, scratches, keep=keep)
+    return Mount(Path(path), resolved, layers, temp_dirs, keep=keep)
 
 
 class _Layers:
@@ -123,17 +123,17 @@ class _Layers:
                 " give all directories, or leave keep out"
             )
 
-    def complete(self, given: dict[str, object], scratches: _Scratches) -> None:
+    def complete(self, given: dict[str, object], temp_dirs: _TempDirs) -> None:
         """Make upper and work where they were left out."""
         if self.upper is None:
             if given.get("ro"):
                 return
-            self.upper = scratches.add("upper")
-            self.work = scratches.add("work")
+            self.upper = temp_dirs.add("upper")
+            self.work = temp_dirs.add("work")
             _suit_a_passing_upper(given, self.work)
             look_like(self.upper, self.lowers[0])
         elif self.work is None:
-            self.work = scratches.add_beside(self.upper)
+            self.work = temp_dirs.add_beside(self.upper)
 
     def words(self) -> list[str]:
         """The layers as words of `-o`."""
@@ -155,20 +155,20 @@ def _suit_a_passing_upper(given: dict[str, object], work: str) -> None:
         given.setdefault("redirect_dir", "on")
 
 
-class _Scratches:
+class _TempDirs:
     """The temporary directories of one union: the main one, and one for work beside a given upper."""
 
     def __init__(self, place: str | None) -> None:
         self._place = place
-        self._beside: Scratch | None = None
+        self._beside: TempDir | None = None
         self._upper: str | None = None
-        self._main: Scratch | None = None
+        self._main: TempDir | None = None
 
     def add(self, name: str) -> str:
         if self._main is None:
             import tempfile
 
-            self._main = Scratch.make(tempfile.gettempdir() if self._place is None else self._place)
+            self._main = TempDir.make(tempfile.gettempdir() if self._place is None else self._place)
         path = self._main.add(name)
         if name == "upper":
             self._upper = path
@@ -182,7 +182,7 @@ class _Scratches:
                 " empty directory on the same one"
             )
         try:
-            self._beside = Scratch.make(place, ".pyunionfs-work-")
+            self._beside = TempDir.make(place, ".pyunionfs-work-")
         except MountError as error:
             raise MountError(f"cannot make work beside upper {upper}: give work=... ({error})") from error
         return self._beside.add("work")
@@ -196,12 +196,12 @@ class _Scratches:
             " variable TMPDIR, or give upper=... and work=..."
         )
 
-    def all(self) -> list[Scratch]:
-        return [scratch for scratch in (self._main, self._beside) if scratch is not None]
+    def all(self) -> list[TempDir]:
+        return [temp_dir for temp_dir in (self._main, self._beside) if temp_dir is not None]
 
     def remove(self) -> None:
-        for scratch in self.all():
-            scratch.remove()
+        for temp_dir in self.all():
+            temp_dir.remove()
 
 
 class Mount:
@@ -211,7 +211,7 @@ class Mount:
     """
 
     def __init__(
-        self, path: Path, mountpoint: str, layers: _Layers, scratches: _Scratches, *, keep: bool
+        self, path: Path, mountpoint: str, layers: _Layers, temp_dirs: _TempDirs, *, keep: bool
     ) -> None:
         """Only `mount` makes these."""
         self.path = path
@@ -222,7 +222,7 @@ class Mount:
         """What receives the changes; None: nothing does."""
         self.work = None if layers.work is None else Path(layers.work)
         self._mountpoint = mountpoint
-        self._scratches = scratches
+        self._temp_dirs = temp_dirs
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._ended = False
@@ -325,7 +325,7 @@ class Mount:
     def _finish(self) -> None:
         self._ended = True
         _living.pop(id(self), None)
-        self._scratches.remove()
+        self._temp_dirs.remove()
 
 
 _living: dict[int, Mount] = {}

@@ -19,8 +19,8 @@ from unionfs.cli.text import printable
 from unionfs.errors import OptionError
 from unionfs.offline.change import Change, Problem, Totals
 from unionfs.offline.changes import changes, check_layer, uses_userxattr
-from unionfs.options import resolve_mountpoint
-from unionfs.separated import split_lowers
+from unionfs.options.lists import split_lowers
+from unionfs.options.mount_options import resolve_mountpoint
 
 _STYLES = {"A": "green", "C": "yellow", "D": "red"}
 

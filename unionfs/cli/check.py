@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from unionfs import options
 from unionfs.cli import terminal
 from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
 from unionfs.errors import OptionError
+from unionfs.options import mount_options
 
 if TYPE_CHECKING:
     from unionfs.offline.findings import Finding
@@ -80,7 +80,7 @@ def run(words: list[str]) -> int:
     given = parser().parse_intermixed_args(words)
     if not given.repair and (given.accept_lowers or given.accept_volatile):
         raise OptionError("--accept-lowers and --accept-volatile say what may be mended: add --repair")
-    config = options.parse_union(given.directories, given.options)
+    config = mount_options.parse_union(given.directories, given.options)
 
     from unionfs.offline import consistency, repair, stack
     from unionfs.offline.findings import Consent
@@ -119,13 +119,13 @@ def run(words: list[str]) -> int:
 @contextmanager
 def _named(config: UnionConfig) -> Iterator[None]:
     """Name the mount that has the layers."""
-    from unionfs import handover
+    from unionfs.daemon import lock_wait
     from unionfs.overlay.check import InUse
 
     try:
         yield
     except InUse as error:
-        raise handover.explained(error, config) from None
+        raise lock_wait.explained(error, config) from None
 
 
 def as_json(config: UnionConfig, outcomes: Iterable[Outcome], looked_at: int, left: int) -> dict[str, Any]:

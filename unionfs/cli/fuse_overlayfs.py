@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from unionfs import options
 from unionfs.cli.text import printable
 from unionfs.errors import MountError, OptionError
-from unionfs.option_table import OPTIONS
-from unionfs.options import MountOptions
-from unionfs.separated import split_options
+from unionfs.options import mount_options
+from unionfs.options.lists import split_options
+from unionfs.options.mount_options import MountOptions
+from unionfs.options.table import OPTIONS
 
 if TYPE_CHECKING:
     from unionfs.cli.parser import Parser
@@ -99,9 +99,9 @@ def run(words: Sequence[str]) -> int:
         mount_options = _parse(given)
     except OptionError as error:
         raise MountError(str(error)) from error
-    from unionfs import daemon
+    from unionfs.daemon import lifecycle
 
-    return daemon.mount(mount_options)
+    return lifecycle.mount(mount_options)
 
 
 def _take_apart(words: Sequence[str]) -> _Words:
@@ -144,7 +144,7 @@ def _parse(given: _Words) -> MountOptions:
     names = {_name(word) for word in words}
     if not names & {"lowerdir", "lowerdir+"}:
         raise OptionError("mount option lowerdir is missing: -o lowerdir=A:B[,upperdir=U,workdir=W]")
-    parsed = options.parse(
+    parsed = mount_options.parse(
         [given.paths[-1]],
         # Each by itself, and quoted, for its commas do not separate.
         [f'"{word}"' for word in [*_defaults(given), *words]],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from unionfs import options
 from unionfs.cli.parser import Parser, Table
 from unionfs.errors import OptionError
-from unionfs.option_table import GROUPS, OPTIONS
+from unionfs.options import mount_options
+from unionfs.options.table import GROUPS, OPTIONS
 
 
 def parser() -> Parser:
@@ -64,13 +64,13 @@ def run(words: list[str]) -> int:
             if option != word and name in OPTIONS and name != "debug":
                 raise OptionError(f"{name} is a mount option: -o {option}") from error
         raise
-    mount_options = options.parse(
+    wanted = mount_options.parse(
         given.directories,
         given.options,
         foreground=given.foreground,
         debug=given.debug,
         log_file=given.log_file,
     )
-    from unionfs import daemon
+    from unionfs.daemon import lifecycle
 
-    return daemon.mount(mount_options)
+    return lifecycle.mount(wanted)

@@ -11,11 +11,11 @@ import subprocess
 import sys
 from typing import NoReturn
 
-from unionfs import options
 from unionfs.cli.helper import HelperParser, end, say
 from unionfs.errors import OptionError
-from unionfs.option_table import is_for_mount8
-from unionfs.separated import escape, join_lowers, split_options
+from unionfs.options import mount_options
+from unionfs.options.lists import escape, join_lowers, split_options
+from unionfs.options.table import is_for_mount8
 
 
 def command() -> NoReturn:
@@ -50,21 +50,21 @@ def run(program: str, words: list[str]) -> int:
     if not given.source or not given.target:
         raise OptionError(f"SOURCE and TARGET are needed: {program} SOURCE TARGET [-o OPTIONS]")
     if any("remount" in split_options(text) for text in given.options):
-        from unionfs.remount import remount
+        from unionfs.control.remount import remount
 
-        flags = options.parse_mount_flags(given.options)
+        flags = mount_options.parse_mount_flags(given.options)
         if not given.fake:
             remount(given.target, flags)
         say(given, f"{program}: {given.target} remounted with {','.join(flags.flag_names()) or 'rw'}")
         return 0
-    asked = options.parse(
+    asked = mount_options.parse(
         [given.target],
         # First, so that an fsname among the options counts more.
         [f"fsname={escape(given.source)}", *given.options],
         unknown=lambda name: _leave_aside(name, given.sloppy),
     )
     if given.fake:
-        from unionfs.neighbours import refuse_shared_layers
+        from unionfs.daemon.other_unions import refuse_shared_layers
         from unionfs.overlay import check
         from unionfs.transport.mount import check_mountpoint
 
@@ -72,9 +72,9 @@ def run(program: str, words: list[str]) -> int:
         check.check(asked.config, asked.mountpoint)
         refuse_shared_layers(asked.config)
     else:
-        from unionfs import daemon
+        from unionfs.daemon import lifecycle
 
-        daemon.mount(asked)
+        lifecycle.mount(asked)
         _have_umount_wait(given.source, asked.mountpoint)
     config = asked.config
     upper = "read-only" if config.upper is None else f"upper {config.upper}, work {config.work}"
@@ -104,4 +104,4 @@ def _have_umount_wait(source: str, mountpoint: str) -> None:
 
 def _leave_aside(name: str, sloppy: bool) -> None:
     if not sloppy and not is_for_mount8(name):
-        raise options.unknown_option(name)
+        raise mount_options.unknown_option(name)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unionfs import control
+from unionfs.control import status_socket
 from unionfs.errors import MountError
 from unionfs.linux import mount as linux
 from unionfs.linux.mount import MountPoint
-from unionfs.separated import split_lowers
+from unionfs.options.lists import split_lowers
 from unionfs.transport.mount import FSTYPE
 
 
@@ -36,7 +36,7 @@ def layers_of_mount(path: str) -> Layers | None:
         return None
     if entry.fstype == "overlay":
         return _of_overlayfs(entry)
-    for status in control.mounts():
+    for status in status_socket.mounts():
         if status["mountpoint"] != path or status["state"] == "detached":
             continue
         if status["state"] != "serving":

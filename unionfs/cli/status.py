@@ -11,12 +11,12 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from unionfs import control
-from unionfs.answer import Status
 from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
+from unionfs.control import status_socket
+from unionfs.control.status_schema import Status
 from unionfs.errors import MountError, OptionError
-from unionfs.options import resolve_mountpoint
+from unionfs.options.mount_options import resolve_mountpoint
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -106,7 +106,7 @@ def _interval(seconds: str) -> float:
 
 
 def _find(wanted: str | None) -> list[Status]:
-    found = control.mounts()
+    found = status_socket.mounts()
     if wanted is None:
         return found
     return [status for status in found if status["mountpoint"] == wanted][-1:]

@@ -18,10 +18,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from unionfs.answer import Status
 from unionfs.cli.terminal import human_size
 from unionfs.cli.text import printable
-from unionfs.separated import join_lowers
+from unionfs.control.status_schema import Status
+from unionfs.options.lists import join_lowers
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType

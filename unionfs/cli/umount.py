@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unionfs.cli.parser import Parser
-from unionfs.options import resolve_mountpoint
-from unionfs.unmount import step_out, umount
+from unionfs.control.unmount import step_out, umount
+from unionfs.options.mount_options import resolve_mountpoint
 
 
 def parser() -> Parser:

@@ -36,8 +36,8 @@ def run(program: str, words: list[str]) -> int:
     given = parser(program).parse(words)
     if not given.target:
         raise OptionError(f"TARGET is needed: {program} TARGET")
-    from unionfs.options import resolve_mountpoint
-    from unionfs.unmount import StillServedError, step_out, umount
+    from unionfs.control.unmount import StillServedError, step_out, umount
+    from unionfs.options.mount_options import resolve_mountpoint
 
     target = resolve_mountpoint(given.target)
     step_out(target)
@@ -56,9 +56,9 @@ def run(program: str, words: list[str]) -> int:
 
 
 def _make_read_only(target: str) -> str:
+    from unionfs.control.remount import remount
     from unionfs.linux.mount import mount_at
-    from unionfs.options import parse_mount_flags
-    from unionfs.remount import remount
+    from unionfs.options.mount_options import parse_mount_flags
 
     entry = mount_at(target)
     kept = [] if entry is None else [*entry.options, *entry.super_options]

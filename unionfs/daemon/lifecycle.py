@@ -13,19 +13,19 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from unionfs import log, neighbours
-from unionfs.access_times import AccessTimes
-from unionfs.answer import Status
-from unionfs.caller import Caller
-from unionfs.control import ControlSocket, log_beside, make_directory, remove_old_logs
+from unionfs.control.status_schema import Status
+from unionfs.control.status_socket import ControlSocket, log_beside, make_directory, remove_old_logs
+from unionfs.daemon import log, other_unions
+from unionfs.daemon.access_times import AccessTimes
+from unionfs.daemon.event_loop import Serving
+from unionfs.daemon.lock_wait import agree, take_over
+from unionfs.daemon.owner_process import OwnerProcess
+from unionfs.daemon.readiness import FAILED, READY, SIGNALS, Readiness
 from unionfs.errors import MountError, PyUnionFSError, explain
-from unionfs.handover import agree, take_over
 from unionfs.linux import notify, process
 from unionfs.linux.mount_users import may_be_used
-from unionfs.options import MountOptions
+from unionfs.options.mount_options import MountOptions
 from unionfs.overlay import check
-from unionfs.readiness import FAILED, READY, SIGNALS, Readiness
-from unionfs.serving import Serving
 from unionfs.transport.mount import FuseMount, check_mountpoint, open_fuse
 from unionfs.transport.session import Session
 
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def mount(options: MountOptions, caller: Caller | None = None) -> int:
+def mount(options: MountOptions, owner: OwnerProcess | None = None) -> int:
     """Mount, and return when the mount serves (or, in the foreground, when it has ended) with an exit status.
 
-    With a `caller` the mount ends when that process ends. MountError: it was refused, nothing is mounted and
+    With an `owner` the mount ends when that process ends. MountError: it was refused, nothing is mounted and
     the directories are as they were.
     """
     check_mountpoint(options.mountpoint)
     check.check(options.config, options.mountpoint)
     lock = take_over(options.config, options.lock_patience)
     try:
-        neighbours.refuse_shared_layers(options.config)
+        other_unions.refuse_shared_layers(options.config)
         if options.foreground:
-            neighbours.remark(options)
-            return _Life(options, lock, None, caller).run()
-        _mount_in_background(options, lock, caller)
+            other_unions.remark(options)
+            return _Life(options, lock, None, owner).run()
+        _mount_in_background(options, lock, owner)
         return 0
     finally:
         lock.close()
 
 
-def _mount_in_background(options: MountOptions, lock: check.Lock, caller: Caller | None) -> None:
+def _mount_in_background(options: MountOptions, lock: check.Lock, owner: OwnerProcess | None) -> None:
     """Fork the daemon, which holds the lock from now on, and wait until it serves."""
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -63,10 +63,10 @@ def _mount_in_background(options: MountOptions, lock: check.Lock, caller: Caller
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _daemon(options, lock, writer, caller)
+        _daemon(options, lock, writer, owner)
     os.close(writer)
     try:
-        neighbours.remark(options)
+        other_unions.remark(options)
         with open(reader, "rb") as pipe:
             answer = pipe.read()
     except KeyboardInterrupt:
@@ -85,15 +85,15 @@ def _mount_in_background(options: MountOptions, lock: check.Lock, caller: Caller
     )
 
 
-def _daemon(options: MountOptions, lock: check.Lock, writer: int, caller: Caller | None) -> NoReturn:
+def _daemon(options: MountOptions, lock: check.Lock, writer: int, owner: OwnerProcess | None) -> NoReturn:
     """What the forked child is. Never returns."""
     status = 1
     try:
         os.setsid()
         # A lock, a pipe or a directory that the caller has open is not ours to hold for the mount's life.
         kept = {0, 1, 2, writer, *lock.descriptors()}
-        process.drop_descriptors(kept if caller is None else kept.union(caller.descriptors()))
-        life = _Life(options, lock, writer, caller)
+        process.drop_descriptors(kept if owner is None else kept.union(owner.descriptors()))
+        life = _Life(options, lock, writer, owner)
         try:
             status = life.run()
         except PyUnionFSError as error:
@@ -106,11 +106,11 @@ class _Life:
     """One mount, from its first descriptor to its last. `ready` is the pipe to who waits; in front, None."""
 
     def __init__(
-        self, options: MountOptions, lock: check.Lock, ready: int | None, caller: Caller | None
+        self, options: MountOptions, lock: check.Lock, ready: int | None, owner: OwnerProcess | None
     ) -> None:
         self.options = options
         self.lock = lock
-        self.caller = caller
+        self.owner = owner
         # In the background it was the command that a service manager started, and the daemon is not it.
         self.notifier = notify.Notifier(os.environ.get(notify.VARIABLE) if options.foreground else None)
         self.readiness = Readiness(options, ready, self.notifier)
@@ -158,8 +158,8 @@ class _Life:
                 f" its traceback went to {self.log_place}"
             ) from error
         finally:
-            if self.caller is not None:
-                self.caller.clear_up()
+            if self.owner is not None:
+                self.owner.clear_up()
             log.clear_away(fallback)
             # The socket goes last: who cannot see this process waits for that.
             self.lock.close()
@@ -227,7 +227,7 @@ class _Life:
             options.mountpoint,
             self.fuse,
             options.foreground,
-            self.caller,
+            self.owner,
             self.access_times,
         )
         try:

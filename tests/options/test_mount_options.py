@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from unionfs import options
 from unionfs.errors import OptionError
-from unionfs.option_table import GROUPS, OPTIONS
-from unionfs.options import MountOptions
+from unionfs.options import mount_options
+from unionfs.options.lists import join_lowers, split_lowers
+from unionfs.options.mount_options import MountOptions
+from unionfs.options.table import GROUPS, OPTIONS
 from unionfs.overlay.config import OwnersConfig, UnionConfig
-from unionfs.separated import join_lowers, split_lowers
 
 
 def parse(*texts: str, writable: bool = True, **keywords: bool | str) -> MountOptions:
     directories = ["/l", "/u", "/w", "/m"] if writable else ["/l", "/m"]
-    return options.parse(directories, texts, privileged=True, **keywords)  # type: ignore[arg-type]
+    return mount_options.parse(directories, texts, privileged=True, **keywords)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_data_only_layers_come_last(text: str, says: str) -> None:
 
 
 def layers(*texts: str) -> UnionConfig:
-    return options.parse(["/m"], texts, privileged=True).config
+    return mount_options.parse(["/m"], texts, privileged=True).config
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,9 @@ def test_layers_among_the_options_must_be_whole(text: str, says: str) -> None:
 
 def test_unknown_options_may_be_left_aside() -> None:
     met: list[str] = []
-    given = options.parse(["/l", "/m"], ["colour=blue,ro", "shape"], privileged=True, unknown=met.append)
+    given = mount_options.parse(
+        ["/l", "/m"], ["colour=blue,ro", "shape"], privileged=True, unknown=met.append
+    )
     assert met == ["colour", "shape"]
     assert given.fuse.read_only
 
@@ -285,7 +287,7 @@ def test_a_read_only_union_needs_redirects_for_metacopies() -> None:
 )
 @pytest.mark.parametrize("name", ["lowerdir+", "datadir+"])
 def test_a_layer_by_itself_is_taken_literally(name: str, text: str, path: str) -> None:
-    config = options.parse(["/m"], [f"lowerdir+=/top,{name}=/{text}"], privileged=True).config
+    config = mount_options.parse(["/m"], [f"lowerdir+=/top,{name}=/{text}"], privileged=True).config
     assert (*config.lowers, *config.data_lowers) == ("/top", f"/{path}")
 
 
@@ -304,7 +306,7 @@ def test_a_layer_by_itself_is_taken_literally(name: str, text: str, path: str) -
 )
 def test_two_or_four_directories(directories: list[str], says: str) -> None:
     with pytest.raises(OptionError, match=says):
-        options.parse(directories)
+        mount_options.parse(directories)
 
 
 def test_a_comma_in_a_name_is_escaped() -> None:
@@ -313,7 +315,7 @@ def test_a_comma_in_a_name_is_escaped() -> None:
 
 
 def test_without_privilege_marks_are_user_attributes() -> None:
-    assert options.parse(["/l", "/m"], privileged=False).config.userxattr
+    assert mount_options.parse(["/l", "/m"], privileged=False).config.userxattr
 
 
 def test_paths_become_absolute_and_free_of_symlinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +323,7 @@ def test_paths_become_absolute_and_free_of_symlinks(tmp_path: Path, monkeypatch:
         (tmp_path / name).mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path / "u")
-    given = options.parse(["../link:../missing", ".", "../w", "../m/"], privileged=True)
+    given = mount_options.parse(["../link:../missing", ".", "../w", "../m/"], privileged=True)
     base = os.path.realpath(tmp_path)
     assert given.config.lowers == (f"{base}/real", f"{base}/missing")
     assert (given.config.upper, given.config.work) == (f"{base}/u", f"{base}/w")
@@ -332,12 +334,12 @@ def test_paths_become_absolute_and_free_of_symlinks(tmp_path: Path, monkeypatch:
 def test_every_way_to_write_a_mountpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     (tmp_path / "m" / "x").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "m")
-    assert options.resolve_mountpoint(path) == os.path.realpath(tmp_path / "m")
+    assert mount_options.resolve_mountpoint(path) == os.path.realpath(tmp_path / "m")
 
 
 def test_the_root_directory_is_a_mountpoint() -> None:
-    assert options.resolve_mountpoint("/") == "/"
-    assert options.resolve_mountpoint("//") == "/"
+    assert mount_options.resolve_mountpoint("/") == "/"
+    assert mount_options.resolve_mountpoint("//") == "/"
 
 
 @pytest.mark.parametrize(
@@ -383,7 +385,7 @@ def test_a_redirect_dir_by_name_copies_no_directories() -> None:
 
 def test_userxattr_writes_and_follows_no_redirects_unless_asked_to() -> None:
     assert parse("userxattr").config.redirect_dir == "nofollow"
-    assert options.parse(["/l", "/u", "/w", "/m"], privileged=False).config.redirect_dir == "nofollow"
+    assert mount_options.parse(["/l", "/u", "/w", "/m"], privileged=False).config.redirect_dir == "nofollow"
     assert parse("userxattr", "redirect_dir=on").config.redirect_dir == "on"
     with pytest.raises(OptionError, match="metacopy=on does not go with"):
         parse("userxattr", "metacopy=on")

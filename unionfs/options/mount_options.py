@@ -1,8 +1,8 @@
 """Mount options: parsed, checked against each other, and printed.
 
-With `option_table.py`, which has each option by itself, the only place that knows an option's name. Nothing
+With `table.py`, which has each option by itself, the only place that knows an option's name. Nothing
 here looks at the layers (`overlay/check.py` does) or mounts. What is wrong is an `OptionError`. How lowers
-and `-o` are taken apart says `separated.py`.
+and `-o` are taken apart says `lists.py`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, TypeVar
 from unionfs.errors import OptionError
 from unionfs.linux import mount as linux
 from unionfs.linux import process
-from unionfs.option_table import OPTIONS
+from unionfs.options.lists import escape, split_lowers, split_options, unescape
+from unionfs.options.table import OPTIONS
 from unionfs.overlay.config import OwnersConfig, UnionConfig
-from unionfs.separated import escape, split_lowers, split_options, unescape
 from unionfs.transport.mount import FuseMountOptions
 from unionfs.transport.session import SessionOptions
 
 logger = logging.getLogger(__name__)
 
 Values = dict[str, Any]
-"""What options were given, by key; `option_table.py` gives each its type."""
+"""What options were given, by key; `table.py` gives each its type."""
 
 _Fields = TypeVar("_Fields", UnionConfig, OwnersConfig, FuseMountOptions)
 

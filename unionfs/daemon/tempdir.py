@@ -23,7 +23,7 @@ _MOUNTPOINT = "merged"
 _PRIVATE = ("trusted.overlay.", "user.overlay.")
 
 
-class Scratch:
+class TempDir:
     """One such directory, held by a descriptor: it is the same one whatever lies over its path."""
 
     __slots__ = ("_fd", "path")
@@ -34,7 +34,7 @@ class Scratch:
         self._fd = os.open(path, _OPEN_DIR)
 
     @classmethod
-    def make(cls, place: str, prefix: str = PREFIX) -> Scratch:
+    def make(cls, place: str, prefix: str = PREFIX) -> TempDir:
         """A new one in the directory `place`, which only this user may enter."""
         # Here, because the daemon that holds one does not need it, and it is slow to load.
         import tempfile

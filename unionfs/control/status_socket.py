@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from unionfs.answer import Status, checked
+from unionfs.control.status_schema import Status, checked
 from unionfs.linux import process
 from unionfs.linux.mount import MountPoint, mount_table
 from unionfs.transport.mount import FSTYPE

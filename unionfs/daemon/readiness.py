@@ -14,8 +14,8 @@ import time
 
 from unionfs.errors import MountError
 from unionfs.linux.notify import Notifier
-from unionfs.options import MountOptions
-from unionfs.separated import join_lowers
+from unionfs.options.lists import join_lowers
+from unionfs.options.mount_options import MountOptions
 from unionfs.transport.session import Session
 
 PATIENCE = 30.0
@@ -33,7 +33,7 @@ TOO_LATE = (
 
 _PAUSE = 0.05
 
-logger = logging.getLogger("unionfs.daemon")
+logger = logging.getLogger("unionfs.daemon.lifecycle")
 
 
 class Outcome(enum.Enum):

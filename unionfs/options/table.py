@@ -1,7 +1,7 @@
 """The mount options one by one: names, values, and what they are for.
 
 Help, man page and completion show this table. It knows nothing of what options have to do with each other:
-`options.py` does. A value that cannot be is an `OptionError`.
+`mount_options.py` does. A value that cannot be is an `OptionError`.
 """
 
 from __future__ import annotations

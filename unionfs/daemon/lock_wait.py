@@ -20,9 +20,9 @@ import sys
 import time
 from dataclasses import replace
 
-from unionfs import control
-from unionfs.answer import Status
-from unionfs.options import MountOptions
+from unionfs.control import status_socket
+from unionfs.control.status_schema import Status
+from unionfs.options.mount_options import MountOptions
 from unionfs.overlay import check
 from unionfs.overlay.config import UnionConfig
 
@@ -37,7 +37,7 @@ _SILENCE = 1.0
 
 _TIMEOUT = 1.0
 
-logger = logging.getLogger("unionfs.daemon")
+logger = logging.getLogger("unionfs.daemon.lifecycle")
 
 
 def take_over(config: UnionConfig, patience: float) -> check.Lock:
@@ -121,7 +121,7 @@ def _holders(config: UnionConfig) -> list[Status]:
     wanted = {config.upper, config.work}
     return [
         status
-        for status in control.mounts()
+        for status in status_socket.mounts()
         if status["state"] != "unreachable" and not wanted.isdisjoint((status["upper"], status["work"]))
     ]
 

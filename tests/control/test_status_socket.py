@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.mounts import needs_root
-from unionfs import control
+from unionfs.control import status_socket
 from unionfs.linux.mount import parse_mount
 
 NAME = "1-ab@0:77.sock"
@@ -53,8 +53,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only directory that is looked into."""
     directory = tmp_path / "run" / "pyunionfs"
     directory.parent.mkdir()
-    monkeypatch.setattr(control, "_directories", lambda: [str(directory)])
-    monkeypatch.setattr(control, "_ANSWER_TIME", 0.3)
+    monkeypatch.setattr(status_socket, "_directories", lambda: [str(directory)])
+    monkeypatch.setattr(status_socket, "_ANSWER_TIME", 0.3)
     monkeypatch.setattr("glob.glob", lambda _: [])
     return directory
 
@@ -111,9 +111,9 @@ def entry(device: str = "0:77", user: int | None = None) -> str:
 def test_an_answer_is_found_by_its_device(place: Path) -> None:
     with answering(place, json.dumps(STATUS).encode()):
         me = os.getpid(), os.geteuid()
-        assert control.find(parse_mount(entry())) == [control.Running(NAME, *me, "0:77", None)]
-        assert control.find(parse_mount(entry("0:78"))) == []
-        assert control.running() == [control.Running(NAME, *me, "0:77", STATUS)]
+        assert status_socket.find(parse_mount(entry())) == [status_socket.Running(NAME, *me, "0:77", None)]
+        assert status_socket.find(parse_mount(entry("0:78"))) == []
+        assert status_socket.running() == [status_socket.Running(NAME, *me, "0:77", STATUS)]
 
 
 def test_an_older_daemon_is_understood(place: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_older_daemon_is_understood(place: Path) -> None:
     since: dict[str, Any] = {"under_way": [], "data_lowers": [], "upper_space": None, "silent_opens": False}
     answer = {key: value for key, value in STATUS.items() if key not in since}
     with answering(place, json.dumps(answer).encode()):
-        assert [each.status for each in control.running()] == [{**STATUS, **since}]
+        assert [each.status for each in status_socket.running()] == [{**STATUS, **since}]
 
 
 @pytest.mark.parametrize(("silent", "open_handles"), [(False, 0), (False, 1), (True, 0)])
@@ -132,29 +132,29 @@ def test_an_older_daemon_that_does_not_know_what_is_open_counts_as_in_use(
     answer = {key: value for key, value in told.items() if key != "in_use"}
     with answering(place, json.dumps(answer).encode()):
         in_use = silent or open_handles > 0
-        assert [each.status for each in control.running()] == [{**told, "in_use": in_use}]
+        assert [each.status for each in status_socket.running()] == [{**told, "in_use": in_use}]
 
 
 @needs_root
 def test_nobody_passes_for_the_daemon_of_another_user(place: Path) -> None:
     with answering(place, json.dumps(STATUS).encode()):
         os.chown(place, os.geteuid() + 1, -1)
-        assert control.find(parse_mount(entry(user=os.geteuid() + 1))) == []
+        assert status_socket.find(parse_mount(entry(user=os.geteuid() + 1))) == []
 
 
 @needs_root
 def test_only_the_directories_of_the_mounts_user_are_looked_into(place: Path) -> None:
     with answering(place, json.dumps(STATUS).encode()):
         os.chown(place, 12345, -1)
-        assert control.find(parse_mount(entry())) == []
-        assert control.running(0) == []
-        assert [each.uid for each in control.running()] == [0]
+        assert status_socket.find(parse_mount(entry())) == []
+        assert status_socket.running(0) == []
+        assert [each.uid for each in status_socket.running()] == [0]
 
 
 def test_one_that_does_not_answer_is_found(place: Path) -> None:
     with answering(place, None):
         started = time.monotonic()
-        assert [each.pid for each in control.find(parse_mount(entry()))] == [os.getpid()]
+        assert [each.pid for each in status_socket.find(parse_mount(entry()))] == [os.getpid()]
         assert time.monotonic() - started < 0.2
 
 
@@ -164,29 +164,29 @@ def test_those_that_do_not_answer_cost_their_time_once(place: Path) -> None:
             stack.enter_context(answering(place, None, f"1-a{number}@0:{number}.sock"))
         stack.enter_context(answering(place, json.dumps(STATUS).encode(), "2-b@0:77.sock"))
         started = time.monotonic()
-        found = control.running()
+        found = status_socket.running()
         assert time.monotonic() - started < 1
         assert [each.status for each in found] == [None] * 6 + [STATUS]
 
 
 def test_not_everything_is_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(status_socket, "_MOST_BYTES", 1 << 20)
     with answering(place, b" " * (2 << 20) + json.dumps(STATUS).encode()):
-        assert [each.status for each in control.running()] == [None]
+        assert [each.status for each in status_socket.running()] == [None]
 
 
 def test_a_mount_whose_daemon_is_stuck_has_its_pid(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "mount_table", lambda: [parse_mount(entry())])
+    monkeypatch.setattr(status_socket, "mount_table", lambda: [parse_mount(entry())])
     with answering(place, None):
-        [status] = control.mounts()
+        [status] = status_socket.mounts()
         assert (status["state"], status["pid"]) == ("unreachable", os.getpid())
 
 
 def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As when there is no descriptor left to look up the memory with."""
-    directory = control.make_directory()
+    directory = status_socket.make_directory()
     assert directory is not None
-    bound = control.ControlSocket(directory, "1-ab")
+    bound = status_socket.ControlSocket(directory, "1-ab")
     bound.name_mount((0, 77))
     answers = [OSError(24, "Too many open files"), ValueError("a bug"), STATUS]
 
@@ -207,7 +207,7 @@ def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCapt
     server = threading.Thread(target=serve)
     server.start()
     try:
-        found = [control.running() for _ in range(3)]
+        found = [status_socket.running() for _ in range(3)]
         assert [each.status for [each] in found] == [None, None, STATUS]
     finally:
         server.join()
@@ -258,7 +258,7 @@ def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCapt
 )
 def test_an_answer_that_makes_no_sense_is_none(place: Path, answer: bytes | None) -> None:
     with answering(place, answer):
-        assert [(each.pid, each.status) for each in control.running()] == [(os.getpid(), None)]
+        assert [(each.pid, each.status) for each in status_socket.running()] == [(os.getpid(), None)]
 
 
 def test_what_a_dead_daemon_left_is_removed_but_not_a_log_with_lines(place: Path) -> None:
@@ -268,7 +268,7 @@ def test_what_a_dead_daemon_left_is_removed_but_not_a_log_with_lines(place: Path
             dead.bind(str(place / f"{stem}@0:77.sock"))
         (place / f"{stem}.log").touch()
     (place / "2-b.log").write_text("trouble")
-    assert list(control.running()) == []
+    assert list(status_socket.running()) == []
     assert os.listdir(place) == ["2-b.log"]
 
 
@@ -281,9 +281,9 @@ def test_a_socket_that_does_not_listen_yet_has_no_name(place: Path, monkeypatch:
         real(*arguments, **keywords)
 
     monkeypatch.setattr(os, "rename", rename)
-    directory = control.make_directory()
+    directory = status_socket.make_directory()
     assert directory is not None
-    bound = control.ControlSocket(directory, "1-ab")
+    bound = status_socket.ControlSocket(directory, "1-ab")
     assert seen == [[]]
     assert os.listdir(place) == ["1-ab.sock"]
     bound.name_mount((0, 77))
@@ -293,29 +293,29 @@ def test_a_socket_that_does_not_listen_yet_has_no_name(place: Path, monkeypatch:
 
 
 def test_the_directory_is_ours_alone(place: Path) -> None:
-    assert control.make_directory() == str(place)
+    assert status_socket.make_directory() == str(place)
     assert place.stat().st_mode & 0o777 == 0o700
     place.chmod(0o755)
-    assert control.make_directory() is None
+    assert status_socket.make_directory() is None
 
 
 @needs_root
 def test_a_directory_of_another_user_or_a_link_is_not_used(place: Path, tmp_path: Path) -> None:
     place.mkdir(mode=0o700)
     os.chown(place, 12345, 12345)
-    assert control.make_directory() is None
+    assert status_socket.make_directory() is None
     place.rmdir()
     (tmp_path / "mine").mkdir(mode=0o700)
     place.symlink_to(tmp_path / "mine")
-    assert control.make_directory() is None
+    assert status_socket.make_directory() is None
 
 
 def test_a_long_path_is_no_hindrance(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = place.parent / ("x" * 120)
-    monkeypatch.setattr(control, "_directories", lambda: [str(deep)])
-    directory = control.make_directory()
+    monkeypatch.setattr(status_socket, "_directories", lambda: [str(deep)])
+    directory = status_socket.make_directory()
     assert directory == str(deep)
-    bound = control.ControlSocket(directory, "1-ab")
+    bound = status_socket.ControlSocket(directory, "1-ab")
     bound.close()
     assert os.listdir(deep) == []
 
@@ -331,9 +331,9 @@ def test_the_last_logs_of_ended_daemons_are_kept(place: Path) -> None:
     os.utime(place / "1-ab.log", (old - 9999, old - 9999))
     for name in ("0-ab.sock", "1-ab@0:77.sock", "2-abc.sock"):
         (place / name).touch()  # 2-ab.log is of another
-    control.remove_old_logs(str(place))
+    status_socket.remove_old_logs(str(place))
     kept = sorted(int(path.name.partition("-")[0]) for path in place.glob("*.log"))
     # Those of daemons that live, the last ten of the ended ones, of which one is of now.
     assert kept == [0, 1, *range(6, 15), 16]
-    control.remove_old_logs(str(place))
+    status_socket.remove_old_logs(str(place))
     assert len(list(place.glob("*.log"))) == 12

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unionfs import log
+from unionfs.daemon import log
 from unionfs.errors import MountError
 
 

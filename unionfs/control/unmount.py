@@ -14,11 +14,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from unionfs import control
+from unionfs.control import status_socket
 from unionfs.errors import MountError, explain
 from unionfs.linux import process
 from unionfs.linux.mount import MountPoint, mount_at, mount_table
-from unionfs.options import resolve_mountpoint
+from unionfs.options.mount_options import resolve_mountpoint
 from unionfs.transport.detach import unmount
 
 _BUSY_TRIES = 5
@@ -47,8 +47,8 @@ def umount(
     entry = mount_at(mountpoint)
     if entry is None:
         raise MountError(f"nothing is mounted on {mountpoint}: `pyunionfs status` lists the mounts")
-    found = control.find(entry)
-    if not control.is_ours(entry, found):
+    found = status_socket.find(entry)
+    if not status_socket.is_ours(entry, found):
         raise MountError(f"{mountpoint} is a {entry.fstype} mount and not pyunionfs's: use `umount` for it")
     owner = entry.super_option("user_id")
     if os.geteuid() != 0 and owner != str(os.geteuid()):
@@ -134,7 +134,7 @@ def _has_died(mountpoint: str) -> bool:
 class _Daemons:
     """Those who serve a mount, found before it is unmounted, and waited for after."""
 
-    def __init__(self, mountpoint: str, entry: MountPoint, found: list[control.Running]) -> None:
+    def __init__(self, mountpoint: str, entry: MountPoint, found: list[status_socket.Running]) -> None:
         self._mountpoint = mountpoint
         self._entry = entry
         self._names = {each.name for each in found}
@@ -184,7 +184,7 @@ class _Daemons:
             left = None if timeout is None else max(deadline - time.monotonic(), 0)
             if not process.wait_for_exit(pidfd, left):
                 return False
-        while self._hidden & {each.name for each in control.find(self._entry)}:
+        while self._hidden & {each.name for each in status_socket.find(self._entry)}:
             if time.monotonic() > deadline:
                 return False
             time.sleep(_SOCKET_PAUSE)
@@ -192,7 +192,7 @@ class _Daemons:
 
     def _serve_on(self) -> bool:
         """Whether one still answers questions, which it does not when it writes out."""
-        asked = control.running(control.owner_of(self._entry))
+        asked = status_socket.running(status_socket.owner_of(self._entry))
         return any(each.status is not None and each.name in self._names for each in asked)
 
     def close(self) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 
-from unionfs import control
+from unionfs.control import status_socket
 from unionfs.errors import MountError
 from unionfs.linux.mount import MountPoint, mount_at
-from unionfs.options import resolve_mountpoint
+from unionfs.options.mount_options import resolve_mountpoint
 from unionfs.transport.mount import FuseMountOptions, change_flags
 
 
@@ -21,7 +21,7 @@ def remount(path: str, options: FuseMountOptions) -> None:
     entry = mount_at(mountpoint)
     if entry is None:
         raise MountError(f"cannot remount {mountpoint}: nothing is mounted there")
-    if not control.is_ours(entry, control.find(entry)):
+    if not status_socket.is_ours(entry, status_socket.find(entry)):
         raise MountError(f"cannot remount {mountpoint}: it is a {entry.fstype} mount and not pyunionfs's")
     if "ro" in entry.super_options and not options.read_only:
         _refuse_without_upper(mountpoint, entry)
@@ -30,11 +30,11 @@ def remount(path: str, options: FuseMountOptions) -> None:
     except OSError as error:
         raise MountError(f"cannot remount {mountpoint}: {_reason(error)}") from error
     # A daemon that answers has seen the new flags, which those of upper's private mount follow.
-    control.ask(entry)
+    status_socket.ask(entry)
 
 
 def _refuse_without_upper(mountpoint: str, entry: MountPoint) -> None:
-    known = [each.status["upper"] for each in control.ask(entry) if each.status is not None]
+    known = [each.status["upper"] for each in status_socket.ask(entry) if each.status is not None]
     if not known:
         raise MountError(f"cannot remount {mountpoint} for writing: its daemon does not answer")
     if known[0] is None:

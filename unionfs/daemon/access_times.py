@@ -15,7 +15,7 @@ import threading
 from unionfs.linux import fs as linux
 from unionfs.linux.mount import MountPoint, options_of
 
-logger = logging.getLogger("unionfs.daemon")
+logger = logging.getLogger("unionfs.daemon.lifecycle")
 
 
 def attributes(options: tuple[str, ...]) -> int:

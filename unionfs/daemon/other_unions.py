@@ -9,11 +9,11 @@ import os
 import sys
 from collections.abc import Iterator
 
-from unionfs import control
-from unionfs.control import Running
+from unionfs.control import status_socket
+from unionfs.control.status_socket import Running
 from unionfs.errors import MountError
 from unionfs.linux.mount import MountPoint, mount_table
-from unionfs.options import MountOptions
+from unionfs.options.mount_options import MountOptions
 from unionfs.overlay import check
 from unionfs.overlay.check import Place
 from unionfs.overlay.config import UnionConfig
@@ -33,7 +33,7 @@ def refuse_shared_layers(config: UnionConfig) -> None:
     """
     if not config.index or config.upper is None:
         return
-    for text in _shared(config, control.running(seconds=_PATIENCE)):
+    for text in _shared(config, status_socket.running(seconds=_PATIENCE)):
         raise MountError(
             f"{text}: with index=on no other union may write a layer; unmount that one, use other"
             " directories, or mount with index=off"
@@ -42,7 +42,7 @@ def refuse_shared_layers(config: UnionConfig) -> None:
 
 def remark(options: MountOptions) -> None:
     """Say on standard error what overlayfs takes, too, but a user may not have meant."""
-    daemons = control.running(seconds=_REMARK)
+    daemons = status_socket.running(seconds=_REMARK)
     config = options.config
     for text in _on_mountpoint(options.mountpoint, daemons):
         print(f"pyunionfs: {text}", file=sys.stderr)

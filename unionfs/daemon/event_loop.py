@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from unionfs.access_times import AccessTimes
-from unionfs.answer import Status
-from unionfs.caller import Caller
-from unionfs.control import ControlSocket
-from unionfs.readiness import SIGNALS, Outcome, Readiness
+from unionfs.control.status_schema import Status
+from unionfs.control.status_socket import ControlSocket
+from unionfs.daemon.access_times import AccessTimes
+from unionfs.daemon.owner_process import OwnerProcess
+from unionfs.daemon.readiness import SIGNALS, Outcome, Readiness
 from unionfs.transport.mount import FuseMount
 from unionfs.transport.session import Session
 
@@ -31,7 +31,7 @@ GRACE = 10.0
 _LOOK_AGAIN = 0.05
 _QUIET = 0.25
 
-logger = logging.getLogger("unionfs.daemon")
+logger = logging.getLogger("unionfs.daemon.lifecycle")
 
 
 class Wake:
@@ -64,7 +64,7 @@ class Serving:
     mountpoint: str
     fuse: FuseMount
     foreground: bool
-    caller: Caller | None = None
+    owner: OwnerProcess | None = None
     access_times: AccessTimes | None = None
     wake: Wake = field(default_factory=Wake)
     _ended: bool = False
@@ -94,8 +94,8 @@ class Serving:
             selector.register(self.wake.reader, selectors.EVENT_READ)
             if control is not None:
                 selector.register(control, selectors.EVENT_READ)
-            if self.caller is not None:
-                selector.register(self.caller, selectors.EVENT_READ)
+            if self.owner is not None:
+                selector.register(self.owner, selectors.EVENT_READ)
             if self.access_times is not None:
                 selector.register(self.access_times, selectors.EVENT_READ)
             if outcome is Outcome.ABANDONED:
@@ -104,9 +104,9 @@ class Serving:
                 for key, _ in selector.select(None if self._stop_at is None else _LOOK_AGAIN):
                     if key.fileobj is control and control is not None:
                         _answer(control, status)
-                    elif key.fileobj is self.caller and self.caller is not None:
+                    elif key.fileobj is self.owner and self.owner is not None:
                         # Once: it stays readable.
-                        selector.unregister(self.caller)
+                        selector.unregister(self.owner)
                         logger.info("whoever asked for it has ended: unmounting %s", self.mountpoint)
                         if self._stop_at is None:
                             self._free_mountpoint()

@@ -1,0 +1,3 @@
+"""The process that serves one mount, from its first check to its last sync. Transports answer requests."""
+
+from __future__ import annotations
