@@ -39,8 +39,12 @@ def find(fs: OverlayFs, inode: File, lower: os.stat_result) -> None:
     inode.mode = st.st_mode
     inode.indexed = True
     inode.nlink = _union_nlink(fs, inode, st.st_nlink, lower.st_nlink)
-    if fs.format.read(fs.index_dir.proc_path(name), fs.format.metacopy) is not None:
+    marks = fs.format.names(fs.index_dir, name) or ()
+    if fs.format.metacopy in marks:
         inode.metacopy = True
+        if fs.format.redirect in marks:
+            # Else the next rename would write one to a name at which no lower has the data (ovl_lookup()).
+            inode.redirect = fs.format.read_redirect(fs.index_dir.proc_path(name))
         if inode.datadir is None:
             inode.datadir, inode.dataname = inode.lowdir, inode.lowname
     else:

@@ -178,9 +178,15 @@ def _keep_together(fs: OverlayFs, inode: Inode, newdir: Directory, same_dir: boo
                 aufs.mark_opaque(fs, inode.upper)
     elif isinstance(inode, File):
         if inode.metacopy:
-            set_redirect(fs, inode, absolute=not same_dir or (inode.nlink or 1) > 1)
+            set_redirect(fs, inode, absolute=not same_dir or _had_links(inode))
         if inode.from_lower:
             set_impure(fs, newdir)
+
+
+def _had_links(inode: File) -> bool:
+    """Whether the lower file has several names: upper may have others (ovl_need_absolute_redirect())."""
+    st = None if inode.lowdir is None else inode.lowdir.lstat(inode.lowname)
+    return st is not None and st.st_nlink > 1
 
 
 def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: bytes) -> None:
