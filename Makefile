@@ -7,14 +7,15 @@ PREFIX ?= /usr/local
 VENV   := .venv
 READY  := $(VENV)/.ready
 BIN    := $(VENV)/bin
-# Test files run side by side, each in one process; -n 0 in ARGS runs all in one.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# Tests run side by side, two processes or as many as there are processors, at most four; -n 0 in ARGS runs all in
+# one. A process that has done its share takes over some of another's, so that none waits for a long file.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fuzz malformed crash memory profile bench man dist install uninstall clean
+.PHONY: help setup demo check test test-all lint fuzz malformed crash memory profile bench man dist install uninstall clean
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 # The stamp is newer than what decides about the environment, so a changed dependency sets it up again.
 $(READY): pyproject.toml scripts/setup.sh
@@ -25,9 +26,18 @@ setup: $(READY) ## install system packages and the virtual environment .venv (ro
 demo: $(READY) ## build three layers and a root tree, mount them and show what a union does
 	@scripts/demo.sh
 
-test: lint ## lint, then the whole test suite (ARGS="-k name" for a part)
-	@scripts/test-programs.sh
-	$(PYTEST) $(ARGS)
+# Each test is in one of three tiers (tests/tiers.py).
+check: lint ## lint, types, and the tests that mount nothing: two minutes (ARGS="-k name" for a part)
+	@scripts/test-programs.sh check
+	$(PYTEST) -m check $(ARGS)
+
+test: lint ## the same and the tests that mount: eight minutes
+	@scripts/test-programs.sh check mounts
+	$(PYTEST) -m "check or mounts" $(ARGS)
+
+test-all: $(READY) ## what is left: engines, Debian, systemd, long and random runs: fifteen minutes
+	@scripts/test-programs.sh rest
+	$(PYTEST) -m rest $(ARGS)
 
 lint: $(READY) ## ruff (rules and layout) and mypy --strict
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Installs the programs that tests start beside pyunionfs: container engines, systemd, shells, what reads man pages.
+# Installs the programs that tests start beside pyunionfs: shells, what reads man pages, container engines, systemd.
+#
+#   scripts/test-programs.sh check mounts rest     for these tiers of tests (tests/tiers.py)
 #
 # Tests that need one which is missing skip and say so; hence this never fails, and says what it could not install.
 # Quick and silent when all is there. It never removes or upgrades a package.
@@ -7,7 +9,15 @@ set -uo pipefail
 
 say() { printf 'test-programs: %s\n' "$*"; }
 
-packages=(fuse-overlayfs uidmap podman buildah crun systemd groff-base man-db mandoc zsh fish)
+packages=()
+for tier; do
+    case $tier in
+        check) packages+=(groff-base man-db mandoc zsh fish) ;;
+        mounts) packages+=(fuse-overlayfs uidmap) ;;
+        rest) packages+=(fuse-overlayfs uidmap podman buildah crun systemd) ;;
+        *) say "no tier $tier"; exit 2 ;;
+    esac
+done
 
 command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || { say "no dpkg and apt-get here: nothing is installed"; exit 0; }
 installed=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' | sed -n 's/^.i[[:space:]]*//p')

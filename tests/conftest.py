@@ -1,4 +1,4 @@
-"""What all tests share: the choice of what is mounted and how, and a mount namespace for the whole run.
+"""What all tests share: what is mounted and how, the tiers, and a mount namespace for the whole run.
 
 `--on overlayfs` runs the tests that only use a mount on kernel overlayfs instead of pyunionfs: a test that
 fails there too has found its own fault and not the daemon's. `--on fuse-overlayfs` is there to compare.
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import mounts, transports
+from tests import tiers
+from tests.support import alone, collected, mounts, transports
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,6 +34,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     transports.parametrize(metafunc)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test with its tier, before `-m` chooses."""
+    for item in items:
+        item.add_marker(tiers.tier_of(item))
+    config.stash[collected.EVERYTHING] = collected.describe(items)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("needs_fuse") is not None and not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("needs /dev/fuse")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    alone.print_commands(terminalreporter, config)
 
 
 @pytest.fixture

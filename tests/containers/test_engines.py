@@ -22,7 +22,6 @@ pytestmark = [
     needs_root,
     needs_fuse,
     one_transport,
-    pytest.mark.slow,
     pytest.mark.usefixtures("engines"),
 ]
 

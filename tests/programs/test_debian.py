@@ -17,7 +17,7 @@ from tests.programs.conftest import Union
 from tests.programs.trees import describe, differences
 from tests.support.mounts import needs_fuse, needs_root
 
-pytestmark = [needs_root, needs_fuse, pytest.mark.slow]
+pytestmark = [needs_root, needs_fuse]
 
 
 @pytest.fixture

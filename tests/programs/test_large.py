@@ -16,7 +16,7 @@ import pytest
 from tests.programs.conftest import Union
 from tests.support.mounts import needs_fuse, needs_root, scratch
 
-pytestmark = [needs_root, needs_fuse, pytest.mark.slow]
+pytestmark = [needs_root, needs_fuse]
 
 ENTRIES = 30_000
 BIG = 768 << 20

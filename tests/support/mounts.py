@@ -419,7 +419,8 @@ def _overlayfs_works() -> bool:
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: trusted xattrs, devices, mount(2)")
-needs_fuse = pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs /dev/fuse")
+needs_fuse = pytest.mark.needs_fuse
+"""Of every test that mounts a union: it is skipped without /dev/fuse, and not in the tier without mounts."""
 needs_overlayfs = pytest.mark.skipif(
     not _overlayfs_works(), reason="needs kernel overlayfs, and root to mount it"
 )
