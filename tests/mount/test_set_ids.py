@@ -10,12 +10,13 @@ import functools
 import itertools
 import mmap
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.mount.data_rig import Side, fallocate, in_child, side
+from tests.mount.data_rig import WAYS, Side, fallocate, in_child, side
 from tests.support.mounts import needs_fuse, needs_overlayfs, needs_root
 from tests.support.transports import one_transport
 
@@ -268,3 +269,53 @@ def test_a_stranger_takes_nothing_away_without_writing() -> None:
         in_child(lambda: os.chown(path, -1, -1), USER)
         assert path.stat().st_mode & 0o7777 == 0o4755
         assert (mounted.upper / "file").stat().st_mode & 0o7777 == 0o4755
+
+
+MADE: dict[str, Callable[[Path], object]] = {
+    "file": lambda path: path.write_bytes(DATA),
+    "dir": lambda path: path.mkdir(),
+    "symlink": lambda path: path.symlink_to("nowhere"),
+    "fifo": lambda path: os.mkfifo(path),
+    "device": lambda path: os.mknod(path, stat.S_IFBLK | 0o644, os.makedev(241, 5)),
+}
+OWNERS = {"root": (0, ()), "owner": (FRIEND, ()), "member": (USER, (GROUP,)), "stranger": (USER, ())}
+ALL_MODES = (0o644, 0o755, 0o2644, 0o2755, 0o4644, 0o6755, 0o6644, 0o2666, 0o4777)
+
+
+def objects(lower: Path, upper: Path) -> None:
+    for directory, kind, mode, who in itertools.product((lower, upper), MADE, ALL_MODES, OWNERS):
+        for capable in (False, True)[: 2 if kind == "file" else 1]:
+            path = directory / f"{directory.name} {kind} {mode:o} {who} {capable}"
+            MADE[kind](path)
+            os.chown(path, FRIEND, GROUP, follow_symlinks=False)
+            if kind != "symlink":
+                path.chmod(mode)
+            if capable:
+                os.setxattr(path, "security.capability", CAPABILITY)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_chown_to_nobody_new_is_a_change(way: str) -> None:
+    """It copies up and sets the ctime, of whatever it is and by whomever, unless it is refused."""
+    found: dict[str, dict[str, list[object]]] = {}
+    for one in ("overlayfs", way):
+        with side(one, objects) as mounted:
+            changed = found[one] = {}
+            for path in sorted(mounted.merged.iterdir()):
+                uid, groups = OWNERS[path.name.split()[3]]
+                before = path.lstat()
+                chown = functools.partial(os.chown, path, -1, -1, follow_symlinks=False)
+                outcome = in_child(chown, uid, groups)
+                after = path.lstat()
+                really = mounted.upper / path.name
+                attributes = os.listxattr(path, follow_symlinks=False)
+                changed[path.name] = [
+                    *(outcome, oct(after.st_mode), after.st_mtime_ns == before.st_mtime_ns),
+                    *(after.st_ctime_ns > before.st_ctime_ns, os.path.lexists(really)),
+                    "security.capability" in attributes,
+                ]
+                if outcome != "ok" and path.name.endswith("True"):
+                    # fuse.ko removes the capability before it asks (docs/semantics.md).
+                    del changed[path.name][3:]
+    wanted = found["overlayfs"]
+    assert {name: one for name, one in found[way].items() if one != wanted[name]} == {}, wanted

@@ -25,7 +25,6 @@ from tests.oracle.operations import Outcome
 from tests.oracle.rules import (
     FailedOperations,
     PartedWays,
-    is_chown_to_nobody,
     is_ghost_out_of_reach,
     is_name_too_long_for_a_mark,
     is_other_check_first,
@@ -334,7 +333,6 @@ def _subject(
                 forgiven = forgiven or (keeps and right.side.uses_passthrough)
                 forgiven = forgiven or is_removal_of_no_acl(op, expected, outcome)
                 forgiven = forgiven or is_other_check_first(op, expected, outcome)
-                forgiven = forgiven or is_chown_to_nobody(op, expected, outcome)
                 forgiven = forgiven or is_ghost_out_of_reach(case, op, expected, outcome)
                 if right.side.opens_silently and is_truncation_to_the_same_size(op, expected, outcome):
                     forgiven = failed.times_differ = True

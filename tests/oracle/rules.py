@@ -95,16 +95,6 @@ def is_parting(case: Case, op: Op, reference: Outcome, subject: Outcome) -> bool
     return _differ_in_set_ids(reference[1], subject[1]) and reference[1][5] > 1
 
 
-def is_chown_to_nobody(op: Op, reference: Outcome, subject: Outcome) -> bool:
-    """chown(-1, -1) by a stranger of a file with setgid and no group execute.
-
-    Such a chown would drop the bit, which only the owner may; fuse.ko finds nothing to drop and answers by
-    itself, without a request.
-    """
-    to_nobody = op.name in ("chown", "fchown") and op.args[1:3] == (-1, -1)
-    return to_nobody and reference == ("error", "EPERM") and subject[0] == "ok"
-
-
 def is_other_check_first(op: Op, reference: Outcome, subject: Outcome) -> bool:
     """A rename that fails for two reasons: the redirect would be too long, and the target is not empty."""
     return op.name == "rename" and reference == ("error", "EXDEV") and subject == ("error", "ENOTEMPTY")

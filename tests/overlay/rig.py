@@ -206,13 +206,14 @@ class View:
         caller: Caller | None = None,
         handle: OpenFile | None = None,
         kill: bool | None = None,
+        writing: bool | None = None,
         touch: bool = False,
         by_handle: bool = False,
         kept: bool = False,
         **fields: int,
     ) -> os.stat_result:
         """setattr: mode=, uid=, gid=, size=, atime_ns=, mtime_ns=."""
-        changes = Changes(**fields, kill=kill, touch=touch, by_handle=by_handle, kept=kept)
+        changes = Changes(**fields, kill=kill, writing=writing, touch=touch, by_handle=by_handle, kept=kept)
         return complete(self.union.setattr, self.ino(path), changes, caller or self.caller, handle)[1]
 
     def chmod(self, path: str, mode: int) -> None:

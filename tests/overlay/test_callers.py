@@ -187,11 +187,12 @@ def test_before_a_write_past_the_daemon(stack: Stack, before: int) -> None:
     """What is left of file_remove_privs(): a change of nothing, by whoever is about to write."""
     stack.layers({"f": file("data", mode=before, owner=(0, 77))})
     with stack.open() as view:
-        st = view.change("f", caller=USER, kill=True)
+        st = view.change("f", caller=USER, writing=True)
         assert oct(stat.S_IMODE(st.st_mode)) == oct(MODES[before])
         assert view.stat("f") == st
 
 
+@pytest.mark.parametrize("writing", [False, None])
 @pytest.mark.parametrize(
     ("mode", "who", "after"),
     [
@@ -201,16 +202,18 @@ def test_before_a_write_past_the_daemon(stack: Stack, before: int) -> None:
         (0o4755, Caller(1000, 77, 0, 0), None),
     ],
 )
-def test_who_may_write_may_strip(stack: Stack, mode: int, who: Caller, after: int | None) -> None:
-    """A chown to nobody new and what comes before a write may look the same."""
+def test_who_may_write_may_strip(
+    stack: Stack, mode: int, who: Caller, after: int | None, writing: bool | None
+) -> None:
+    """A chown to nobody new and what comes before a write may look the same; where not, it is the owner's."""
     stack.layers({"f": file("data", mode=mode, owner=(0, 77))})
     with stack.open() as view:
         try:
-            found: int | None = stat.S_IMODE(view.change("f", caller=who, kill=False).st_mode)
+            found: int | None = stat.S_IMODE(view.change("f", caller=who, writing=writing).st_mode)
         except PermissionError:
             found = None
-        assert found == after
-    assert (stack.upper / "f").exists() == (after is not None)
+        assert found == (after if writing is None else None)
+    assert (stack.upper / "f").exists() == (found is not None)
 
 
 def test_a_chown_and_what_the_kernel_says_with_it(stack: Stack) -> None:

@@ -19,7 +19,7 @@ from unionfs.overlay.cred import CAP_FOWNER, CAP_FSETID, Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
-from unionfs.overlay.priv import drop_set_ids
+from unionfs.overlay.priv import drop_set_ids, without_set_ids
 from unionfs.overlay.protect import check_changeable, check_not_append, check_writable, protection
 
 
@@ -30,7 +30,8 @@ class Changes:
     `touch`: the times are those of now, which takes less right than others do. `by_handle`: it comes by an
     open file, also where that is not at hand. `kept`: the kernel keeps this file's times, and may be writing
     them back. `kill` goes with `size`: whether the caller lacks CAP_FSETID, where the kernel says so
-    (`drop_set_ids`). Alone, True says that somebody without it is about to write.
+    (`drop_set_ids`). `writing` counts where nothing is to be set: True says that the file is open for
+    writing, False that it is not, None that it is not known.
     """
 
     mode: int | None = None
@@ -43,6 +44,7 @@ class Changes:
     by_handle: bool = False
     kept: bool = False
     kill: bool | None = None
+    writing: bool | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -131,7 +133,7 @@ def change(
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     fs.writable_work()
     if changes.is_empty:
-        return _strip_set_ids(fs, inode, caller, writing=bool(changes.kill))
+        return _set_nothing(fs, inode, caller, writing=changes.writing)
     if changes.says_nothing_new_of(inode):
         return inode.lstat()
     _check(fs, inode, changes, handle)
@@ -185,23 +187,33 @@ def _set_times(inode: Inode, changes: Changes) -> None:
     os.utime(path, dir_fd=at, follow_symlinks=follow)
 
 
-def _strip_set_ids(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool) -> os.stat_result:
-    """Before a write, or by chown(2) to nobody new: setuid and setgid go, even where root asks for it.
+def _set_nothing(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool | None) -> os.stat_result:
+    """Before a write, or chown(2) to nobody new, which is a change as any other.
 
-    With HANDLE_KILLPRIV_V2 fuse.ko says no more of either than that something is to be set. The chown is the
-    owner's to ask for; a process that may write could remove them by a write. *writing* says that the file is
-    open for writing. Even then it is a chown if the caller has CAP_FSETID: its write removes at most a
-    capability (file_remove_privs(), setattr_should_drop_suidgid()), so there must be one.
+    It copies up, sets the ctime, and takes setuid, setgid and a capability away, even where root asks for it
+    (chown_common(), ovl_setattr()). Every caller may ask for it, but where a set-id bit goes only the owner.
+    fuse.ko says no more of either than that something is to be set. *writing* is that of `Changes`: even with
+    True it is a chown if the caller has CAP_FSETID, whose write removes at most a capability
+    (file_remove_privs(), setattr_should_drop_suidgid()), so there must be one; and with None a process that
+    may write could remove them by a write.
     """
+    if not stat.S_ISREG(inode.mode):
+        writing = False
     st = inode.lstat()
     if not isinstance(inode, File) or not st.st_mode & (stat.S_ISUID | stat.S_ISGID):
-        return st
-    if writing and caller.has_capability(CAP_FSETID, st):
+        if writing and not inode.on_upper:
+            return st  # the write copies up
+        ensure_upper(fs, inode, data=False)
+        inode.set_owner(*inode.owner_to_store(None, None))
+        return inode.lstat()
+    keeps_group = caller.has_capability(CAP_FSETID, st)
+    if writing and keeps_group:
         # The kernel has asked for it, and removed it by now if there was one.
         writing = not (inode.no_capability or inode.bare)
-    if not writing:
+    if not writing and without_set_ids(st, caller, keep_group=keeps_group) != st.st_mode:
         may_write = st.st_mode & stat.S_IWOTH or (st.st_mode & stat.S_IWGRP and caller.in_group(st.st_gid))
-        if caller.uid != st.st_uid and not may_write and not caller.has_capability(CAP_FOWNER, st):
+        allowed = caller.uid == st.st_uid or (writing is None and may_write)
+        if not allowed and not caller.has_capability(CAP_FOWNER, st):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         check_changeable(fs, inode)
     ensure_upper(fs, inode, data=False)
@@ -209,7 +221,8 @@ def _strip_set_ids(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool
     if writing:
         drop_set_ids(inode, caller)
     else:
-        drop_set_ids(inode, caller, kill=True, keep_group=caller.has_capability(CAP_FSETID, st))
+        drop_set_ids(inode, caller, kill=True, keep_group=keeps_group)
+        inode.set_owner(*inode.owner_to_store(None, None))
     return inode.lstat()
 
 

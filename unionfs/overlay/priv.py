@@ -30,13 +30,19 @@ def drop_set_ids(inode: File, caller: Caller, kill: bool | None = None, *, keep_
     st = inode.lstat()
     if kill is None and caller.has_capability(CAP_FSETID, st):
         return
+    kept = without_set_ids(st, caller, keep_group=keep_group)
+    if kept != st.st_mode:
+        inode.set_mode(kept)
+    inode.mode = kept
+
+
+def without_set_ids(st: os.stat_result, caller: Caller, *, keep_group: bool) -> int:
+    """The mode that is left of a file's, as `drop_set_ids` leaves it."""
     mode = st.st_mode
     kept = mode & ~stat.S_ISUID
     if mode & stat.S_IXGRP or (mode & stat.S_ISGID and not keep_group and not caller.in_group(st.st_gid)):
         kept &= ~stat.S_ISGID
-    if kept != mode:
-        inode.set_mode(kept)
-    inode.mode = kept
+    return kept
 
 
 def capability_of(fd: int) -> bytes | None:

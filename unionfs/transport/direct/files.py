@@ -145,9 +145,16 @@ class Files:
         if self.passthrough is not None:
             self.passthrough.forget(node)
 
-    def is_written(self, ino: int) -> bool:
-        """Whether some process may be writing to the file; with a writeback cache any may be."""
-        return self._writeback or any(
+    def may_be_before_write(self, ino: int, *, with_ctime: bool) -> bool | None:
+        """Whether a SETATTR of nothing may be what comes before a write to this file; None: not known.
+
+        Where the kernel keeps the times, CTIME comes with a chown to nobody new, and with that only.
+        """
+        if self._writeback:
+            return not with_ctime
+        if self.silent:
+            return None
+        return any(
             handle.file is not None and handle.file.writable and handle.file.inode.ino == ino
             for handle in self._files.values()
         )

@@ -226,9 +226,8 @@ class Names:
         if valid & p.FATTR_MTIME:
             changes.mtime_ns = now if valid & p.FATTR_MTIME_NOW else join_time(mtime, mtime_ns)
         if changes.is_empty:
-            # All that is left of file_remove_privs() before a write, or of a chown to nobody new, which comes
-            # with CTIME where the kernel keeps the times.
-            changes.kill = self._files.is_written(ino) and not valid & p.FATTR_CTIME
+            # All that is left of file_remove_privs() before a write, or of a chown to nobody new.
+            changes.writing = self._files.may_be_before_write(ino, with_ctime=changes.kept)
         entry = self._union.setattr(ino, changes, caller(buffer), handle)
         if resized:
             self._write_backs.resized(ino)

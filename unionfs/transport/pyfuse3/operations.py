@@ -276,7 +276,7 @@ class Operations(pyfuse3.Operations):
         )
         if changes.is_empty:
             # All that is left of file_remove_privs() before a write, or of a chown to nobody new.
-            changes.kill = any(file.writable and file.inode.ino == inode for file in self.files.values())
+            changes.writing = any(file.writable and file.inode.ino == inode for file in self.files.values())
         handle = self.files.get(fh) if fh is not None else None
         return self._attributes(*self.union.setattr(inode, changes, _caller(ctx), handle))
 
