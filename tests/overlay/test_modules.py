@@ -15,9 +15,10 @@ from tests.overlay.trees import build, file, marks
 from tests.support.mounts import loop_fs, needs_overlayfs, overlayfs
 from unionfs.overlay import copy_data as module
 from unionfs.overlay.copy_data import copy_data
+from unionfs.overlay.dir_cache import HIDDEN, PRESENT
 from unionfs.overlay.format import Format
 from unionfs.overlay.layer import DirFds, Layer, RealDir
-from unionfs.overlay.readdir import HIDDEN, PRESENT, Scan, build_index
+from unionfs.overlay.readdir import Scan, build_index
 
 # --- format ----------------------------------------------------------------------------------------
 

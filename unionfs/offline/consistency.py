@@ -23,12 +23,13 @@ from unionfs.offline.origins import Origins
 from unionfs.offline.stack import Stack, real_path
 from unionfs.offline.unreachable import missing_data, unreachable, unreadable
 from unionfs.offline.workdir import examine as examine_work
+from unionfs.overlay.dir_cache import HIDDEN
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.iget import Found, Hit, lower_dirs
 from unionfs.overlay.inode import Directory
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.namei import lower_has, resolve
-from unionfs.overlay.readdir import HIDDEN, index_of
+from unionfs.overlay.readdir import index_of
 from unionfs.overlay.wait import complete
 
 _FUSE_OVERLAYFS_OPAQUE = b".opq"

@@ -13,14 +13,10 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.inode import Directory, File
-
-if TYPE_CHECKING:
-    from unionfs.overlay.copy_up import FileCopyUp
-    from unionfs.overlay.fs import OverlayFs
 
 _STREAK = 4
 """So many copy-ups in one directory, one after the other, are taken for the beginning of many."""
@@ -31,7 +27,26 @@ _WINDOW = 16
 _LOOKED_AT = 64
 """Names that are looked at for one batch."""
 
-Make = Callable[[File], "FileCopyUp"]
+
+class TwoStepCopy(Protocol):
+    """A copy-up of one file (`copy_up.FileCopyUp`), whose slow part is done in two steps."""
+
+    size: int
+
+    def prepare(self) -> None:
+        """Make the complete object; any thread. May raise OSError."""
+
+    def settle(self) -> None:
+        """Have its data on disk; any thread, after `prepare`. May raise OSError."""
+
+    def finish(self, error: BaseException | None) -> None:
+        """Commit, or with *error* clear away; state thread only. May raise OSError."""
+
+    def abandon(self) -> None:
+        """Clear away without a commit; state thread only."""
+
+
+Make = Callable[[File], TwoStepCopy]
 
 
 class Copy:
@@ -39,7 +54,7 @@ class Copy:
 
     __slots__ = ("_lock", "done", "error", "inode", "task")
 
-    def __init__(self, inode: File, task: FileCopyUp) -> None:
+    def __init__(self, inode: File, task: TwoStepCopy) -> None:
         self.inode = inode
         self.task = task
         self.done = False
@@ -129,25 +144,27 @@ class Ahead:
         else:
             self._doomed.append(copy)
 
-    def note(self, fs: OverlayFs, directory: Directory, name: bytes, make: Make) -> None:
-        """A small file of *directory* was copied up: prepare those that come next, if it looks like many."""
+    def note(self, directory: Directory, name: bytes, make: Make) -> list[Batch]:
+        """A small file of *directory* was copied up: if it looks like many, what to have prepared next."""
         if directory is not self._directory:
             self._begin(directory)
         self._streak += 1
         if self._streak < self._needed:
-            return
+            return []
         if self._streak == self._needed:
             names = iter(list(directory.children))
             for other in names:
                 if other == name:
                     break
             self._upcoming = names
+        batches = []
         while len(self._ready) <= _WINDOW - _BATCH:
             copies = self._next(directory, make)
             if not copies:
                 break
             self._ready.update((copy.inode, copy) for copy in copies)
-            fs.chores.append(Batch(copies))
+            batches.append(Batch(copies))
+        return batches
 
     def _begin(self, directory: Directory | None) -> None:
         unused = list(self._ready.values())

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from unionfs.overlay.access import Placing
+from unionfs.overlay.dir_cache import NameChanges
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
-from unionfs.overlay.listing import NameChanges, unwatch
+from unionfs.overlay.listing import unwatch
 from unionfs.overlay.readdir import note_upper
 
 _Name = tuple[Directory, bytes]

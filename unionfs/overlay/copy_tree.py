@@ -22,12 +22,13 @@ from unionfs.overlay import aufs
 from unionfs.overlay.access import Placing, set_mark
 from unionfs.overlay.copy_journal import Journal
 from unionfs.overlay.copy_up import ensure_upper, link_up, upper_dir
+from unionfs.overlay.dir_cache import HIDDEN
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir, is_whiteout_device
 from unionfs.overlay.listing import unwatch, watch
 from unionfs.overlay.namei import find
-from unionfs.overlay.readdir import HIDDEN, index_of, note_upper
+from unionfs.overlay.readdir import index_of, note_upper
 from unionfs.overlay.under_way import COPYING, READING, RENAME, SlowWork
 from unionfs.overlay.wait import Task, Wait
 
@@ -72,20 +73,20 @@ class TreeCopy:
         "_error",
         "_files",
         "_fs",
+        "_journal",
         "_measured",
         "_progress",
         "_steps",
         "_to_copy",
         "_undoes",
         "_waits_for",
-        "journal",
     )
 
     def __init__(self, fs: OverlayFs, directory: Directory) -> None:
         self._fs = fs
         self._directory = directory
-        self.journal = Journal(fs)
-        self.journal.hold(directory)
+        self._journal = Journal(fs)
+        self._journal.hold(directory)
         # What may still be copied, and what there is to be copied that cannot share the lower's blocks.
         self._files = fs.config.rename_copy_files
         self._to_copy = 0
@@ -113,6 +114,10 @@ class TreeCopy:
             raise error
         if undone:  # for another request, that was given up: from the beginning for this one
             raise Wait(_Pause())
+
+    def note_change(self, inode: Inode) -> None:
+        """Some request is about to change an object: what is in upper may soon be more than a copy."""
+        self._journal.note_change(inode)
 
     def given_up(self, task: Task) -> Task | None:
         """*task* is over; unless the operation has gone on after it, undo, as far as goes in one slice."""
@@ -166,13 +171,13 @@ class TreeCopy:
         if isinstance(steps, Generator):
             steps.close()  # which notes what was being copied
         self._undoes = True
-        self._steps = self.journal.undo()
+        self._steps = self._journal.undo()
 
     def _end(self) -> None:
         self._fs.plain_steps.pop(self._directory, None)
         self._fs.under_way.end(self._progress)
         self._progress = None
-        self.journal.close()
+        self._journal.close()
 
     # --- the steps -------------------------------------------------------------------------------
 
@@ -249,7 +254,7 @@ class TreeCopy:
             above = above.parent
         for each in reversed(missing):
             upper_dir(self._fs, each)
-            self.journal.add_directory(each)
+            self._journal.add_directory(each)
 
     def _copy_file(self, directory: Directory, name: bytes, inode: File) -> Iterator[Task | None]:
         fs = self._fs
@@ -267,7 +272,7 @@ class TreeCopy:
                     yield task
             finally:  # also when it is given up while a worker copies
                 if not was_there and inode.on_upper:
-                    self.journal.add_file(inode, directory, name, metacopy=metacopy)
+                    self._journal.add_file(inode, directory, name, metacopy=metacopy)
         if self._progress is not None:
             self._progress.come_to(self._progress.done + size)
 

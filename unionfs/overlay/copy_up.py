@@ -18,10 +18,11 @@ from unionfs.overlay.access import WRITE, OwnerAccess, Placing, lent_for, open_d
 from unionfs.overlay.complete import DataCopyUp
 from unionfs.overlay.copy_data import INLINE, copy_data
 from unionfs.overlay.copy_metadata import copy_flags, copy_metadata, keep_flags, set_impure
+from unionfs.overlay.dir_cache import PRESENT
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
-from unionfs.overlay.readdir import PRESENT, note_upper, upper_has
+from unionfs.overlay.readdir import note_upper, upper_has
 from unionfs.overlay.under_way import COPY_UP, COPYING, WRITING_OUT, SlowWork
 from unionfs.overlay.wait import Wait, perform
 
@@ -38,7 +39,7 @@ def ensure_upper(
     fs.writable_work()
     if changes and fs.plain_steps:
         for copy in fs.plain_steps.values():
-            copy.journal.note_change(inode)
+            copy.note_change(inode)
     if isinstance(inode, Directory):
         upper_dir(fs, inode)
         return
@@ -340,7 +341,7 @@ class FileCopyUp:
         fs.copy_ups += 1
         if parent is not None and links == 1 and self._copies_data and self.size <= INLINE:
             if fs.trust and fs.write_out is not None:
-                fs.ahead.note(fs, parent, name, lambda child: FileCopyUp(fs, child, True, False))
+                fs.chores += fs.ahead.note(parent, name, lambda child: FileCopyUp(fs, child, True, False))
         elif inode.indexed:
             if parent is not None:
                 link_up(fs, inode, parent, name)

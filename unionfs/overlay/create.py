@@ -18,6 +18,7 @@ from unionfs.overlay.access import WRITE, OwnerAccess, set_mark
 from unionfs.overlay.copy_up import upper_dir
 from unionfs.overlay.cred import CAP_FSETID, Acting, Caller, Contexts
 from unionfs.overlay.dir import Slot, failure, find_slot
+from unionfs.overlay.dir_cache import PRESENT
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import adopt_nameless, adopt_new
 from unionfs.overlay.inode import Directory, File, Inode
@@ -25,7 +26,7 @@ from unionfs.overlay.keep import OverrideKeep
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.namei import find
 from unionfs.overlay.protect import check_create
-from unionfs.overlay.readdir import PRESENT, note_upper
+from unionfs.overlay.readdir import note_upper
 
 Make = Callable[[int, bytes], int | None]
 """Makes one object: (directory descriptor, name). Returns a descriptor if that is open on it."""

@@ -16,13 +16,14 @@ from unionfs.overlay import aufs, index
 from unionfs.overlay.access import WRITE, OwnerAccess
 from unionfs.overlay.copy_metadata import set_impure
 from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, settle_at, upper_dir
+from unionfs.overlay.dir_cache import HIDDEN, PRESENT
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir, is_whiteout_device
 from unionfs.overlay.namei import find, lower_has
 from unionfs.overlay.protect import check_changeable, check_create, check_delete
-from unionfs.overlay.readdir import HIDDEN, PRESENT, is_empty, note_upper, upper_has
+from unionfs.overlay.readdir import is_empty, note_upper, upper_has
 from unionfs.overlay.redirect import set_redirect
 from unionfs.overlay.work import Litter
 

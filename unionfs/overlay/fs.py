@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import order
@@ -31,10 +31,17 @@ from unionfs.overlay.under_way import UnderWay
 from unionfs.overlay.wait import Chore
 from unionfs.overlay.work import Work
 
-if TYPE_CHECKING:
-    from unionfs.overlay.copy_tree import TreeCopy
-
 NewDirectory = Callable[[int, int, RealDir | None, tuple[RealDir, ...]], Directory]
+
+
+class DirectoryCopy(Protocol):
+    """A directory that is being brought into upper as a whole (`copy_tree.TreeCopy`)."""
+
+    def advance(self) -> None:
+        """Go on for the operation that wants it. Raises `Wait`, and its failure once that is undone."""
+
+    def note_change(self, inode: Inode) -> None:
+        """Some request is about to change an object: what is in upper may soon be more than a copy."""
 
 
 class OverlayFs:
@@ -135,7 +142,7 @@ class OverlayFs:
         self.chores: list[Chore] = []
         self.ahead = Ahead()
         # Directories that are being brought into upper as a whole (`copy_tree.py`).
-        self.plain_steps: dict[Directory, TreeCopy] = {}
+        self.plain_steps: dict[Directory, DirectoryCopy] = {}
         self.under_way = UnderWay()
         # Whether open_by_handle_at is ours to use; the first refusal settles it.
         self.handle_can_open = True

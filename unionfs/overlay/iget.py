@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 from unionfs.overlay import index
 from unionfs.overlay.access import reachable
+from unionfs.overlay.dir_cache import DirCache
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
-from unionfs.overlay.readdir import DirIndex
 
 _S_IFMT = 0o170000
 _S_IFREG = 0o100000
@@ -261,7 +261,7 @@ def adopt_new(
         inode = fs.new_directory(number, st.st_mode, place.child(name), ())
         inode.opaque = opaque
         if fs.trust:
-            inode.index = DirIndex()
+            inode.index = DirCache()
     else:
         inode = fs.new_file(number, st.st_mode)
         inode.updir, inode.upname = place, name

@@ -10,17 +10,14 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from unionfs.overlay.data_only import DataLayers
+from unionfs.overlay.dir_cache import DirCache, NameChanges
 from unionfs.overlay.ids import Ids, show_acl
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.names import Bag
-
-if TYPE_CHECKING:
-    from unionfs.overlay.listing import NameChanges
-    from unionfs.overlay.readdir import DirIndex
-    from unionfs.overlay.wait import Task
+from unionfs.overlay.wait import Task
 
 ROOT_INO = 1
 """The merged root's number for the kernel (FUSE_ROOT_ID)."""
@@ -127,7 +124,7 @@ class Directory(Inode):
         self.upper = upper
         self.lowers = lowers
         self.children: dict[bytes, Inode] = {}
-        self.index: DirIndex | None = None
+        self.index: DirCache | None = None
         self.redirect: bytes | None = None
         self.opaque = False
         self.impure = False

@@ -11,41 +11,16 @@ import errno
 import os
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from unionfs.overlay import purity
+from unionfs.overlay.dir_cache import ALONE, DirCache, NameChanges
+from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import ROOT_INO, Directory
-from unionfs.overlay.readdir import ALONE, DT_DIR, DT_REG, DirIndex, IndexTask, Scan, Source
+from unionfs.overlay.readdir import DT_DIR, DT_REG, IndexTask, Scan, Source
 from unionfs.overlay.wait import Wait, perform
-
-if TYPE_CHECKING:
-    from unionfs.overlay.fs import OverlayFs
 
 FIRST_COOKIE = 3
 """The cookie of the first name; 1 is that of ".", 2 that of "..". A reading goes on behind a cookie."""
-
-_MOST_CHANGES = 10_000
-"""So many changes of names are told apart; after more of them every name counts as changed."""
-
-
-class NameChanges:
-    """The names that have come, gone or become other objects since a listing was made."""
-
-    __slots__ = ("all", "names")
-
-    def __init__(self) -> None:
-        self.names: set[bytes] = set()
-        self.all = False
-
-    def __bool__(self) -> bool:
-        return self.all or bool(self.names)
-
-    def add(self, name: bytes) -> None:
-        if not self.all:
-            self.names.add(name)
-            if len(self.names) > _MOST_CHANGES:
-                self.names.clear()
-                self.all = True
 
 
 def watch(directory: Directory) -> NameChanges:
@@ -255,7 +230,7 @@ def _is_impure(fs: OverlayFs, directory: Directory, fd: int) -> bool:
     return directory.impure
 
 
-def _merge(index: DirIndex, scans: list[Scan], told: list[list[int]], has_upper: bool) -> Listing:
+def _merge(index: DirCache, scans: list[Scan], told: list[list[int]], has_upper: bool) -> Listing:
     """What a caller sees of several layers: of each name the topmost object."""
     names: list[bytes] = []
     numbers: list[int] = []

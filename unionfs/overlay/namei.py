@@ -12,12 +12,13 @@ import stat
 from dataclasses import dataclass
 
 from unionfs.overlay.access import reachable
+from unionfs.overlay.dir_cache import ALONE, HIDDEN, PRESENT
 from unionfs.overlay.format import OPAQUE_FILE, WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import Found, Hit, instantiate, plain_file
 from unionfs.overlay.inode import Directory, Inode
 from unionfs.overlay.layer import NAME_MAX, RealDir, is_mark_file, is_whiteout_device
-from unionfs.overlay.readdir import ALONE, HIDDEN, PRESENT, index_of
+from unionfs.overlay.readdir import index_of
 
 _S_IFMT = 0o170000
 _S_IFDIR = 0o040000

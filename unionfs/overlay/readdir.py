@@ -13,25 +13,15 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 from unionfs.overlay.access import LIST, listing_fd
-from unionfs.overlay.format import WHITEOUT_PREFIX
-from unionfs.overlay.layer import is_whiteout_device
+from unionfs.overlay.dir_cache import ALONE, HIDDEN, PRESENT, DirCache
+from unionfs.overlay.format import WHITEOUT_PREFIX, Format
+from unionfs.overlay.fs import OverlayFs
+from unionfs.overlay.inode import Directory
+from unionfs.overlay.layer import RealDir, is_whiteout_device
 from unionfs.overlay.under_way import LISTING, READING, SlowWork
 from unionfs.overlay.wait import Wait, perform
-
-if TYPE_CHECKING:
-    from unionfs.overlay.format import Format
-    from unionfs.overlay.fs import OverlayFs
-    from unionfs.overlay.inode import Directory
-    from unionfs.overlay.layer import RealDir
-
-HIDDEN = 0
-PRESENT = 1
-ALONE = 2
-"""What upper holds at a name: a whiteout, an object, or an object beside its own `.wh.` mark, which hides
-what the lowers have of that name."""
 
 DT_UNKNOWN = 0
 DT_DIR = 4
@@ -62,34 +52,6 @@ class Scan:
         self.numbers: list[int] = []
         self.kinds = bytearray()
         self.marks: list[bytes] = []
-
-
-class DirIndex:
-    """Which layers have which name.
-
-    `lower` maps a name to the places in `Directory.lowers` that have it, top first; a place where it is
-    whited out stands as its complement (`~place`). `upper` maps a name to HIDDEN, PRESENT or ALONE.
-    """
-
-    __slots__ = ("lower", "upper")
-
-    def __init__(self) -> None:
-        self.lower: dict[bytes, tuple[int, ...]] = {}
-        self.upper: dict[bytes, int] = {}
-
-    def names(self) -> list[bytes]:
-        """Every name that a caller sees."""
-        upper = self.upper
-        names = [name for name, there in upper.items() if there]
-        names += [name for name, places in self.lower.items() if places[0] >= 0 and name not in upper]
-        return names
-
-    def is_empty(self) -> bool:
-        """Whether a caller sees no name."""
-        upper = self.upper
-        return not any(upper.values()) and not any(
-            places[0] >= 0 and name not in upper for name, places in self.lower.items()
-        )
 
 
 def scan(fd: int, fmt: Format, whiteout_files: bool) -> Scan:
@@ -163,9 +125,9 @@ def _is_whiteout_file(entry: _Entry, path: bytes, fmt: Format) -> bool:
     )
 
 
-def build_index(upper: Scan | None, lowers: Iterable[Scan]) -> DirIndex:
+def build_index(upper: Scan | None, lowers: Iterable[Scan]) -> DirCache:
     """Merge what the layers' directories hold, top first."""
-    index = DirIndex()
+    index = DirCache()
     if upper is not None:
         table = index.upper = dict.fromkeys(upper.names, PRESENT)
         for name in upper.marks:
@@ -236,7 +198,7 @@ class Sources:
         """List them all."""
         return [scan(source.fd, self._format, source.real.whiteout_files) for source in self.opened]
 
-    def index(self, scans: list[Scan]) -> DirIndex:
+    def index(self, scans: list[Scan]) -> DirCache:
         has_upper = self.opened[0].real.layer.is_upper
         return build_index(scans[0] if has_upper else None, scans[1:] if has_upper else scans)
 
@@ -257,7 +219,7 @@ class IndexTask:
     def __init__(self, fs: OverlayFs, directory: Directory) -> None:
         self._fs = fs
         self._directory = directory
-        self._index: DirIndex | None = None
+        self._index: DirCache | None = None
         self._sources = Sources(fs, directory)
         self.changes: list[tuple[bytes, int | None]] = []
         self.progress: SlowWork | None = None
@@ -292,7 +254,7 @@ class IndexTask:
             self._fs.table.drop_if_unused(directory)
 
 
-def index_of(fs: OverlayFs, directory: Directory) -> DirIndex:
+def index_of(fs: OverlayFs, directory: Directory) -> DirCache:
     """The index of a merged directory, made when it is first needed.
 
     Raises `Wait` for a directory that takes long to list.

@@ -26,12 +26,13 @@ from unionfs.overlay.dir import (
     finish_unlink,
     prepare_unlink,
 )
+from unionfs.overlay.dir_cache import HIDDEN, PRESENT
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.namei import find, lower_has
 from unionfs.overlay.protect import check_create, check_delete
-from unionfs.overlay.readdir import HIDDEN, PRESENT, note_listed, note_upper
+from unionfs.overlay.readdir import note_listed, note_upper
 from unionfs.overlay.redirect import set_redirect
 
 _KNOWN_FLAGS = linux.RENAME_NOREPLACE | linux.RENAME_EXCHANGE
