@@ -1,51 +1,24 @@
 """`whiteouts=aufs`: deletions as `.wh.NAME` and `.wh..wh..opq`, with the tree that overlayfs would show.
 
-What each operation leaves, the same errors and trees as kernel overlayfs for every rename, uppers in which
-both kinds of whiteouts lie, and a crash before each system call that changes something.
+What each operation leaves, the same errors and trees as kernel overlayfs for every rename, and uppers in
+which both kinds of whiteouts lie.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from tests.overlay.rig import Stack, View, remove, seen, steps
+from tests.overlay.aufs_layers import LOWER, MARK, UPPER, Act, tmpfile
+from tests.overlay.rig import Stack, remove, seen, steps
 from tests.overlay.test_rename import CASES, FLAGS, WHERE, rename_both
 from tests.overlay.test_rename import layers as rename_layers
 from tests.overlay.trees import TIME_NS, WHITEOUT, Obj, Spec, Tree, build, directory, disk, file
 from tests.support.mounts import needs_overlayfs, overlayfs
-from unionfs.linux.fs import RENAME_EXCHANGE, renameat2
-
-MARK = "file ''"
-LOWER: Tree = {
-    "f": "f",
-    "g": "g",
-    "dir": {"a": "a", "b": "b"},
-    "m": {"low": "low", "sub": {"s": "s"}},
-    "empty": {},
-}
-UPPER: Tree = {"m": {"up": "up"}, "own": {"o": "o"}, "f": "F", "u": "u"}
-
-Act = Callable[[View], object]
-
-
-def tmpfile(view: View, parent: str, name: str) -> None:
-    union = view.union
-    inode, _, handle = union.tmpfile(view.ino(parent), 0o600, os.O_RDWR, view.caller)
-    view.known[inode.ino] += 1
-    try:
-        union.link(inode.ino, view.ino(parent), name.encode())
-        view.known[inode.ino] += 1
-    finally:
-        union.release(handle)
-
+from unionfs.linux.fs import RENAME_EXCHANGE
 
 UNTOUCHED = {
     "f": "file 'F'",
@@ -55,6 +28,7 @@ UNTOUCHED = {
     "own/o": "file 'o'",
     "u": "file 'u'",
 }
+
 
 # What upper holds after it, where it is not as before; None: nothing there.
 OPERATIONS: dict[str, tuple[Act, dict[str, str | None]]] = {
@@ -248,78 +222,6 @@ def test_a_merged_directory_is_not_renamed(stack: Stack) -> None:
     assert sans_copied(disk(stack.upper)) == UNTOUCHED
 
 
-@pytest.mark.parametrize("length", [251, 252, 255])
-def test_names_that_leave_no_room_for_a_mark(stack: Stack, length: int) -> None:
-    name = "n" * length
-    stack.layers({name: "low", f"d{name[1:]}": {}}, upper={"u": "u"})
-    with stack.open(whiteouts="aufs") as view:
-        before = view.tree()
-        acts: list[Act] = [
-            lambda v: v.rename(name, "moved"),
-            lambda v: v.unlink("moved" if v.exists("moved") else name),
-            lambda v: v.rmdir(f"d{name[1:]}"),
-        ]
-        for act in acts:
-            if length > 251:
-                with pytest.raises(OSError) as caught:
-                    act(view)
-                assert caught.value.errno == errno.ENAMETOOLONG
-                assert view.tree() == before
-            else:
-                act(view)
-        assert view.ls() == (["u"] if length == 251 else sorted([name, f"d{name[1:]}", "u"]))
-
-
-# --- names that are marks --------------------------------------------------------------------------
-
-REFUSED: dict[str, Act] = {
-    "create": lambda v: v.create(".wh.n"),
-    "mkdir": lambda v: v.mkdir(".wh.n"),
-    "mknod": lambda v: v.mknod(".wh.n", stat.S_IFIFO | 0o600),
-    "symlink": lambda v: v.symlink("x", ".wh.n"),
-    "link": lambda v: v.link("u", ".wh.n"),
-    "link of a lower": lambda v: v.link("g", ".wh.n"),
-    "nameless file": lambda v: tmpfile(v, "", ".wh.n"),
-    "rename": lambda v: v.rename("u", ".wh.n"),
-    "rename of a lower": lambda v: v.rename("dir/a", ".wh.n"),
-    "the opaque mark": lambda v: v.create("own/.wh..wh..opq"),
-    "AUFS's own": lambda v: v.mkdir(".wh..wh.plnk"),
-}
-
-
-@pytest.mark.parametrize("whiteouts", ["overlay", "aufs"])
-@pytest.mark.parametrize("case", REFUSED)
-def test_marks_cannot_be_made(either: Stack, case: str, whiteouts: str) -> None:
-    stack = either.layers(LOWER, upper=UPPER)
-    with stack.open(whiteouts=whiteouts) as view:
-        before = view.tree()
-        with pytest.raises(OSError) as caught:
-            REFUSED[case](view)
-        assert caught.value.errno == errno.EINVAL
-        view.forget_all()
-        assert view.tree() == before
-    # A copy-up of what was to get the name is no change that anybody sees.
-    assert not [name for name in disk(stack.upper) if ".wh." in name]
-
-
-@pytest.mark.parametrize("whiteouts", ["overlay", "aufs"])
-def test_marks_are_not_there(either: Stack, whiteouts: str) -> None:
-    stack = either.layers({".wh.low": "", "low": "low"}, {"low": "below"}, upper={".wh.x": "", "x": "x"})
-    with stack.open(whiteouts=whiteouts) as view:
-        assert view.ls() == ["low", "x"]
-        for act in (
-            lambda: view.unlink(".wh.x"),
-            lambda: view.rmdir(".wh.x"),
-            lambda: view.rename(".wh.x", "y"),
-            lambda: view.rename("x", ".wh.x", RENAME_EXCHANGE),
-            lambda: view.stat(".wh.low"),
-        ):
-            with pytest.raises(OSError) as caught:
-                act()
-            assert caught.value.errno == errno.ENOENT
-    assert sorted(os.listdir(stack.upper)) == [".wh.x", "x"]
-
-
 def test_devices_and_files_in_one_upper(either: Stack) -> None:
     """An upper that was mounted without the option, and one of fuse-overlayfs's mounted without it."""
     stack = either.layers({"a": "a", "b": "b", "c": {"x": ""}, "d": {"x": ""}})
@@ -349,116 +251,6 @@ def test_devices_and_files_in_one_upper(either: Stack) -> None:
         "c": "dir opaque",
         "d": "file 'D'",
     }, "no mark stays beside what it hid: fuse-overlayfs would still hide it"
-
-
-# --- crashes ---------------------------------------------------------------------------------------
-
-
-class Crash(BaseException):
-    """The machine is gone: nothing that the process still does reaches the disk."""
-
-
-@contextmanager
-def crash_before(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Let *step* calls that change something through, and none after them; yields what was called."""
-    done: list[str] = []
-
-    def guard(name: str, call: Callable[..., object]) -> Callable[..., object]:
-        def run(*args: object, **kwargs: object) -> object:
-            if name == "open" and not (isinstance(args[1], int) and args[1] & os.O_CREAT):
-                return call(*args, **kwargs)
-            if len(done) >= step:
-                raise Crash
-            done.append(name)
-            return call(*args, **kwargs)
-
-        return run
-
-    with monkeypatch.context() as patch:
-        for name in (
-            *("open", "link", "unlink", "rename", "mknod", "mkdir", "rmdir", "symlink", "setxattr"),
-            *("removexattr", "chmod", "chown", "utime", "ftruncate", "truncate"),
-        ):
-            patch.setattr(os, name, guard(name, getattr(os, name)))
-        patch.setattr("unionfs.linux.fs.renameat2", guard("renameat2", renameat2))
-        yield done
-
-
-def shape(tree: dict[str, str]) -> dict[str, str]:
-    """What a tree holds, without times and directories' links, which tell whether it is a merged one."""
-    return {name: re.sub(r"x\d+ \d+", "", line) for name, line in tree.items()}
-
-
-LAST: dict[str, tuple[Act, Act]] = {
-    "unlink of a lower file": (lambda v: None, lambda v: v.unlink("g")),
-    "unlink of both": (lambda v: None, lambda v: v.unlink("f")),
-    "rmdir": (lambda v: remove_in(v, "m"), lambda v: v.rmdir("m")),
-    "create": (lambda v: v.unlink("g"), lambda v: v.create("g")),
-    "mkdir": (lambda v: remove(v, "dir"), lambda v: v.mkdir("dir")),
-    "link": (lambda v: v.unlink("g"), lambda v: v.link("u", "g")),
-    "rename": (lambda v: None, lambda v: v.rename("f", "moved")),
-    "rename of a lower file": (lambda v: None, lambda v: v.rename("g", "moved")),
-    "rename onto a mark": (lambda v: v.unlink("g"), lambda v: v.rename("f", "g")),
-    "rename over a lower file": (lambda v: None, lambda v: v.rename("f", "g")),
-    "rename of a directory onto a mark": (lambda v: remove(v, "dir"), lambda v: v.rename("own", "dir")),
-    "rename of a directory over one of marks": (lambda v: remove_in(v, "m"), lambda v: v.rename("own", "m")),
-    "rename of an opaque directory": (
-        steps(lambda v: remove(v, "dir"), lambda v: v.mkdir("dir"), lambda v: v.create("dir/b", b"B")),
-        lambda v: v.rename("dir", "moved"),
-    ),
-    "exchange": (lambda v: None, lambda v: v.rename("f", "own", RENAME_EXCHANGE)),
-}
-
-
-def remove_in(view: View, path: str) -> None:
-    for name in view.ls(path):
-        if stat.S_ISDIR(view.stat(f"{path}/{name}").st_mode):
-            remove(view, f"{path}/{name}")
-        else:
-            view.unlink(f"{path}/{name}")
-
-
-@pytest.mark.parametrize("case", LAST)
-def test_a_crash_leaves_the_old_tree_or_the_new_one(
-    base: Path, case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare, act = LAST[case]
-    seen_states = set()
-    for step in range(100):
-        where = base / str(step)
-        where.mkdir()
-        stack = Stack(where).layers(LOWER, {"pad": ""}, upper=UPPER)
-        with stack.open(whiteouts="aufs") as view:
-            prepare(view)
-        with stack.open(whiteouts="aufs") as view:
-            old = shape(view.tree())
-        view = stack.open(whiteouts="aufs")
-        complete = True
-        with crash_before(step, monkeypatch):
-            try:
-                act(view)
-            except Crash:
-                complete = False
-        # Only the descriptors are let go of: a crash clears nothing up.
-        for inode in list(view.union.fs.table.values()):
-            inode.close()
-        fs = view.union.fs
-        fs.dirfds.close_all()
-        assert fs.work is not None
-        fs.work._close_fds()
-        for layer in fs.layers():
-            layer.close()
-        with stack.open(whiteouts="aufs") as view:
-            found = shape(view.tree())
-        if complete:
-            new = found
-            break
-        seen_states.add(repr(found))
-    else:
-        raise AssertionError("it never ends")
-    assert new != old
-    assert step > 1, "nothing was changed, or this tests nothing"
-    assert seen_states <= {repr(old), repr(new)}
 
 
 def test_files_that_show_which_option_it_was(stack: Stack) -> None:

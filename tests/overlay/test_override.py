@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.overlay.owners_rig import MAP, NOBODY, owner, user
 from tests.overlay.rig import Stack, View
-from tests.overlay.test_owners import MAP, NOBODY, owner, user
 from unionfs.errors import MountError
 from unionfs.overlay.config import OwnersConfig
 from unionfs.overlay.override import CONTAINERS, FUSE_OVERLAYFS, NAMES, PRIVILEGED, Override, decode

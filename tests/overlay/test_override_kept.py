@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.overlay.owners_rig import MAKE, NOBODY, acl, named, owner, user
 from tests.overlay.rig import Stack, View
 from tests.overlay.test_override import IN_ATTRIBUTE, SHOWN, seen, store, tell, told
-from tests.overlay.test_owners import MAKE, NOBODY, acl, named, owner, user
 from tests.overlay.trees import symlink
 from unionfs.overlay import acl as module
 from unionfs.overlay.config import OwnersConfig

@@ -4,143 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.overlay.rig import Stack, View
+from tests.overlay.owners_rig import MAKE, MAP, MAPPED, NOBODY, lower_tree, named, owner, user
+from tests.overlay.rig import Stack
 from tests.overlay.trees import file
 from unionfs.overlay import owners
 from unionfs.overlay.attr import Changes
-from unionfs.overlay.config import IdMap, OwnersConfig
+from unionfs.overlay.config import OwnersConfig
 from unionfs.overlay.cred import CAP_SYS_ADMIN, Caller
-from unionfs.overlay.ids import Ids, overflow_id, show_acl, store_acl
+from unionfs.overlay.ids import Ids
 from unionfs.overlay.wait import complete
 
-NOBODY = overflow_id("uid")
-MAP: IdMap = ((0, 1000, 1), (1, 100000, 99))
-"""Of a container whose root is the user 1000, with 99 more ids."""
-MAPPED = OwnersConfig(uid_map=MAP, gid_map=MAP)
-
-
-def user(uid: int, gid: int | None = None, umask: int = 0) -> Caller:
-    return Caller(uid, uid if gid is None else gid, 0, umask)
-
-
-def owner(st: os.stat_result) -> tuple[int, int]:
-    return st.st_uid, st.st_gid
-
-
-def acl(*entries: tuple[int, int, int]) -> bytes:
-    """A `system.posix_acl_*` value of (tag, permissions, id)."""
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-
-
-def named(uid: int, gid: int) -> bytes:
-    """An ACL with rights for one user and one group besides the owner's."""
-    none = 0xFFFFFFFF
-    return acl((1, 7, none), (2, 6, uid), (4, 5, none), (8, 4, gid), (0x10, 7, none), (0x20, 0, none))
-
-
-# --- the numbers ------------------------------------------------------------------------------------
-
-
-def test_without_a_map_ids_are_as_they_are() -> None:
-    ids = Ids((), "uid")
-    assert [ids.shown(number) for number in (0, 5, 1 << 31, (1 << 32) - 2)] == [0, 5, 1 << 31, (1 << 32) - 2]
-    # None at all: an id in an ACL that our user namespace does not know. fuse.ko would refuse the whole ACL.
-    assert ids.shown(0xFFFFFFFF) == NOBODY
-    assert ids.stored(77) == ids.stored_by(77) == 77
-
-
-@pytest.mark.parametrize(
-    ("stored", "shown"),
-    [(0, 1000), (1, 100000), (99, 100098), (100, NOBODY), (1000, NOBODY), (NOBODY, NOBODY)],
-)
-def test_shown(stored: int, shown: int) -> None:
-    assert Ids(MAP, "uid").shown(stored) == shown
-
-
-@pytest.mark.parametrize("shown", [0, 999, 1001, 99999, 100099, NOBODY, 4294967294])
-def test_what_the_map_lacks_cannot_be_stored(shown: int) -> None:
-    with pytest.raises(OSError) as caught:
-        Ids(MAP, "uid").stored(shown)
-    assert caught.value.errno == errno.EINVAL
-    assert Ids(MAP, "uid").stored_by(shown) == NOBODY
-
-
-def random_map(choose: random.Random) -> IdMap:
-    """Some ranges that do not overlap on either side."""
-    sides = []
-    lengths = [choose.randint(1, 1000) for _ in range(choose.randint(1, 6))]
-    for _ in range(2):
-        order = list(range(len(lengths)))
-        choose.shuffle(order)
-        starts = [0] * len(lengths)
-        at = 0
-        for each in order:
-            at += choose.choice([0, choose.randint(1, 100000)])
-            starts[each] = at
-            at += lengths[each]
-        sides.append(starts)
-    return tuple(zip(*sides, lengths, strict=True))
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_there_and_back(seed: int) -> None:
-    """Every id of the map comes back as it was, no two meet, and an id outside of it never gets in."""
-    ranges = random_map(random.Random(seed))
-    ids = Ids(ranges, "uid")
-    seen = set()
-    for stored, shown, length in ranges:
-        for offset in {0, length // 2, length - 1}:
-            assert ids.shown(stored + offset) == shown + offset
-            assert ids.stored(shown + offset) == stored + offset
-            seen.add(shown + offset)
-        for outside in (shown - 1, shown + length):
-            if not any(first <= outside < first + count for _, first, count in ranges):
-                with pytest.raises(OSError):
-                    ids.stored(outside)
-    value = named(*random.Random(seed).choices(sorted(seen), k=2))
-    assert show_acl(store_acl(value, ids, ids), ids, ids) == value
-
-
-@pytest.mark.parametrize("value", [b"", b"\2\0\0\0", b"\2\0\0\0\1\0", named(1, 2)[:-3]])
-def test_a_broken_acl_stays_as_it_is(value: bytes) -> None:
-    ids = Ids(((0, 0, 100),), "uid")
-    assert store_acl(value, ids, ids) == value
-
-
 # --- what is shown ----------------------------------------------------------------------------------
-
-
-def lower_tree(stack: Stack) -> Stack:
-    """A lower with objects of several owners, and an upper with one."""
-    stack.layers(
-        {
-            "root": file("r"),
-            "seven": file("s"),
-            "out": file("o"),
-            "d": {"in": "i"},
-            "many": {"a": "", "b": ""},
-        },
-        upper={"up": "u"},
-    )
-    low = stack.lowers[0]
-    for name, uid, gid in (("seven", 7, 8), ("out", 5000, 6000), ("d", 7, 7), ("d/in", 1, 5000)):
-        os.chown(low / name, uid, gid)
-    os.symlink("nowhere", low / "link")
-    os.chown(low / "link", 9, 9, follow_symlinks=False)
-    os.chown(stack.upper / "up", 3, 4)
-    return stack
-
 
 SHOWN: dict[str, tuple[OwnersConfig, dict[str, tuple[int, int]]]] = {
     "map": (
@@ -216,14 +100,6 @@ def test_a_merged_tree_is_shown_so_too(stack: Stack) -> None:
 
 
 # --- what is stored ---------------------------------------------------------------------------------
-
-MAKE: dict[str, Callable[[View, str, Caller], object]] = {
-    "create": lambda view, path, who: view.create(path, b"new", 0o666, who),
-    "mkdir": lambda view, path, who: view.mkdir(path, 0o777, who),
-    "symlink": lambda view, path, who: view.symlink("to", path, who),
-    "fifo": lambda view, path, who: view.mknod(path, stat.S_IFIFO | 0o666, 0, who),
-    "device": lambda view, path, who: view.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5), who),
-}
 
 
 @pytest.mark.parametrize("gone", [False, True], ids=["new", "over a whiteout"])

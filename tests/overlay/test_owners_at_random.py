@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.overlay.owners_rig import acl
 from tests.overlay.rig import Stack, View
-from tests.overlay.test_owners import acl
 from unionfs.overlay.acl import ACCESS, DEFAULT
 from unionfs.overlay.config import IdMap, OwnersConfig
 from unionfs.overlay.cred import Caller
