@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.data_rig import WAYS, side
+from tests.mount.data_rig import WAYS, errno_of, fallocate, side
 from tests.oracle.operations import UTIME_NOW, UTIME_OMIT, utimensat
-from tests.support.mounts import needs_fuse, needs_overlayfs, needs_root
+from tests.support.mounts import loop_fs, needs_fuse, needs_overlayfs, needs_root
 from tests.support.transports import one_transport
 
 pytestmark = [needs_root, needs_fuse, needs_overlayfs, one_transport]
@@ -59,3 +59,25 @@ def seen(way: str) -> dict[str, tuple[tuple[str, str], tuple[str, str]]]:
 def test_times_are_those_that_were_asked_for(way: str) -> None:
     wanted, found = seen("overlayfs"), seen(way)
     assert {name: times for name, times in found.items() if times != wanted[name]} == {}
+
+
+ZERO_RANGE = 16
+
+
+@pytest.mark.parametrize("way", ["overlayfs", *(way for way in WAYS if way != "pyfuse3")])
+def test_an_allocation_that_upper_does_not_have(way: str) -> None:
+    """It changes no time, but where fuse.ko keeps the times and sets them first (docs/semantics.md)."""
+
+    def populate(lower: Path, upper: Path) -> None:
+        for directory in (lower, upper):
+            (directory / directory.name).write_bytes(b"data")
+            os.utime(directory / directory.name, ns=(BEFORE, BEFORE))
+
+    wanted = "now" if way == "cached" else "as before"
+    with loop_fs("tmpfs") as directory, side(way, populate, directory=directory) as mounted:
+        for path in (mounted.merged / "lower", mounted.merged / "upper"):
+            fd = os.open(path, os.O_RDWR)
+            assert errno_of(lambda: fallocate(fd, ZERO_RANGE, 0, 1)) in ("EOPNOTSUPP", "ENOTSUP")  # noqa: B023
+            assert read(path)[1] == wanted
+            os.close(fd)
+            assert read(mounted.upper / path.name)[1] == wanted

@@ -218,7 +218,7 @@ def _verdict(
     left: Stage, right: Stage, outcomes: list[Outcome], left_tree: snapshot.Snapshot, until: str
 ) -> Difference | None:
     lowers = right.layer_fingerprints()
-    failed = FailedOperations(right.case, outcomes)
+    failed = FailedOperations(right.case, outcomes, silent=right.side.opens_silently)
     try:
         found = _subject(right, right.case, outcomes, left_tree, failed)
     except PartedWays:
@@ -355,6 +355,7 @@ def _subject(
         index += 1
         unlinked, old_readers, linked_locks = UnlinkedLower(), OldReaders(), LinkedLocks()
         links = UnlinkedLinks()
+        failed.remount()
         # Kernel overlayfs leaves there the one whiteout that it links the others from; its next mount
         # clears it.
         litter = litter or (right.litter() if own else [])

@@ -34,7 +34,7 @@ class UnlinkedLower:
 
     def forgives(self, op: Op, reference: Outcome, subject: Outcome) -> bool:
         """Whether this difference is of that kind. To be asked for every operation, equal or not."""
-        slot = _slot(op)
+        slot = slot_of(op)
         if op.name in ("open", "openat"):
             if "ok" in (reference[0], subject[0]):
                 self._opens((op.actor, op.args[-1]), op.args[0 if op.name == "open" else 1])
@@ -73,7 +73,7 @@ class UnlinkedLinks:
 
     def expected(self, op: Op, reference: Outcome, subject: Outcome) -> Outcome:
         """The reference with what is forgiven. To be asked for every operation, equal or not."""
-        slot = _slot(op)
+        slot = slot_of(op)
         if reference[0] == "ok":
             self._follow(op, slot)
         if slot not in self._gone or not reference[0] == subject[0] == "ok":
@@ -147,10 +147,10 @@ class OldReaders:
             self._written.discard((op.actor, op.args[-1]))
         elif op.name in self._WRITES:
             self._written |= {slot for slot, path in self._open.items() if path == plain(op.args[0])}
-        return op.name == "fread" and _slot(op) in self._written and reference[0] == subject[0] == "ok"
+        return op.name == "fread" and slot_of(op) in self._written and reference[0] == subject[0] == "ok"
 
 
-def _slot(op: Op) -> Slot | None:
+def slot_of(op: Op) -> Slot | None:
     by_descriptor = op.name in ("close", "openat", "statat", "mkdirat", "unlinkat") or op.name in (
         *("fread", "fwrite", "fstat", "ftruncate", "fchmod", "fchown", "futime"),
         *("fsetxattr", "fgetxattr", "fremovexattr", "flistxattr", "fsync", "flist"),

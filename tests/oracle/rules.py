@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.oracle.case import Case, Op
 from tests.oracle.descriptor_rules import Slot, plain, stat_of
+from tests.oracle.history_rules import ClearedTargets, FailedAllocations
 from tests.oracle.operations import RENAME_EXCHANGE, Outcome
 from tests.oracle.snapshot import Snapshot
 
@@ -173,10 +174,12 @@ class FailedOperations:
     links as the functions above explain.
     """
 
-    def __init__(self, case: Case, outcomes: Sequence[Outcome]) -> None:
+    def __init__(self, case: Case, outcomes: Sequence[Outcome], *, silent: bool) -> None:
         self.times_differ = case.config.metacopy
         """Whether files may have times of `without_metacopy_times`."""
         self.index = case.config.index
+        self.cleared = ClearedTargets()
+        self.allocations = FailedAllocations(silent=silent)
         self.sources: set[bytes] = set()
         self.parents: set[bytes] = set()
         self.copied: set[bytes] = set()
@@ -208,7 +211,9 @@ class FailedOperations:
                 self.parents |= {old, new}
 
     def expected(self, op: Op, reference: Outcome, subject: Outcome) -> Outcome:
-        """The reference without the time of a directory that a rename touched before it failed."""
+        """The reference without the time of a directory that a rename touched before it failed, and more."""
+        reference = self.cleared.expected(op, reference, subject)
+        reference = self.allocations.expected(op, reference, subject)
         if not reference[0] == subject[0] == "ok":
             return reference
         (ahead, theirs), (_, ours) = stat_of(reference[1]), stat_of(subject[1])
@@ -220,12 +225,17 @@ class FailedOperations:
         theirs = (*theirs[:-1], ours[-1])
         return "ok", (*ahead, theirs) if ahead else theirs
 
+    def remount(self) -> None:
+        """Descriptors are closed."""
+        self.cleared.remount()
+        self.allocations.remount()
+
     def _copies(self, path: bytes) -> None:
         self.copied |= set(plain(path).split(b"/"))
 
     def forgiven(self, reference: Snapshot, subject: Snapshot) -> Snapshot:
         """The reference without what is forgiven."""
-        reference = copy.deepcopy(reference)
+        reference = self.allocations.forgiven(reference, subject)
         for path, ours in subject.nodes.items():
             theirs = reference.nodes.get(path)
             if theirs is None:

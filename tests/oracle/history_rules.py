@@ -1,0 +1,135 @@
+"""Differences that are wanted, of objects to which something has happened that failed.
+
+As in `rules`: every rule is as narrow as it can be, and has its reason. Each is asked about every operation
+of a case, in order. Objects are known by the last component of their names, for a directory above may be
+moved.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+
+from tests.oracle.case import Op
+from tests.oracle.descriptor_rules import Slot, plain, slot_of, stat_of
+from tests.oracle.operations import RENAME_EXCHANGE, Outcome
+from tests.oracle.snapshot import Snapshot
+
+_OPENS = ("open", "openat", "reopen")
+_NOT_SUPPORTED = errno.errorcode[errno.EOPNOTSUPP]
+"""It has two names."""
+
+
+class _Marked:
+    """Names of objects, and the descriptors that were opened by names."""
+
+    def __init__(self) -> None:
+        self.names: set[bytes] = set()
+        self._opened: dict[Slot, bytes] = {}
+
+    def follow(self, op: Op, outcome: Outcome) -> None:
+        if outcome[0] != "ok":
+            return
+        if op.name in _OPENS:
+            self._opened[op.actor, op.args[-1]] = self.name(op)
+        elif op.name in ("rename", "link"):
+            old, new = (_last(path) for path in op.args[:2])
+            if old in self.names or (
+                op.name == "rename" and op.args[2] == RENAME_EXCHANGE and new in self.names
+            ):
+                self.names |= {old, new}
+
+    def name(self, op: Op) -> bytes:
+        """Of the object whose stat the operation shows; empty where that is not known."""
+        if op.name in ("rename", "link", "symlink", "openat", "statat"):
+            return _last(op.args[1])
+        slot = slot_of(op)
+        if slot is not None:
+            return self._opened.get(slot, b"")
+        return _last(op.args[0]) if op.args and isinstance(op.args[0], bytes) else b""
+
+    def __contains__(self, op: Op) -> bool:
+        return self.name(op) in self.names
+
+    def remount(self) -> None:
+        self._opened.clear()
+
+
+class ClearedTargets:
+    """The links of an empty merged directory that a rename was to replace, and could not.
+
+    The kernel has by then put an opaque directory in its place (ovl_clear_empty(), before ovl_set_redirect()
+    finds the redirect too long). So it has two links, and one for each directory that is made in it; here it
+    is as it was, merged, and has one.
+    """
+
+    def __init__(self) -> None:
+        self._marked = _Marked()
+
+    def expected(self, op: Op, reference: Outcome, subject: Outcome) -> Outcome:
+        """The reference with what is forgiven. To be asked for every operation, equal or not."""
+        self._marked.follow(op, reference)
+        if op.name == "rename" and op.args[2] == 0 and reference == ("error", "EXDEV"):
+            self._marked.names.add(_last(op.args[1]))
+        if op not in self._marked or not reference[0] == subject[0] == "ok":
+            return reference
+        (ahead, theirs), (_, ours) = stat_of(reference[1]), stat_of(subject[1])
+        if theirs is None or ours is None or theirs[0] != "dir" or theirs[5] < 2 or ours[5] != 1:
+            return reference
+        theirs = (*theirs[:5], 1, *theirs[6:])
+        return "ok", (*ahead, theirs) if ahead else theirs
+
+    def remount(self) -> None:
+        self._marked.remount()
+
+
+class FailedAllocations:
+    """The mtime of a file, without passthrough, after an fallocate(2) that upper's filesystem does not have.
+
+    fuse.ko sets it before it asks (fuse_file_fallocate(): file_modified()), and keeps the times of what it
+    caches; overlayfs sets it after a success (ovl_fallocate(): ovl_file_modified()). Forgiven is a subject's
+    time that was made by the clock, until a change that both time alike.
+    """
+
+    def __init__(self, *, silent: bool) -> None:
+        self._marked = _Marked()
+        self._silent = silent
+
+    def expected(self, op: Op, reference: Outcome, subject: Outcome) -> Outcome:
+        """The reference with what is forgiven. To be asked for every operation, equal or not."""
+        self._marked.follow(op, reference)
+        if not self._silent:
+            return reference
+        if op.name == "fallocate" and reference == subject == ("error", _NOT_SUPPORTED):
+            self._marked.names.add(self._marked.name(op))
+        if op not in self._marked or not reference[0] == subject[0] == "ok":
+            return reference
+        (ahead, theirs), (_, ours) = stat_of(reference[1]), stat_of(subject[1])
+        if theirs is None or ours is None or theirs[0] != "file":
+            return reference
+        if theirs[-1] == ours[-1]:
+            if slot_of(op) is not None:  # by a descriptor, for there are other files of that name
+                self._marked.names.discard(self._marked.name(op))
+            return reference
+        if ours[-1] != "now":
+            return reference
+        theirs = (*theirs[:-1], "now")
+        return "ok", (*ahead, theirs) if ahead else theirs
+
+    def forgiven(self, reference: Snapshot, subject: Snapshot) -> Snapshot:
+        """The reference without what is forgiven."""
+        reference = copy.deepcopy(reference)
+        for path, ours in subject.nodes.items():
+            theirs = reference.nodes.get(path)
+            if theirs is None or _last(path) not in self._marked.names:
+                continue
+            if theirs["stat"][0] == ours["stat"][0] == "file" and ours["stat"][-1] == "now":
+                theirs["stat"] = (*theirs["stat"][:-1], "now")
+        return reference
+
+    def remount(self) -> None:
+        self._marked.remount()
+
+
+def _last(path: bytes) -> bytes:
+    return plain(path).rpartition(b"/")[2]
