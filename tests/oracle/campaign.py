@@ -113,9 +113,12 @@ class Campaign:
 def campaign(fs: str, reference: Side, subject: Side, *, ops: int) -> Iterator[Campaign]:
     """A campaign with upper on this kind of filesystem (`here`: on that of the temporary directory)."""
     # Images in memory where there is some: a copy-up waits for its fsync.
-    memory = Path("/dev/shm")
-    images = memory if os.access(memory, os.W_OK) and fs != "tmpfs" else None
-    with mounts.scratch() as other:
+    memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+    images = memory if fs != "tmpfs" else None
+    # One that has a UUID, unlike many a virtual machine's root: without redirects, metacopies and index the
+    # kernel follows no origin to one without (ovl_lower_uuid_ok()), and takes a new hard link, which it looks
+    # up anew (ovl_instantiate()), for another file than the name that it was made of (docs/semantics.md).
+    with mounts.loop_fs("ext4", SIZE // 4, directory=memory) as other:
         if fs == "here":
             with mounts.scratch() as upper:
                 yield Campaign(reference, subject, Ground(upper, other), ops=ops)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.oracle import layers, snapshot
 from tests.oracle.case import DATA, Case, Op, Stack
-from tests.oracle.descriptor_rules import LinkedLocks, OldReaders, UnlinkedLinks, UnlinkedLower
+from tests.oracle.descriptor_rules import OldReaders, UnlinkedLinks, UnlinkedLower
 from tests.oracle.difference import Difference
 from tests.oracle.operations import Outcome
 from tests.oracle.rules import (
@@ -30,7 +30,6 @@ from tests.oracle.rules import (
     is_other_check_first,
     is_parting,
     is_removal_of_no_acl,
-    is_rename_onto_itself,
     is_truncation_to_the_same_size,
     with_counted_links,
     with_one_errno_for_not_empty,
@@ -306,7 +305,7 @@ def _subject(
     own = right.side.name == "pyunionfs"
     numbers: dict[bytes, tuple[int, int]] | None = None
     litter: list[str] = []
-    unlinked, old_readers, linked_locks = UnlinkedLower(), OldReaders(), LinkedLocks()
+    unlinked, old_readers = UnlinkedLower(), OldReaders()
     links = UnlinkedLinks()
     for number, part in enumerate(parts):
         with right.union_mounted():
@@ -336,9 +335,6 @@ def _subject(
                 forgiven = forgiven or is_ghost_out_of_reach(case, op, expected, outcome)
                 if right.side.opens_silently and is_truncation_to_the_same_size(op, expected, outcome):
                     forgiven = failed.times_differ = True
-                if not case.config.index:
-                    forgiven = forgiven or is_rename_onto_itself(op, expected, outcome)
-                    forgiven = linked_locks.forgives(op, expected, outcome) or forgiven
                 if right.side.records_in_files and is_name_too_long_for_a_mark(op, expected, outcome):
                     raise PartedWays
                 if outcome != expected and is_parting(case, op, expected, outcome):
@@ -353,7 +349,7 @@ def _subject(
             elif own:
                 numbers = right.worker.numbers()
         index += 1
-        unlinked, old_readers, linked_locks = UnlinkedLower(), OldReaders(), LinkedLocks()
+        unlinked, old_readers = UnlinkedLower(), OldReaders()
         links = UnlinkedLinks()
         failed.remount()
         # Kernel overlayfs leaves there the one whiteout that it links the others from; its next mount

@@ -107,26 +107,6 @@ def _name(path: bytes) -> bytes:
     return plain(path).rpartition(b"/")[2]
 
 
-class LinkedLocks:
-    """Without an index, the kernel takes two names of one upper file for two files, each with its locks.
-
-    Here it is one file with one set of locks. Forgiven is what a lock operation says of a file that has
-    several names, and what is said from then on of locks that were placed on it, by any of its slots.
-    """
-
-    def __init__(self) -> None:
-        self._differ = False
-
-    def forgives(self, op: Op, reference: Outcome, subject: Outcome) -> bool:
-        """Whether this difference is of that kind. To be asked for every operation, equal or not."""
-        if op.name not in _LOCKS:
-            return False
-        if reference != subject:
-            stats = [stat_of(one[1])[1] for one in (reference, subject) if one[0] == "ok"]
-            self._differ = self._differ or any(stat is not None and stat[5] > 1 for stat in stats)
-        return self._differ
-
-
 class OldReaders:
     """Who reads a lower file by passthrough keeps that file when it is copied up.
 

@@ -1,7 +1,6 @@
 """The operations by which programs lock files: flock(2), and record locks of processes and of open files.
 
 Two processes perform a case's operations (see `worker`), so that locks do meet. Must never wait for a lock.
-What comes back holds the file's stat, from which `rules` reads how many names the file has.
 """
 
 from __future__ import annotations

@@ -19,24 +19,10 @@ from tests.oracle.history_rules import ClearedTargets, FailedAllocations
 from tests.oracle.operations import RENAME_EXCHANGE, Outcome
 from tests.oracle.snapshot import Snapshot
 
-LINKS = "same object as"
 OPAQUE = "trusted.overlay.opaque"
 REDIRECT = "trusted.overlay.redirect"
 ORIGIN = "trusted.overlay.origin"
 METACOPY = "trusted.overlay.metacopy"
-
-
-def is_rename_onto_itself(op: Op, reference: Outcome, subject: Outcome) -> bool:
-    """Renaming one name of a file to another name of the same file does nothing, by POSIX.
-
-    Without an index the kernel can take the names for two files, and then says ESTALE, or EACCES to a user
-    who may not remove them; both names stay as well.
-    """
-    refused = reference in (("error", "ESTALE"), ("error", "EACCES"))
-    if op.name != "rename" or not refused or subject[0] != "ok":
-        return False
-    kind, links = subject[1][0], subject[1][5]
-    return bool(kind != "dir" and links > 1)
 
 
 def is_removal_of_no_acl(op: Op, reference: Outcome, subject: Outcome) -> bool:
@@ -74,26 +60,15 @@ def _differ_in_set_ids(theirs: Any, ours: Any) -> bool:
 
 
 def is_parting(case: Case, op: Op, reference: Outcome, subject: Outcome) -> bool:
-    """Faults of the kernel's after which the trees differ; xfs's own is one of them.
+    """Faults of the kernel's after which the trees differ, of overlayfs or of xfs.
 
     A directory whose only entries are whiteout files (`overlay.whiteout`, `opaque=x`) lists as empty, but
-    the kernel does not let it be removed or replaced. And without an index it takes two names of one upper
-    file for two files, of which one does not know of the other's chmod: a chown through it keeps the setuid
-    and setgid bits, and it grants what the new mode forbids.
+    the kernel does not let it be removed or replaced.
     """
     if op.name in ("rmdir", "unlinkat", "rename", "renameat"):
         hides = any(entry.kind == "xwhiteout" for entry in case.entries)
         return hides and reference == ("error", "ENOTEMPTY") and subject[0] == "ok"
-    if is_xfs_keeping_set_ids(case, op, reference, subject):
-        return True
-    if case.config.index or reference[0] == "error":
-        return False
-    if subject == ("error", "EACCES"):
-        _, seen = stat_of(reference[1])
-        return seen is not None and seen[0] == "file" and seen[5] > 1
-    if op.name not in ("chown", "fchown") or subject[0] == "error":
-        return False
-    return _differ_in_set_ids(reference[1], subject[1]) and reference[1][5] > 1
+    return is_xfs_keeping_set_ids(case, op, reference, subject)
 
 
 def is_other_check_first(op: Op, reference: Outcome, subject: Outcome) -> bool:
@@ -169,9 +144,8 @@ class FailedOperations:
     lacks, and only at the names of
     operations that failed.
 
-    Two more are forgiven here because they, too, concern whole trees: without an index the kernel can show
-    two names of one file, which it linked rightly in upper, under two inode numbers; and times and counts of
-    links as the functions above explain.
+    Times and counts of links, as the functions above explain, are forgiven here, too, for they concern whole
+    trees.
     """
 
     def __init__(self, case: Case, outcomes: Sequence[Outcome], *, silent: bool) -> None:
@@ -245,9 +219,6 @@ class FailedOperations:
             _, theirs["stat"] = with_counted_links(
                 ("ok", theirs["stat"]), ("ok", ours["stat"]), index=self.index
             )
-            more = LINKS in ours and set(theirs.get(LINKS, ())) <= set(ours[LINKS])
-            if not self.index and theirs["stat"] == ours["stat"] and more:
-                theirs[LINKS] = ours[LINKS]
             if self.times_differ:
                 _, theirs["stat"] = without_metacopy_times(("ok", theirs["stat"]), ("ok", ours["stat"]))
             if not (theirs["stat"][0] == "dir" == ours["stat"][0]):

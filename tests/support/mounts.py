@@ -331,10 +331,12 @@ _MKFS = {
 
 
 @contextmanager
-def loop_fs(kind: str, size: int = 0, *, directory: Path | None = None) -> Iterator[Path]:
+def loop_fs(
+    kind: str, size: int = 0, *, directory: Path | None = None, words: Sequence[str] = ()
+) -> Iterator[Path]:
     """A fresh filesystem of this kind (ext4, xfs, btrfs on a loop device, or tmpfs); yields its mountpoint.
 
-    `size` is raised to the smallest that the filesystem can have.
+    `size` is raised to the smallest that the filesystem can have. `words` are more ones for its mkfs.
     """
     size = max(size, MINIMUM_SIZES[kind])
     base = Path(tempfile.mkdtemp(prefix=f"pyunionfs-{kind}-", dir=directory))
@@ -347,7 +349,7 @@ def loop_fs(kind: str, size: int = 0, *, directory: Path | None = None) -> Itera
             image = base / "image"
             with image.open("wb") as file:
                 file.truncate(size)
-            subprocess.run([*_MKFS[kind], str(image)], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([*_MKFS[kind], *words, str(image)], check=True, stdout=subprocess.DEVNULL)
             subprocess.run(["mount", "-t", kind, "-o", "loop", str(image), str(where)], check=True)
         try:
             yield where
