@@ -19,9 +19,9 @@ import threading
 def start(self, ended, real=t.Session.start):
     real(self, lambda: None)
     threading.Timer(0.7, ended).start()
-def check(self):
+def raise_failure(self):
     raise ValueError("a bug in the loop")
-t.Session.start, t.Session.check = start, check
+t.Session.start, t.Session.raise_failure = start, raise_failure
 """
 
 START_BUG = """

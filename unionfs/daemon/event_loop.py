@@ -116,7 +116,7 @@ class Serving:
                         self.wake.clear()
                 if self._heed_signals() or self._is_over():
                     return
-        self.session.check()
+        self.session.raise_failure()
         logger.info("%s is unmounted", self.mountpoint)
 
     def _heed_signals(self) -> bool:
@@ -146,7 +146,7 @@ class Serving:
         # An open that waits for its copy-up is no handle yet.
         count = self.session.open_handles()
         # Where the kernel opens files without asking, it alone knows, and its end of the session tells.
-        if count is None or count or self.session.under_way():
+        if count is None or count or self.session.pending_requests():
             self._quiet_since = now
         if now > self._stop_at:
             files = "files may still be" if count is None else f"{count} files are still"

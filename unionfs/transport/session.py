@@ -39,13 +39,13 @@ class Session(Protocol):
         *ended* is called, by one of them, when the mount is gone or a bug has ended the serving.
         """
 
-    def check(self) -> None:
+    def raise_failure(self) -> None:
         """Raise the bug that has ended the serving, if one has."""
 
     def counts(self) -> dict[str, int]:
         """How many requests of each kind have come."""
 
-    def under_way(self) -> int:
+    def pending_requests(self) -> int:
         """How many slow pieces of work requests are waiting for just now."""
 
     def open_handles(self) -> int | None:

@@ -16,10 +16,10 @@ from tests.transport.direct.kernel import PATIENCE, Kernel
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_data import copy_data
 from unionfs.transport.direct.protocol import (
-    BACKING_ID,
     BACKING_MAP,
     DEV_IOC_BACKING_CLOSE,
     DEV_IOC_BACKING_OPEN,
+    U32,
 )
 
 __all__ = ["_process_as_it_was"]
@@ -80,7 +80,7 @@ def backing(monkeypatch: pytest.MonkeyPatch) -> dict[int, os.stat_result]:
 
     def ioctl(fd: int, request: int, argument: bytes) -> int:
         if request == DEV_IOC_BACKING_CLOSE:
-            del held[BACKING_ID.unpack(argument)[0]]
+            del held[U32.unpack(argument)[0]]
             return 0
         assert request == DEV_IOC_BACKING_OPEN
         number = next(numbers)

@@ -296,7 +296,7 @@ class Kernel:
             self.session.close()
         self._socket.close()
         self.union.close()
-        self.session.check()
+        self.session.raise_failure()
 
 
 def init_body(offered: InitFlag, minor: int = p.KERNEL_MINOR_VERSION, major: int = 7) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tests.transport.direct.kernel import Kernel
 from unionfs.transport.direct import protocol as p
-from unionfs.transport.direct.files import FS_IOC_GETFLAGS
+from unionfs.transport.direct.file_ops import FS_IOC_GETFLAGS
 from unionfs.transport.direct.protocol import Opcode
 
 VARIES = -1

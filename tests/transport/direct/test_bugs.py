@@ -74,7 +74,7 @@ def test_a_bug_costs_one_request(
         plant(patch, method, KeyError("nobody expected this"))
         assert kernel.ask(opcode, sample.node, sample.body).error == errno.EIO
         assert not kernel.drain(), "answered twice"
-    assert f"a bug has cost one {opcode.name} request" in caplog.text
+    assert f"{opcode.name}: unhandled exception, replied EIO" in caplog.text
     assert "KeyError: 'nobody expected this'" in caplog.text
     assert "Traceback (most recent call last)" in caplog.text
     answer = kernel.ask(opcode, sample.node, sample.body)
@@ -126,7 +126,7 @@ def test_an_answer_that_is_none(kernel: Kernel, caplog: pytest.LogCaptureFixture
     """A handler's bug too: the thread that reads requests must outlive it."""
     kernel.session._server._table[Opcode.STATFS] = lambda buffer, end, ino: what
     assert kernel.ask(Opcode.STATFS).error == errno.EIO
-    assert "a bug has cost one STATFS request" in caplog.text
+    assert "STATFS: unhandled exception, replied EIO" in caplog.text
     assert kernel.lookup(b"file").size == 10
 
 
@@ -135,7 +135,7 @@ def in_worker(kernel: Kernel, work: Callable[[], Any]) -> int:
     server = kernel.session._server
     unique = kernel.unique()
     with server.lock:
-        server.later(server.syncers, Opcode.FSYNC, unique, work)
+        server.reply_later(server.syncers, Opcode.FSYNC, unique, work)
     return kernel.wait_for(unique).error
 
 
@@ -162,7 +162,7 @@ def raising(what: BaseException) -> Callable[[], Any]:
 def test_in_a_worker(kernel: Kernel, work: Callable[[], Any], told: int) -> None:
     assert in_worker(kernel, work) == told
     assert in_worker(kernel, lambda: None) == 0
-    assert eventually(lambda: kernel.session.under_way() == 0)
+    assert eventually(lambda: kernel.session.pending_requests() == 0)
 
 
 def test_a_bug_in_a_copy_up(kernel: Kernel, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
@@ -171,7 +171,7 @@ def test_a_bug_in_a_copy_up(kernel: Kernel, gate: Gate, caplog: pytest.LogCaptur
     node = kernel.node("big")
     body = p.OPEN_IN.pack(2, 0)
     assert kernel.ask(Opcode.OPEN, node, body).error == errno.EIO
-    assert "a bug has cost one OPEN request" in caplog.text
+    assert "OPEN: unhandled exception, replied EIO" in caplog.text
     gate.failure = None
     assert kernel.ask(Opcode.OPEN, node, body).error == 0
 
@@ -210,7 +210,7 @@ def test_no_thread_can_be_started(
         patch.setattr(threading.Thread, "start", refuse)
         first = kernel.send(Opcode.OPEN, nodes[0], p.OPEN_IN.pack(2, 0))
         assert kernel.drain() == {}
-    assert "a worker cannot be started: can't start new thread" in caplog.text
+    assert "starting a worker thread failed: can't start new thread" in caplog.text
     assert kernel.lookup(b"file").size == 10
     second = kernel.send(Opcode.OPEN, nodes[1], p.OPEN_IN.pack(2, 0))
     assert [kernel.wait_for(unique).error for unique in (first, second)] == [0, 0]

@@ -89,7 +89,7 @@ def test_less_than_a_header(kernel: Kernel, length: int, caplog: pytest.LogCaptu
     """Nobody can be answered then."""
     kernel.send_raw(bytes(length))
     assert not kernel.drain()
-    assert f"a request of {length} bytes is shorter than a header" in caplog.text
+    assert f"read from /dev/fuse: {length} bytes are shorter than a request header, ignored" in caplog.text
     assert kernel.lookup(b"file").size == 10
 
 

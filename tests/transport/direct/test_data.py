@@ -14,7 +14,7 @@ from tests.transport.direct.kernel import HANDLES, SILENT, Kernel
 from unionfs.transport.direct import protocol as p
 from unionfs.transport.direct.negotiate import MAX_WRITE
 from unionfs.transport.direct.protocol import InitFlag, Opcode
-from unionfs.transport.direct.server import LATER
+from unionfs.transport.direct.server import DEFERRED
 
 DATA = bytes(number % 253 for number in range(10_000))
 NEGATIVE = (-1, -4096, -(1 << 63))
@@ -233,9 +233,9 @@ def test_a_file_stays_open_while_a_worker_uses_it(
 
     def later(pool: object, opcode: int, unique: int, work: Callable[[], bytes]) -> object:
         held.append(lambda: server.reply(unique, work()))
-        return LATER
+        return DEFERRED
 
-    monkeypatch.setattr(type(server), "later", lambda self, *arguments: later(*arguments))
+    monkeypatch.setattr(type(server), "reply_later", lambda self, *arguments: later(*arguments))
     monkeypatch.setattr("unionfs.overlay.file.OpenFile.read_into", lambda *_: None)
     bodies = {
         Opcode.COPY_FILE_RANGE: (source, p.COPY_FILE_RANGE_IN.pack(0, 0, made.node, 0, 10_000, 10, 0)),

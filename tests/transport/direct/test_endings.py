@@ -52,7 +52,7 @@ def test_a_copy_up_that_runs_is_waited_for(kernel: Kernel, gate: Gate, layers: P
     closing.join(PATIENCE)
     assert not closing.is_alive()
     assert (layers / "upper/big").read_bytes() == b"b" * BIG
-    assert kernel.session.under_way() == 0
+    assert kernel.session.pending_requests() == 0
     kernel.end(closed=True)
 
 
@@ -64,7 +64,7 @@ def test_copy_ups_that_have_not_begun_leave_nothing(
     for node in nodes:
         kernel.send(Opcode.OPEN, node, OPEN)
     kernel.drain()
-    assert kernel.session.under_way() == 7
+    assert kernel.session.pending_requests() == 7
     kernel.hang_up()
     closing = in_thread(kernel.session.close)
     assert eventually(lambda: kernel.session._server._stopped)
@@ -102,7 +102,7 @@ def test_syncs_are_done_before_the_end(kernel: Kernel, stuck_sync: threading.Eve
     made, fh = kernel.create(b"new")
     uniques = [kernel.send(Opcode.FSYNC, made.node, p.FSYNC_IN.pack(fh, 0, 0)) for _ in range(20)]
     kernel.drain()
-    assert kernel.session.under_way() == 20
+    assert kernel.session.pending_requests() == 20
     kernel.hang_up()
     closing = in_thread(kernel.session.close)
     assert eventually(lambda: kernel.session._server._stopped)
@@ -123,7 +123,7 @@ def test_a_request_that_comes_while_it_ends(kernel: Kernel, gate: Gate, layers: 
     gate.open.set()
     closing.join(PATIENCE)
     assert not (layers / "upper/new").exists()
-    kernel.session.check()
+    kernel.session.raise_failure()
     kernel.end(closed=True)
 
 
@@ -154,7 +154,7 @@ def test_the_device_s_number_becomes_nobody_else_s(kernel: Kernel) -> None:
     with contextlib.suppress(BrokenPipeError):
         kernel.send(Opcode.STATFS)
     assert kernel.over.wait(PATIENCE)
-    kernel.session.check()
+    kernel.session.raise_failure()
     for other in (*others, fd):
         os.close(other)
     kernel.end(closed=True)
@@ -196,10 +196,10 @@ def test_what_reading_the_device_may_say(start: Start, monkeypatch: pytest.Monke
         return
     assert kernel.over.wait(PATIENCE)
     if code in OVER:
-        kernel.session.check()
+        kernel.session.raise_failure()
     else:
         with pytest.raises(OSError, match=os.strerror(code)):
-            kernel.session.check()
+            kernel.session.raise_failure()
         kernel.session._failure = None
 
 
@@ -207,7 +207,7 @@ def test_an_answer_that_nobody_wants_any_more(kernel: Kernel, caplog: pytest.Log
     """Whoever asked was killed; of a device ENOENT says so, of this socket EPIPE: that is told, and all."""
     kernel._socket.shutdown(socket.SHUT_RD)
     kernel.send(Opcode.STATFS)
-    assert eventually(lambda: "the kernel refuses an answer" in caplog.text)
+    assert eventually(lambda: "write to /dev/fuse failed" in caplog.text)
     assert not kernel.over.is_set()
 
 
@@ -217,7 +217,7 @@ def test_the_pool_is_closed(kernel: Kernel, caplog: pytest.LogCaptureFixture) ->
     kernel.session.close()
     server = kernel.session._server
     server.submit(server.readers, lambda: None)
-    assert "a worker cannot be started: cannot schedule new futures after shutdown" in caplog.text
+    assert "starting a worker thread failed: cannot schedule new futures after shutdown" in caplog.text
     kernel.end(closed=True)
 
 

@@ -12,7 +12,7 @@ from tests.transport.direct.conftest import Start
 from tests.transport.direct.kernel import EVERYTHING, Kernel, init_body
 from unionfs.overlay.config import UnionConfig
 from unionfs.transport.direct import protocol as p
-from unionfs.transport.direct.negotiate import MAX_WRITE, Wanted, negotiate
+from unionfs.transport.direct.negotiate import MAX_WRITE, InitOptions, negotiate
 from unionfs.transport.direct.protocol import InitFlag, Opcode
 from unionfs.transport.direct.server import BUFFER_SIZE
 from unionfs.transport.session import SessionOptions
@@ -47,15 +47,15 @@ K33 = BASE | F.HANDLE_KILLPRIV_V2 | F.SETXATTR_EXT
 K38 = K33 | F.INIT_EXT | F.SECURITY_CTX | F.CREATE_SUPP_GROUP
 K40 = K38 | F.NO_EXPORT_SUPPORT
 
-TRUSTING = Wanted(passthrough=False, writeback=False, trust=True)
+TRUSTING = InitOptions(passthrough=False, writeback=False, layers_static=True)
 PASSTHROUGH = replace(TRUSTING, passthrough=True)
 WRITEBACK = replace(TRUSTING, writeback=True)
-TIMEOUTS = replace(TRUSTING, trust=False)
+TIMEOUTS = replace(TRUSTING, layers_static=False)
 
 SILENT = F.NO_OPEN_SUPPORT
 """With it O_TRUNC is not asked for: files are then opened without us."""
 
-AGREED: list[tuple[str, int, InitFlag, Wanted, InitFlag]] = [
+AGREED: list[tuple[str, int, InitFlag, InitOptions, InitFlag]] = [
     ("7.31", 31, V31, TRUSTING, BASE | F.HANDLE_KILLPRIV),
     ("7.33", 33, V33, TRUSTING, K33 & ~F.ATOMIC_O_TRUNC | SILENT),
     ("7.36", 36, V36, TRUSTING, K33 & ~F.ATOMIC_O_TRUNC | SILENT | F.INIT_EXT),
@@ -92,13 +92,13 @@ def message(body: bytes) -> bytes:
 
 @pytest.mark.parametrize(("name", "minor", "offered", "wanted", "agreed"), AGREED, ids=IDS)
 def test_what_is_agreed_on(
-    name: str, minor: int, offered: InitFlag, wanted: Wanted, agreed: InitFlag
+    name: str, minor: int, offered: InitFlag, wanted: InitOptions, agreed: InitFlag
 ) -> None:
     request = message(init_body(offered, minor))
     connection = negotiate(request, len(request), wanted)
     assert connection is not None
     assert InitFlag(connection.flags) == agreed
-    fields = p.INIT_OUT.unpack(connection.answer)
+    fields = p.INIT_OUT.unpack(connection.reply)
     major, said, readahead, low, background, congestion, max_write, gran, pages, _, high, depth, _ = fields
     assert (major, said) == (7, p.KERNEL_MINOR_VERSION)
     assert low | high << 32 == agreed
@@ -108,12 +108,12 @@ def test_what_is_agreed_on(
     # fuse.ko drops passthrough without a depth, and refuses one of more than 2.
     assert depth == (1 if agreed & F.PASSTHROUGH else 0)
     assert connection.minor == min(minor, p.KERNEL_MINOR_VERSION)
-    assert sorted(connection.names()) == sorted(str(flag.name) for flag in agreed)
+    assert sorted(connection.flag_names()) == sorted(str(flag.name) for flag in agreed)
 
 
 @pytest.mark.parametrize("wanted", [TRUSTING, PASSTHROUGH, WRITEBACK, TIMEOUTS], ids=str)
 @pytest.mark.parametrize("flag", list(InitFlag), ids=lambda flag: flag.name)
-def test_a_flag_is_used_only_when_it_is_offered(flag: InitFlag, wanted: Wanted) -> None:
+def test_a_flag_is_used_only_when_it_is_offered(flag: InitFlag, wanted: InitOptions) -> None:
     offered = EVERYTHING & ~flag
     request = message(init_body(offered))
     connection = negotiate(request, len(request), wanted)
@@ -149,7 +149,7 @@ def test_an_older_protocol_is_refused(
 ) -> None:
     kernel = start(init=False)
     assert kernel.init(V31, minor, major).error == errno.EPROTO
-    assert f"version {major}.{minor} of the FUSE protocol; 7.31 (Linux 5.4) is the oldest" in caplog.text
+    assert f"FUSE protocol {major}.{minor}, and 7.31 (Linux 5.4) or later is needed" in caplog.text
     assert kernel.ask(Opcode.LOOKUP, body=b"file\0").error == errno.ENOSYS
 
 

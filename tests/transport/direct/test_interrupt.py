@@ -22,7 +22,7 @@ DEAD = 4194303
 
 @pytest.fixture(autouse=True)
 def _who_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interrupts, "is_killed", lambda pid: pid == DEAD)
+    monkeypatch.setattr(interrupts, "sigkill_pending", lambda pid: pid == DEAD)
 
 
 def write_open(kernel: Kernel, pid: int | None = None) -> int:
@@ -33,10 +33,10 @@ def write_open(kernel: Kernel, pid: int | None = None) -> int:
 def test_a_killed_caller_gets_eintr_and_the_copy_up_goes_on(kernel: Kernel, gate: Gate, layers: Path) -> None:
     waiting = write_open(kernel, DEAD)
     assert gate.reached.wait(PATIENCE)
-    assert kernel.session.under_way() == 1
+    assert kernel.session.pending_requests() == 1
     kernel.interrupt(waiting)
     assert kernel.wait_for(waiting).error == errno.EINTR
-    assert kernel.session.under_way() == 0
+    assert kernel.session.pending_requests() == 0
     assert not (layers / "upper/big").exists()
     gate.open.set()
     # Who asks next gets what is being done already.
@@ -70,7 +70,7 @@ def test_the_others_wait_on(kernel: Kernel, gate: Gate, killed: int) -> None:
     assert gate.reached.wait(PATIENCE)
     kernel.interrupt(uniques[killed])
     assert kernel.wait_for(uniques.pop(killed)).error == errno.EINTR
-    assert kernel.session.under_way() == 2
+    assert kernel.session.pending_requests() == 2
     gate.open.set()
     assert [kernel.wait_for(unique).error for unique in uniques] == [0, 0]
     assert gate.passed == 1
@@ -81,7 +81,7 @@ def test_who_is_killed_after_another_signal(
 ) -> None:
     """The kernel tells of the first signal only."""
     dying: list[int] = []
-    monkeypatch.setattr(interrupts, "is_killed", lambda pid: pid in dying)
+    monkeypatch.setattr(interrupts, "sigkill_pending", lambda pid: pid in dying)
     waiting, other = write_open(kernel, 77), write_open(kernel, 78)
     assert gate.reached.wait(PATIENCE)
     kernel.interrupt(waiting)
@@ -91,7 +91,7 @@ def test_who_is_killed_after_another_signal(
     assert kernel.wait_for(waiting).error == errno.EINTR
     gate.open.set()
     assert kernel.wait_for(other).error == 0
-    assert eventually(lambda: not kernel.session._server._interrupts._watches), "it looks for ever"
+    assert eventually(lambda: not kernel.session._server._interrupts._polling), "it looks for ever"
 
 
 def test_a_killed_rename_has_not_happened(kernel: Kernel, gate: Gate) -> None:
@@ -146,7 +146,7 @@ def test_a_failure_that_nobody_waits_for_is_logged(
     kernel.interrupt(waiting)
     kernel.wait_for(waiting)
     gate.open.set()
-    said = "slow work that nobody waits for any more has failed: OSError(28, 'full')"
+    said = "task without a waiting request failed: OSError(28, 'full')"
     assert eventually(lambda: said in caplog.text)
     gate.failure = None
     assert kernel.wait_for(write_open(kernel)).error == 0
@@ -205,5 +205,5 @@ def test_before_the_work_is_begun(kernel: Kernel, gate: Gate, layers: Path) -> N
 def test_who_is_not_known_to_die_is_waited_for(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """0 is somebody of a PID namespace that we do not see."""
     monkeypatch.undo()
-    assert not interrupts.is_killed(pid)
-    assert not interrupts.is_killed(os.getpid())
+    assert not interrupts.sigkill_pending(pid)
+    assert not interrupts.sigkill_pending(os.getpid())

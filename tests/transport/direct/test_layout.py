@@ -227,7 +227,7 @@ def test_ioctls_of_the_device() -> None:
     """_IOW(229, 1, struct fuse_backing_map) and _IOW(229, 2, uint32_t)."""
     write = 1 << 30
     assert write | p.BACKING_MAP.size << 16 | 229 << 8 | 1 == p.DEV_IOC_BACKING_OPEN
-    assert write | p.BACKING_ID.size << 16 | 229 << 8 | 2 == p.DEV_IOC_BACKING_CLOSE
+    assert write | p.U32.size << 16 | 229 << 8 | 2 == p.DEV_IOC_BACKING_CLOSE
 
 
 def test_places_in_statx_out() -> None:

@@ -221,9 +221,9 @@ def test_a_listing_does_not_grow_with_names_that_have_gone(start: Start, config:
         kernel.made(b"job%d" % number, node)
         assert [entry.name for entry in reader.read(cookie=0)] == [b".", b"..", b"job%d" % number]
         kernel.body(Opcode.UNLINK, node, b"job%d\0" % number)
-    listings = kernel.session._listings
-    assert listings is not None
-    kept = listings._standing.of(node).listing
+    dir_ops = kernel.session._dir_ops
+    assert dir_ops is not None
+    kept = dir_ops._dir_streams.get(node).listing
     assert kept is not None
     assert len(kept.names) <= 1
 

@@ -15,7 +15,7 @@ from tests.transport.direct.kernel import EVERYTHING, Kernel
 from unionfs.overlay.config import UnionConfig
 from unionfs.transport.direct import lower_reads
 from unionfs.transport.direct import protocol as p
-from unionfs.transport.direct.lower_reads import LARGE, PUSHED, is_unchanging
+from unionfs.transport.direct.lower_reads import LARGE_FILE, STORE_MAX, is_unchanging
 from unionfs.transport.session import SessionOptions
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as passthrough does")
@@ -33,22 +33,22 @@ UNCHANGING = {
     "program": (elf(2), 9000),
     "library": (elf(3), 9000),
     "big-endian library": (elf(3, 2), 9000),
-    "image": (b"\x89PNG\0\0", LARGE),
-    "sparse": (bytes(4096), 100 * LARGE),
+    "image": (b"\x89PNG\0\0", LARGE_FILE),
+    "sparse": (bytes(4096), 100 * LARGE_FILE),
 }
 MAY_CHANGE = {
     "empty": (b"", 0),
-    "object file": (elf(1), 100 * LARGE),
+    "object file": (elf(1), 100 * LARGE_FILE),
     "cut short": (b"\x7fELF", 4),
-    "small binary": (b"\x89PNG\0\0", LARGE - 1),
-    "large text": (b"a line\n" * 500, 100 * LARGE),
-    "SQLite": (b"SQLite format 3\0" + bytes(100), 100 * LARGE),
-    "rpm": (b"RpmP" + bytes(100), 100 * LARGE),
-    "journal": (b"LPKSHHRH" + bytes(100), 100 * LARGE),
-    "disk image": (b"QFI\xfb" + bytes(100), 100 * LARGE),
-    "GDBM": (bytes.fromhex("cf9a5713") + bytes(100), 100 * LARGE),
-    "Berkeley DB": (bytes(12) + bytes.fromhex("62310500") + bytes(100), 100 * LARGE),
-    "LMDB": (bytes(16) + bytes.fromhex("dec0efbe") + bytes(100), 100 * LARGE),
+    "small binary": (b"\x89PNG\0\0", LARGE_FILE - 1),
+    "large text": (b"a line\n" * 500, 100 * LARGE_FILE),
+    "SQLite": (b"SQLite format 3\0" + bytes(100), 100 * LARGE_FILE),
+    "rpm": (b"RpmP" + bytes(100), 100 * LARGE_FILE),
+    "journal": (b"LPKSHHRH" + bytes(100), 100 * LARGE_FILE),
+    "disk image": (b"QFI\xfb" + bytes(100), 100 * LARGE_FILE),
+    "GDBM": (bytes.fromhex("cf9a5713") + bytes(100), 100 * LARGE_FILE),
+    "Berkeley DB": (bytes(12) + bytes.fromhex("62310500") + bytes(100), 100 * LARGE_FILE),
+    "LMDB": (bytes(16) + bytes.fromhex("dec0efbe") + bytes(100), 100 * LARGE_FILE),
 }
 
 
@@ -118,7 +118,7 @@ def test_it_comes_again_when_the_kernel_has_forgotten_the_file(default: Kernel) 
 
 
 @needs_root
-@pytest.mark.parametrize(("size", "pushed"), [(0, 0), (PUSHED, 1), (PUSHED + 1, 0)])
+@pytest.mark.parametrize(("size", "pushed"), [(0, 0), (STORE_MAX, 1), (STORE_MAX + 1, 0)])
 def test_larger_files_are_read_by_the_kernel(default: Kernel, layers: Path, size: int, pushed: int) -> None:
     (layers / "lower/sized").write_bytes(b"x" * size)
     node = default.node("sized")
@@ -202,7 +202,7 @@ def test_layers_that_change_are_looked_at_each_time(
 @pytest.fixture
 def cold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is in the page cache."""
-    monkeypatch.setattr(lower_reads, "_read_now", lambda fd, room: 0)
+    monkeypatch.setattr(lower_reads, "_read_cached", lambda fd, room: 0)
 
 
 @needs_root
@@ -255,5 +255,5 @@ def test_a_read_error_is_the_readers(
         fh, flags, _ = opened(default, node)
         assert flags & p.FOPEN_KEEP_CACHE
         assert stored(default) == []
-    assert "reading the beginning of a lower file" in caplog.text
+    assert "reading the start of a lower file failed" in caplog.text
     assert default.read(node, fh) == b"lower data"

@@ -10,7 +10,7 @@ import pytest
 from tests.transport.direct.conftest import Start
 from tests.transport.direct.kernel import EVERYTHING, Entry, Kernel
 from unionfs.transport.direct import protocol as p
-from unionfs.transport.direct.nodes import NUMBERED
+from unionfs.transport.direct.nodes import FIRST_EXTRA_NODE
 from unionfs.transport.direct.protocol import Opcode
 from unionfs.transport.session import SessionOptions
 
@@ -40,15 +40,15 @@ def twice(start: Start, backing: dict[int, os.stat_result]) -> Twice:
 
 def test_the_new_node(twice: Twice) -> None:
     """The inode number is the same; the kernel may keep no attributes, which change by either node."""
-    assert twice.new > NUMBERED
+    assert twice.new > FIRST_EXTRA_NODE
     assert twice.entry.ino == twice.old
     assert (twice.entry.attr_valid, twice.entry.entry_valid) == (0, 10**9)
 
 
 def nodes_left(twice: Twice) -> tuple[dict[int, int], dict[int, int]]:
-    files = twice.kernel.session._files
-    assert files is not None
-    return files.nodes.inos, files.nodes.current
+    file_ops = twice.kernel.session._file_ops
+    assert file_ops is not None
+    return file_ops.nodes.inos, file_ops.nodes.current
 
 
 def test_both_are_forgotten(twice: Twice) -> None:

@@ -14,7 +14,7 @@ from tests.transport.direct.kernel import PATIENCE, Answer, Kernel
 from unionfs.overlay.config import UnionConfig
 from unionfs.transport.direct import interrupts
 from unionfs.transport.direct import protocol as p
-from unionfs.transport.direct.files import FS_IOC_SETFLAGS
+from unionfs.transport.direct.file_ops import FS_IOC_SETFLAGS
 from unionfs.transport.direct.protocol import Opcode
 
 MODE = p.SETATTR_IN.pack(p.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o600, 0, 0, 0, 0)
@@ -95,7 +95,7 @@ def test_when_nobody_waits_for_it_any_more(
     kernel.body(Opcode.SETATTR, node, MODE)
     kernel.link(node, b"other")
     kernel.notices.clear()
-    monkeypatch.setattr(interrupts, "is_killed", lambda pid: True)
+    monkeypatch.setattr(interrupts, "sigkill_pending", lambda pid: True)
     waiting = kernel.send(Opcode.OPEN, node, p.OPEN_IN.pack(os.O_RDWR, 0))
     assert gate.reached.wait(PATIENCE)
     kernel.interrupt(waiting)
@@ -121,7 +121,7 @@ def test_a_kernel_that_has_forgotten(kernel: Kernel, caplog: pytest.LogCaptureFi
     """ENOENT to a notification says so; it is no failure of ours."""
     session = kernel.session._server
     for code in (errno.ENOENT, errno.ENODEV, errno.EPERM, errno.ECONNABORTED):
-        session._unsent(OSError(code, "planted"))
+        session._log_send_error(OSError(code, "planted"))
     assert caplog.text == ""
-    session._unsent(OSError(errno.EINVAL, "planted"))
-    assert "the kernel refuses an answer" in caplog.text
+    session._log_send_error(OSError(errno.EINVAL, "planted"))
+    assert "write to /dev/fuse failed" in caplog.text

@@ -137,6 +137,6 @@ def test_a_read_of_the_disk_that_is_answered_late(kernel: Kernel, monkeypatch: p
     monkeypatch.setattr("unionfs.overlay.file.OpenFile.read", slow)
     late = kernel.send(Opcode.READ, made.node, p.READ_IN.pack(fh, 0, 10, 0, 0, 0, 0))
     assert kernel.lookup(b"file").size == 10
-    assert kernel.session.under_way() == 1
+    assert kernel.session.pending_requests() == 1
     begin.set()
     assert kernel.wait_for(late).body == b"late"

@@ -1,6 +1,6 @@
-"""INIT: which flags are used, of those that the kernel offers, and the limits of requests.
+"""INIT: which of the flags that the kernel offers are used, and the limits of requests.
 
-Decides once, from what the kernel says and what the mount wants; sends nothing. Rules are those of
+Decides once, from the kernel's offer and the mount's options; sends nothing. Rules are those of
 fs/fuse/inode.c, process_init_reply().
 """
 
@@ -24,9 +24,9 @@ MAX_WRITE = 1 << 20
 """Bytes that one WRITE or READ may hold: 256 pages, the default of the kernel's fs.fuse.max_pages_limit."""
 
 MAX_BACKGROUND = 64
-"""Requests that nobody waits for (readahead, writeback) and that may be under way at once."""
+"""Requests that no caller waits for (readahead, writeback) and that may be pending at once."""
 
-_ALWAYS = (
+_BASE_FLAGS = (
     InitFlag.ASYNC_READ
     | InitFlag.ATOMIC_O_TRUNC
     | InitFlag.EXPORT_SUPPORT
@@ -53,27 +53,28 @@ says by which map (fuse_get_req()). Overlayfs cannot be idmapped, either."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the mount would like. `stack_depth` is how many stacked filesystems lie between us and a disk, and
-    us; `trust` says that nothing changes but through the mount, `acl` that there are ACLs."""
+class InitOptions:
+    """What the mount asks for. `stack_depth` is how many stacked filesystems lie between a process and the
+    disk, this one included; `layers_static` says that nothing changes but through the mount, `acl` that there
+    are ACLs."""
 
     passthrough: bool
     writeback: bool
-    trust: bool
+    layers_static: bool
     stack_depth: int = 1
     acl: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What was agreed. `answer` is the body of the answer to INIT."""
+    """What was negotiated. `reply` is the body of the reply to INIT."""
 
     minor: int
     flags: InitFlag
-    answer: bytes
+    reply: bytes
 
-    def names(self) -> list[str]:
-        """The flags in use, by the names of the protocol."""
+    def flag_names(self) -> list[str]:
+        """The flags in use, by their names in the protocol."""
         return [str(flag.name) for flag in InitFlag if flag in self.flags]
 
 
@@ -81,8 +82,8 @@ class TooOldError(Exception):
     """The kernel speaks a protocol before 7.31 (Linux 5.4)."""
 
 
-def negotiate(request: bytes | bytearray, end: int, wanted: Wanted) -> Connection | None:
-    """Answer INIT. None where the kernel speaks a newer major version: it asks again after our answer.
+def negotiate(request: bytes | bytearray, end: int, wanted: InitOptions) -> Connection | None:
+    """Negotiate. None where the kernel has a newer major version: it sends INIT again after our reply.
 
     Raises TooOldError.
     """
@@ -91,36 +92,36 @@ def negotiate(request: bytes | bytearray, end: int, wanted: Wanted) -> Connectio
         return None
     if major < KERNEL_VERSION or minor < OLDEST_MINOR_VERSION:
         raise TooOldError(
-            f"the kernel speaks version {major}.{minor} of the FUSE protocol; 7.31 (Linux 5.4) is the oldest"
+            f"INIT: the kernel has FUSE protocol {major}.{minor}, and 7.31 (Linux 5.4) or later is needed"
         )
     offered = InitFlag(low)
     flags2_at = BODY + INIT_IN.size
     if offered & InitFlag.INIT_EXT and end >= flags2_at + INIT_FLAGS2.size:
         offered |= InitFlag(INIT_FLAGS2.unpack_from(request, flags2_at)[0] << 32)
-    flags = offered & _ALWAYS
+    flags = offered & _BASE_FLAGS
     if not wanted.acl:
-        # Without ACLs no directory has anything to say instead of the umask, which the kernel then applies.
+        # Without ACLs no directory has a default ACL instead of the umask, which the kernel then applies.
         flags &= ~(InitFlag.POSIX_ACL | InitFlag.DONT_MASK)
-    # Version 1 says the same of whose work it is, and lets the daemon judge by itself.
+    # Version 1 makes it the daemon's work as well, and lets the daemon decide by itself.
     flags |= offered & InitFlag.HANDLE_KILLPRIV_V2 or offered & InitFlag.HANDLE_KILLPRIV
-    # Before 7.38 the contexts stand where no length tells.
+    # Before 7.38 no length says where the contexts begin.
     if minor >= 38:
         flags |= offered & InitFlag.SECURITY_CTX
-    if wanted.trust:
+    if wanted.layers_static:
         flags |= offered & InitFlag.CACHE_SYMLINKS
     else:
         flags |= offered & InitFlag.AUTO_INVAL_DATA
     passthrough = wanted.passthrough and bool(offered & InitFlag.PASSTHROUGH)
     if passthrough:
         flags |= InitFlag.PASSTHROUGH
-    elif wanted.trust and flags & InitFlag.HANDLE_KILLPRIV_V2:
-        # Files are opened without asking us: then O_TRUNC must come as a SETATTR.
+    elif wanted.layers_static and flags & InitFlag.HANDLE_KILLPRIV_V2:
+        # Files are opened without a request: then O_TRUNC must come as a SETATTR.
         flags |= offered & InitFlag.NO_OPEN_SUPPORT
         if flags & InitFlag.NO_OPEN_SUPPORT:
             flags &= ~InitFlag.ATOMIC_O_TRUNC
     if not passthrough and wanted.writeback:
         flags |= offered & InitFlag.WRITEBACK_CACHE
-    answer = INIT_OUT.pack(
+    reply = INIT_OUT.pack(
         KERNEL_VERSION,
         KERNEL_MINOR_VERSION,
         max_readahead,
@@ -135,4 +136,4 @@ def negotiate(request: bytes | bytearray, end: int, wanted: Wanted) -> Connectio
         wanted.stack_depth if passthrough else 0,
         0,
     )
-    return Connection(min(minor, KERNEL_MINOR_VERSION), flags, answer)
+    return Connection(min(minor, KERNEL_MINOR_VERSION), flags, reply)

@@ -1,63 +1,73 @@
-"""The kernel's node numbers, and which file data a node is bound to.
+"""The kernel's node ids, and which file data a node is bound to.
 
-A node's number is its inode's, until a file is copied up while the kernel reads its lower file by
+A node's id is its inode's number, until a file is copied up while the kernel reads its lower file by
 passthrough: Linux allows an inode one backing file at a time (fs/fuse/iomode.c), so the upper file then gets
-a node of its own, with the same inode number. Old readers keep the old node and the lower file; a lower
-backing file is never used for writing. Nothing here talks to the kernel.
+an extra node, with the same inode number. Old readers keep the old node and the lower file; a lower backing
+file is never used for writing. Nothing here talks to the kernel.
 """
 
 from __future__ import annotations
 
-NUMBERED = 1 << 63
-"""Nodes from here on have numbers of their own; inode numbers are below."""
+FIRST_EXTRA_NODE = 1 << 63
+"""Ids of extra nodes come after this one; inode numbers are below."""
 
 
-class Backing:
+class BackingFile:
     """A backing file that the kernel holds: its id, whether it is upper's, and how many opens use it."""
 
-    __slots__ = ("id", "key", "opens", "upper")
+    __slots__ = ("file_id", "id", "is_upper", "opens")
 
-    def __init__(self, number: int, upper: bool, key: tuple[int, int]) -> None:
-        self.id = number
-        self.upper = upper
-        self.key = key
+    def __init__(self, backing_id: int, is_upper: bool, file_id: tuple[int, int]) -> None:
+        self.id = backing_id
+        self.is_upper = is_upper
+        self.file_id = file_id
         self.opens = 0
 
 
-class Nodes:
-    """Which inode a node stands for, and which node an inode is looked up as.
+class NodeMap:
+    """Which inode a node stands for, and which node a lookup of an inode returns.
 
-    `backings` and `cached` say of each node that is open how: by which backing file, or how many opens go
-    through the kernel's cache. The kernel refuses both at once. `lower_reads` says of a node whether its
-    lower file is read by passthrough, once that is decided. `mapped` are inodes that may be mapped to be
-    written past us: their times change without a word.
+    `inos` has the inode numbers of extra nodes, `current` the newest extra node of an inode. `backings` and
+    `cached_opens` say of each node that is open how: by which backing file, or how many opens go through the
+    kernel's cache. The kernel refuses both at once. `lower_passthrough` says of a node whether its lower file
+    is read by passthrough, once that is decided. `maybe_mmapped` are inodes to which mmap(2) may write by
+    passthrough: their times change without a request.
     """
 
-    __slots__ = ("_lookups", "_next", "backings", "cached", "current", "inos", "lower_reads", "mapped")
+    __slots__ = (
+        "_lookups",
+        "_next",
+        "backings",
+        "cached_opens",
+        "current",
+        "inos",
+        "lower_passthrough",
+        "maybe_mmapped",
+    )
 
     def __init__(self) -> None:
         self.inos: dict[int, int] = {}
         self.current: dict[int, int] = {}
-        self.backings: dict[int, Backing] = {}
-        self.cached: dict[int, int] = {}
-        self.lower_reads: dict[int, bool] = {}
-        self.mapped: set[int] = set()
+        self.backings: dict[int, BackingFile] = {}
+        self.cached_opens: dict[int, int] = {}
+        self.lower_passthrough: dict[int, bool] = {}
+        self.maybe_mmapped: set[int] = set()
         self._lookups: dict[int, int] = {}
-        self._next = NUMBERED
+        self._next = FIRST_EXTRA_NODE
 
     def renumber(self, ino: int) -> None:
-        """Have *ino* looked up as a new node from now on."""
+        """Have lookups of *ino* return a new node from now on."""
         self._next += 1
         self.inos[self._next] = ino
         self.current[ino] = self._next
         self._lookups[self._next] = 0
 
-    def counted(self, node: int) -> None:
-        """The kernel was given an entry of a node with a number of its own."""
+    def add_lookup(self, node: int) -> None:
+        """The reply has an entry of an extra node."""
         self._lookups[node] += 1
 
     def forget(self, node: int, count: int) -> int:
-        """The kernel has dropped lookups of such a node; returns the inode number."""
+        """The kernel has dropped lookups of an extra node; returns the inode number."""
         ino = self.inos[node]
         left = self._lookups[node] = self._lookups[node] - count
         if left <= 0 and self.current.get(ino) != node:
@@ -65,16 +75,16 @@ class Nodes:
         return ino
 
     def drop(self, ino: int) -> None:
-        """The inode has left the table: nobody knows any of its nodes."""
-        self.mapped.discard(ino)
-        self.lower_reads.pop(ino, None)
+        """The inode has left the table: the kernel has none of its nodes."""
+        self.maybe_mmapped.discard(ino)
+        self.lower_passthrough.pop(ino, None)
         node = self.current.pop(ino, None)
         if node is not None:
             self.inos.pop(node, None)
             self._lookups.pop(node, None)
 
-    def of(self, ino: int) -> list[int]:
-        """Every node that the kernel may know the inode by."""
+    def nodes_of(self, ino: int) -> list[int]:
+        """Every node by which the kernel may have the inode."""
         if ino not in self.current:
             return [ino]
         return [ino, *(node for node, owner in self.inos.items() if owner == ino)]

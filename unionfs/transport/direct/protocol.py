@@ -1,7 +1,7 @@
 """The FUSE protocol as Linux's include/uapi/linux/fuse.h lays it out: opcodes, flags, structures.
 
-Only numbers and layouts: nothing here reads or writes the device, or knows what an answer should be. Names
-are the header's, without `FUSE_` where the enclosing class says it.
+Only numbers and layouts: nothing here reads or writes the device, or knows what a reply should be. Names are
+the header's, without `FUSE_` where the enclosing class says it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Opcode(IntEnum):
 
 
 OPCODES = 64
-"""A table by opcode needs this many places."""
+"""The length of a table by opcode."""
 
 
 class InitFlag(IntFlag):
@@ -134,7 +134,7 @@ FATTR_MTIME_NOW = 1 << 8
 FATTR_CTIME = 1 << 10
 FATTR_KILL_SUIDGID = 1 << 11
 
-# --- answers to OPEN, CREATE, OPENDIR -------------------------------------------------------------
+# --- replies to OPEN, CREATE, OPENDIR -------------------------------------------------------------
 FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_CACHE_DIR = 1 << 3
@@ -272,7 +272,8 @@ INVAL_ENTRY_OUT = Struct("=QII")
 """parent, namelen, flags; then the name and a NUL"""
 BACKING_MAP = Struct("=iIQ")
 """fd, flags, padding"""
-BACKING_ID = Struct("=I")
+U32 = Struct("=I")
+"""A backing id; the flags of FS_IOC_GETFLAGS and FS_IOC_SETFLAGS"""
 
 ARGUMENTS = {
     Opcode.FORGET: FORGET_IN,
@@ -309,4 +310,4 @@ ARGUMENTS = {
     Opcode.TMPFILE: CREATE_IN,
     Opcode.STATX: STATX_IN,
 }
-"""What follows the header of a request, at the least."""
+"""The least that follows the header of a request."""

@@ -1,6 +1,6 @@
-"""Reading a request's pieces: names, callers, and the extensions of a creation.
+"""Parses the pieces of a request: names, callers, and the extensions of a creation.
 
-Whatever is cut short or malformed raises OSError EINVAL, before anything has been changed.
+A truncated or malformed request raises OSError EINVAL, before anything has been changed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from unionfs.transport.direct.protocol import (
 Buffer = bytearray | bytes
 
 _EXTLEN_UNIT = 8
-NOBODY = 0xFFFFFFFF
-"""(uid_t)-1: whom the kernel has no number for."""
+INVALID_ID = 0xFFFFFFFF
+"""(uid_t)-1, which the kernel sends for an id that its namespace cannot express."""
 
 
 def malformed(what: str) -> OSError:
@@ -36,15 +36,15 @@ def string_at(buffer: Buffer, start: int, end: int) -> bytes:
     """The string that begins at *start*, not an empty one; it ends in a NUL."""
     stop = buffer.find(b"\0", start, end)
     if stop <= start:
-        raise malformed("a request with an empty string, or one without an end")
+        raise malformed("empty or unterminated string")
     return bytes(buffer[start:stop])
 
 
 def name_at(buffer: Buffer, start: int, end: int) -> bytes:
-    """The name of a directory's entry that begins at *start*. A slash in it would lead out of its layer."""
+    """The name of a directory entry that begins at *start*. A slash in it would lead out of its layer."""
     name = string_at(buffer, start, end)
     if b"/" in name or name == b"." or name == b"..":
-        raise malformed("a name that no entry can have")
+        raise malformed("name is ., .. or has a slash")
     return name
 
 
@@ -55,23 +55,23 @@ def two_names_at(buffer: Buffer, start: int, end: int) -> tuple[bytes, bytes]:
 
 
 def caller(buffer: Buffer, umask: int = 0) -> Caller:
-    """On whose behalf the request came."""
+    """The credentials of the calling process."""
     uid, gid, pid = IN_CALLER.unpack_from(buffer, CALLER_AT)
     return Caller(uid, gid, pid, umask)
 
 
 def creator(buffer: Buffer, start: int, end: int, umask: int) -> tuple[Caller, int]:
-    """Who creates, with the group and the security contexts that the kernel sends along; and where the
-    extensions that hold these begin: the arguments, which begin at *start*, end there."""
+    """The credentials for a creation, with the group and the security contexts that the kernel sends in
+    extensions; and where these begin: the arguments, which begin at *start*, end there."""
     uid, gid, pid = IN_CALLER.unpack_from(buffer, CALLER_AT)
-    if uid == NOBODY or gid == NOBODY:
-        raise malformed("an object of nobody's")
+    if uid == INVALID_ID or gid == INVALID_ID:
+        raise malformed("creation with an invalid uid or gid")
     length = IN_HEADER.unpack_from(buffer)[7] * _EXTLEN_UNIT
     if not length:
         return Caller(uid, gid, pid, umask & 0o777), end
     stop = end - length
     if stop < start:
-        raise malformed("extensions longer than their request")
+        raise malformed("extensions are longer than the request")
     group, contexts = _extensions(buffer, stop, end)
     return Caller(uid, gid, pid, umask & 0o777, group, contexts), stop
 
@@ -83,14 +83,14 @@ def _extensions(buffer: Buffer, at: int, end: int) -> tuple[int | None, tuple[tu
         size, kind = _unpack(EXT_HEADER, buffer, at, end)
         stop = at + size
         if size < EXT_HEADER.size or stop > end:
-            raise malformed("an extension of an impossible size")
+            raise malformed("extension of an impossible size")
         body = at + EXT_HEADER.size
         if kind <= MAX_NR_SECCTX:
             contexts += _security_contexts(buffer, body, stop, kind)
         elif kind == EXT_GROUPS:
             (count,) = _unpack(SUPP_GROUPS, buffer, body, stop)
             if stop - body < SUPP_GROUPS.size * (1 + count):
-                raise malformed("fewer groups than it says")
+                raise malformed("extension has fewer groups than its count")
             if count:
                 (group,) = _unpack(SUPP_GROUPS, buffer, body + SUPP_GROUPS.size, stop)
         at += (size + 7) & ~7
@@ -104,14 +104,14 @@ def _security_contexts(buffer: Buffer, at: int, end: int, count: int) -> list[tu
         name = string_at(buffer, at + SECCTX.size, end)
         start = at + SECCTX.size + len(name) + 1
         if start + size > end:
-            raise malformed("a security context longer than its request")
+            raise malformed("security context is longer than the request")
         contexts.append((name, bytes(buffer[start : start + size])))
         at += (SECCTX.size + len(name) + 1 + size + 7) & ~7
     return contexts
 
 
 def _unpack(layout: Struct, buffer: Buffer, at: int, end: int) -> tuple[Any, ...]:
-    """Unpack what must end by *end*: behind it lies what an earlier request has left."""
+    """Unpack what must end by *end*: behind it the buffer holds bytes of an earlier request."""
     if at + layout.size > end:
-        raise malformed("an extension that is cut short")
+        raise malformed("extension is truncated")
     return layout.unpack_from(buffer, at)

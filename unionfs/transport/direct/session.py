@@ -1,6 +1,6 @@
-"""One mount's conversation with the kernel over /dev/fuse: INIT, the thread that serves, the end.
+"""One mount's session on /dev/fuse: INIT, the request thread, the end.
 
-Puts the parts together; what a request means is said in the files of handlers.
+Puts the parts together; the handlers of requests are in `inode_ops.py`, `file_ops.py` and `dir_ops.py`.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from unionfs.linux.fs import filesystem_type
 from unionfs.linux.process import may_use_backing_files
 from unionfs.overlay.attr import link_counter
 from unionfs.overlay.super import Union
-from unionfs.transport.direct.files import Files
-from unionfs.transport.direct.listings import Listings
-from unionfs.transport.direct.lower_reads import LowerPassthrough, LowerReads
-from unionfs.transport.direct.names import Names
-from unionfs.transport.direct.negotiate import Connection, TooOldError, Wanted, negotiate
-from unionfs.transport.direct.node_files import NodeFiles
-from unionfs.transport.direct.nodes import Nodes
+from unionfs.transport.direct.dir_ops import DirOps
+from unionfs.transport.direct.dir_streams import SharedDirStreams
+from unionfs.transport.direct.file_ops import FileOps
+from unionfs.transport.direct.inode_ops import InodeOps
+from unionfs.transport.direct.lower_reads import LowerPassthrough, LowerReadPolicy
+from unionfs.transport.direct.negotiate import Connection, InitOptions, TooOldError, negotiate
+from unionfs.transport.direct.no_open import NoOpenFiles
+from unionfs.transport.direct.nodes import NodeMap
 from unionfs.transport.direct.passthrough import Passthrough
 from unionfs.transport.direct.protocol import INIT_OUT, KERNEL_MINOR_VERSION, KERNEL_VERSION, InitFlag, Opcode
-from unionfs.transport.direct.replies import Replies
-from unionfs.transport.direct.server import Answer, Buffer, Server, opcode_name
-from unionfs.transport.direct.standing import StandingListings
-from unionfs.transport.direct.worth import Worth
-from unionfs.transport.direct.write_backs import WriteBacks
+from unionfs.transport.direct.readdirplus import ReaddirplusPolicy
+from unionfs.transport.direct.replies import ReplyPacker
+from unionfs.transport.direct.server import Buffer, Reply, Server, opcode_name
+from unionfs.transport.direct.writeback_errors import WritebackErrors
 from unionfs.transport.session import SessionOptions
 
 log = logging.getLogger(__name__)
 
 _OVERLAYFS = 0x794C7630
-_ASKS_BEFORE_WRITE = 36
-"""Linux 5.17's minor version: before 5.16 a read at the end asks for attributes as a write does."""
+_GETATTR_BEFORE_WRITE = 36
+"""Linux 5.17's minor version: before 5.16 a read at the end sends GETATTR as a write does."""
 
 
-def _left_out(union: Union) -> list[Opcode]:
-    """The requests that the mount's options leave without an answer of their own."""
+def _disabled_opcodes(union: Union) -> list[Opcode]:
+    """The opcodes that the mount's options disable."""
     opcodes = [] if union.fs.config.fsync else [Opcode.FSYNC, Opcode.FSYNCDIR]
     if not union.fs.config.xattrs:
         opcodes += [Opcode.GETXATTR, Opcode.SETXATTR, Opcode.LISTXATTR, Opcode.REMOVEXATTR]
     return opcodes
 
 
-def _unsupported(buffer: Buffer, end: int, node: int) -> Answer:
-    """The kernel asks no more after this: of attributes it says EOPNOTSUPP, of a sync that it is done."""
+def _unsupported(buffer: Buffer, end: int, node: int) -> Reply:
+    """The kernel sends no more of these: it answers EOPNOTSUPP for xattrs, and success for a sync."""
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
@@ -58,17 +58,17 @@ class Session:
         self._union = union
         self._options = options
         self._server = Server(union, fuse_fd, debug=options.debug)
-        self._server.handle_by({Opcode.INIT: self._init})
+        self._server.register({Opcode.INIT: self._init})
         self._connection: Connection | None = None
-        self._files: Files | None = None
-        self._listings: Listings | None = None
+        self._file_ops: FileOps | None = None
+        self._dir_ops: DirOps | None = None
         self._failure: BaseException | None = None
-        self._reads = False
-        self._problem: str | None = None
+        self._reading = False
+        self._passthrough_problem: str | None = None
 
     def start(self, ended: Callable[[], None]) -> None:
-        """Answer requests from now on, in a thread of this session's own; *ended* is called at its end."""
-        self._reads = True
+        """Serve requests in a thread of this session's own; *ended* is called when it ends."""
+        self._reading = True
         threading.Thread(target=self._run, args=(ended,), name="requests", daemon=True).start()
 
     def _run(self, ended: Callable[[], None]) -> None:
@@ -77,28 +77,28 @@ class Session:
         except BaseException as error:
             self._failure = error
         finally:
-            self._reads = False
+            self._reading = False
             ended()
 
-    def check(self) -> None:
-        """Raise what has ended the serving, other than the end of the mount."""
+    def raise_failure(self) -> None:
+        """Raise the exception that has ended the request thread, if one has."""
         if self._failure is not None:
             raise self._failure
 
     def close(self) -> None:
-        """Answer nothing more and let go of all handles. Unmounting is the daemon's."""
+        """Stop replying and close the device and all handles. The daemon unmounts."""
         self._server.stop()
         with self._server.lock:
-            if self._files is not None and self._listings is not None:
-                self._files.close()
-                self._listings.close()
-            self._let_go()
+            if self._file_ops is not None and self._dir_ops is not None:
+                self._file_ops.close()
+                self._dir_ops.close()
+            self._close_device()
 
-    def _let_go(self) -> None:
-        """Close the device. While the requests' thread may read it, its number must not become another
-        file's: a pipe takes it, at whose end the thread ends."""
+    def _close_device(self) -> None:
+        """Close the device. While the request thread may read it, its descriptor must not become another
+        file's: a pipe at its end takes the number, which ends the thread."""
         fd = self._server.fd
-        if not self._reads:
+        if not self._reading:
             os.close(fd)
             return
         end, start = os.pipe2(os.O_CLOEXEC)
@@ -109,50 +109,52 @@ class Session:
     # --- what `status` shows ---------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
-        """How many requests of each kind have come."""
+        """How many requests of each opcode have been read."""
         counters = self._server.counters
         return {opcode_name(number): count for number, count in enumerate(counters) if count}
 
-    def under_way(self) -> int:
+    def pending_requests(self) -> int:
         """How many requests wait for slow work just now."""
         with self._server.lock:
-            return self._server.under_way()
+            return self._server.pending_requests()
 
     def open_handles(self) -> int | None:
-        """How many files and directories are open; None where the kernel opens files without asking."""
-        if self._files is None or self._listings is None:
+        """How many files and directories are open; None where the kernel opens files without a request."""
+        if self._file_ops is None or self._dir_ops is None:
             return 0
-        if self._files.silent:
+        if self._file_ops.no_open:
             return None
-        return self._files.open_handles() + self._listings.open_handles()
+        return self._file_ops.open_handles() + self._dir_ops.open_handles()
 
     def flags(self) -> list[str]:
-        """The flags agreed on at INIT."""
-        return [] if self._connection is None else self._connection.names()
+        """The flags negotiated at INIT."""
+        return [] if self._connection is None else self._connection.flag_names()
 
     def passthrough_problem(self) -> str | None:
-        """Why the kernel does not serve data by itself; None where it does."""
-        files = self._files
-        if self._problem is None and files is not None and files.passthrough is not None:
+        """Why there is no passthrough; None where there is."""
+        files = self._file_ops
+        if self._passthrough_problem is None and files is not None and files.passthrough is not None:
             return files.passthrough.problem
-        return self._problem
+        return self._passthrough_problem
 
     # --- INIT ------------------------------------------------------------------------------------
 
-    def _wanted(self) -> Wanted:
+    def _init_options(self) -> InitOptions:
         options, fs = self._options, self._union.fs
         if options.passthrough == "off":
-            self._problem = "switched off by passthrough=off"
+            self._passthrough_problem = "switched off by passthrough=off"
         elif not may_use_backing_files():
-            self._problem = "it needs CAP_SYS_ADMIN of the machine's root"
-        # A filesystem on top of an overlay is the second that is stacked, and two is the kernel's limit.
+            self._passthrough_problem = "it needs CAP_SYS_ADMIN of the machine's root"
+        # A filesystem on top of an overlay is the second in the stack, and two is the kernel's limit.
         depth = 2 if any(filesystem_type(layer.root_fd) == _OVERLAYFS for layer in fs.layers()) else 1
-        return Wanted(self._problem is None, options.writeback and fs.trust, fs.trust, depth, fs.config.acl)
+        return InitOptions(
+            self._passthrough_problem is None, options.writeback and fs.trust, fs.trust, depth, fs.config.acl
+        )
 
-    def _init(self, buffer: Buffer, end: int, node: int) -> Answer:
+    def _init(self, buffer: Buffer, end: int, node: int) -> Reply:
         if self._connection is not None:
-            raise OSError(errno.EIO, "a second INIT")
-        wanted = self._wanted()
+            raise OSError(errno.EIO, "INIT was already negotiated")
+        wanted = self._init_options()
         try:
             connection = negotiate(buffer, end, wanted)
         except TooOldError as error:
@@ -163,10 +165,10 @@ class Session:
         self._connection = connection
         flags = connection.flags
         if wanted.passthrough and InitFlag.PASSTHROUGH not in flags:
-            self._problem = "this kernel does not offer it (Linux 6.9 and later do)"
-        log.debug("FUSE 7.%d: %s", connection.minor, " ".join(connection.names()))
+            self._passthrough_problem = "this kernel does not offer it (Linux 6.9 and later do)"
+        log.debug("FUSE 7.%d: %s", connection.minor, " ".join(connection.flag_names()))
         self._build(flags, connection.minor)
-        return connection.answer
+        return connection.reply
 
     def _lower_passthrough(self) -> LowerPassthrough:
         if self._options.coherent:
@@ -176,43 +178,45 @@ class Session:
 
     def _build(self, flags: InitFlag, minor: int) -> None:
         server, union = self._server, self._union
-        nodes = Nodes()
-        server.numbered = nodes.inos
-        server.nodes_of = nodes.of
-        replies = Replies(nodes, union.fs.config.timeout, link_counter(union.fs))
+        nodes = NodeMap()
+        server.extra_nodes = nodes.inos
+        server.nodes_of = nodes.nodes_of
+        replies = ReplyPacker(nodes, union.fs.config.timeout, link_counter(union.fs))
         killpriv = InitFlag.HANDLE_KILLPRIV_V2 in flags
         writeback = InitFlag.WRITEBACK_CACHE in flags
-        write_backs = WriteBacks(server, writeback=writeback, asked=minor >= _ASKS_BEFORE_WRITE)
-        replies.keep_not(write_backs.refused, server.invalidate_attributes)
+        writeback_errors = WritebackErrors(
+            server, writeback=writeback, getattr_before_write=minor >= _GETATTR_BEFORE_WRITE
+        )
+        replies.never_cache(writeback_errors.pending, server.invalidate_attrs)
         passthrough = None
         if InitFlag.PASSTHROUGH in flags:
-            lower_reads = LowerReads(server, nodes, self._lower_passthrough())
+            lower_reads = LowerReadPolicy(server, nodes, self._lower_passthrough())
             passthrough = Passthrough(server, nodes, lower_reads)
-        # Whoever writes is not known then: the kernel must say what of set-id bits is to go.
-        silent = passthrough is None and union.fs.trust and killpriv and InitFlag.NO_OPEN_SUPPORT in flags
-        files = Files(
+        # The writer is not known then: the kernel must say whether set-id bits are to be cleared.
+        no_open = passthrough is None and union.fs.trust and killpriv and InitFlag.NO_OPEN_SUPPORT in flags
+        file_ops = FileOps(
             server,
             replies,
             nodes,
             passthrough,
-            node_files=NodeFiles(union) if silent else None,
-            write_backs=write_backs,
+            no_open_files=NoOpenFiles(union) if no_open else None,
+            writeback_errors=writeback_errors,
             writeback=writeback,
             killpriv=killpriv,
         )
-        standing = StandingListings(union)
-        stateless = union.fs.trust and InitFlag.NO_OPENDIR_SUPPORT in flags
-        worth = Worth()
-        listings = Listings(server, replies, files, standing, worth, stateless=stateless)
-        names = Names(
+        dir_streams = SharedDirStreams(union)
+        no_opendir = union.fs.trust and InitFlag.NO_OPENDIR_SUPPORT in flags
+        policy = ReaddirplusPolicy()
+        dir_ops = DirOps(server, replies, file_ops, dir_streams, policy, no_opendir=no_opendir)
+        inode_ops = InodeOps(
             server,
             replies,
-            files,
-            standing,
-            worth,
+            file_ops,
+            dir_streams,
+            policy,
             setxattr_ext=InitFlag.SETXATTR_EXT in flags,
             killpriv=killpriv,
         )
-        server.handle_by({**names.handlers(), **files.handlers(), **listings.handlers()})
-        server.handle_by(dict.fromkeys(_left_out(union), _unsupported))
-        self._files, self._listings = files, listings
+        server.register({**inode_ops.handlers(), **file_ops.handlers(), **dir_ops.handlers()})
+        server.register(dict.fromkeys(_disabled_opcodes(union), _unsupported))
+        self._file_ops, self._dir_ops = file_ops, dir_ops

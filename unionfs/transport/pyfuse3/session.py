@@ -54,7 +54,7 @@ class Session:
         finally:
             ended()
 
-    def check(self) -> None:
+    def raise_failure(self) -> None:
         """Raise what has ended the serving, other than the end of the mount."""
         if self._failure is not None:
             raise self._failure
@@ -87,7 +87,7 @@ class Session:
         """How many requests of each kind have come."""
         return dict(self._operations.counts)
 
-    def under_way(self) -> int:
+    def pending_requests(self) -> int:
         """How many slow pieces of work requests are waiting for just now."""
         return len(self._operations.waiters)
 

@@ -1,6 +1,6 @@
 """Requests about names and attributes: LOOKUP to RENAME2, GETATTR to REMOVEXATTR, FORGET, STATFS, READLINK.
 
-A thin translation: each handler reads its request, calls one method of `Union`, and packs the answer.
+A thin translation: each handler parses its request, calls one method of `Union`, and packs the reply.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from time import time_ns
 
 from unionfs.overlay.attr import Changes, blocks
 from unionfs.transport.direct import protocol as p
-from unionfs.transport.direct.files import Files
+from unionfs.transport.direct.dir_streams import SharedDirStreams
+from unionfs.transport.direct.file_ops import FileOps
 from unionfs.transport.direct.protocol import BODY, Opcode
-from unionfs.transport.direct.replies import SECOND, Replies, join_time, real_device, split_time
+from unionfs.transport.direct.readdirplus import ReaddirplusPolicy
+from unionfs.transport.direct.replies import SECOND, ReplyPacker, decode_dev, join_time, split_time
 from unionfs.transport.direct.requests import (
-    NOBODY,
+    INVALID_ID,
     Buffer,
     caller,
     creator,
@@ -24,9 +26,7 @@ from unionfs.transport.direct.requests import (
     string_at,
     two_names_at,
 )
-from unionfs.transport.direct.server import SILENT, Answer, Handler, Server
-from unionfs.transport.direct.standing import StandingListings
-from unionfs.transport.direct.worth import Worth
+from unionfs.transport.direct.server import NO_REPLY, Handler, Reply, Server
 
 _STATX_BTIME = 0x800
 _STATX_BASIC = 0x7FF
@@ -35,7 +35,7 @@ _XATTR_SIZE_MAX = 65536
 
 
 def _is_touch(valid: int) -> bool:
-    """Whether both times are to be those of now (ATTR_TOUCH).
+    """Whether both times are to be set to now (ATTR_TOUCH).
 
     With a writeback cache the kernel always sends a modification time of its own, and CTIME along with it.
     """
@@ -43,16 +43,16 @@ def _is_touch(valid: int) -> bool:
     return bool(now and valid & p.FATTR_MTIME and valid & p.FATTR_ATIME_NOW)
 
 
-class Names:
-    """The handlers that need no open file."""
+class InodeOps:
+    """The handlers of requests that need no open file."""
 
     def __init__(
         self,
         server: Server,
-        replies: Replies,
-        files: Files,
-        standing: StandingListings,
-        worth: Worth,
+        replies: ReplyPacker,
+        file_ops: FileOps,
+        dir_streams: SharedDirStreams,
+        policy: ReaddirplusPolicy,
         *,
         setxattr_ext: bool,
         killpriv: bool,
@@ -60,12 +60,12 @@ class Names:
         self._server = server
         self._union = server.union
         self._replies = replies
-        self._files = files
-        self._standing = standing
-        # A thread that looks a name up has one: see `Passthrough.reopen`.
-        self._refused = {} if files.passthrough is None else files.passthrough.refused
-        self._readings = worth.readings
-        self._write_backs = files.write_backs
+        self._file_ops = file_ops
+        self._dir_streams = dir_streams
+        # A thread that sends LOOKUP has a name to reach the new node: see `Passthrough.reopen`.
+        self._refused = {} if file_ops.passthrough is None else file_ops.passthrough.refused
+        self._dir_usage = policy.usage
+        self._writeback_errors = file_ops.writeback_errors
         self._killpriv = killpriv
         self._setxattr_in = p.SETXATTR_IN if setxattr_ext else p.SETXATTR_IN_COMPAT
 
@@ -94,90 +94,90 @@ class Names:
             Opcode.DESTROY: self.destroy,
         }
 
-    def lookup(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def lookup(self, buffer: Buffer, end: int, ino: int) -> Reply:
         name = string_at(buffer, BODY, end)
-        if b"/" in name:  # "." and ".." are asked for by nfsd
-            raise malformed("a name that no entry can have")
+        if b"/" in name:  # nfsd looks up "." and ".."
+            raise malformed("name has a slash")
         if self._refused:
             self._refused.pop(p.IN_HEADER.unpack_from(buffer)[6], None)
-        if ino in self._readings:
-            self._readings[ino].asked += 1
+        if ino in self._dir_usage:
+            self._dir_usage[ino].lookups += 1
         entry = self._union.lookup(ino, name)
         if entry is None:
-            return self._replies.miss()
-        write_backs = self._write_backs
-        if write_backs.oversized:
-            write_backs.looked_up(entry[0].ino)
+            return self._replies.negative_entry()
+        writeback_errors = self._writeback_errors
+        if writeback_errors.oversized:
+            writeback_errors.looked_up(entry[0].ino)
         return self._replies.entry(*entry)
 
     def forget(self, buffer: Buffer, end: int, ino: int) -> object:
         (count,) = p.FORGET_IN.unpack_from(buffer, BODY)
         self._forget(p.IN_HEADER.unpack_from(buffer)[3], count)
         self._union.give_memory_back()
-        return SILENT
+        return NO_REPLY
 
     def batch_forget(self, buffer: Buffer, end: int, ino: int) -> object:
         (count, _) = p.BATCH_FORGET_IN.unpack_from(buffer, BODY)
         start = BODY + p.BATCH_FORGET_IN.size
         stop = start + count * p.FORGET_ONE.size
         if stop > end:
-            raise malformed("fewer nodes to forget than it says")
+            raise malformed("fewer nodes than its count")
         for node, lookups in p.FORGET_ONE.iter_unpack(memoryview(buffer)[start:stop]):
             self._forget(node, lookups)
         self._union.give_memory_back()
-        return SILENT
+        return NO_REPLY
 
     def _forget(self, node: int, count: int) -> None:
-        nodes = self._files.nodes
+        nodes = self._file_ops.nodes
         ino = nodes.forget(node, count) if node in nodes.inos else node
         self._union.forget(ino, count)
-        if (ino in nodes.current or ino in nodes.mapped) and not self._union.knows(ino):
+        if (ino in nodes.current or ino in nodes.maybe_mmapped) and not self._union.knows(ino):
             nodes.drop(ino)
-        self._standing.forget(ino)
-        self._files.forget(node, ino)
+        self._dir_streams.forget(ino)
+        self._file_ops.forget(node, ino)
 
     # --- making and removing ---------------------------------------------------------------------
 
-    def mkdir(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def mkdir(self, buffer: Buffer, end: int, ino: int) -> Reply:
         mode, umask = p.MKDIR_IN.unpack_from(buffer, BODY)
         start = BODY + p.MKDIR_IN.size
-        who, stop = creator(buffer, start, end, umask)
+        creds, stop = creator(buffer, start, end, umask)
         name = name_at(buffer, start, stop)
-        return self._replies.entry(*self._union.mkdir(ino, name, mode & 0o7777, who))
+        return self._replies.entry(*self._union.mkdir(ino, name, mode & 0o7777, creds))
 
-    def mknod(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def mknod(self, buffer: Buffer, end: int, ino: int) -> Reply:
         mode, rdev, umask, _ = p.MKNOD_IN.unpack_from(buffer, BODY)
         start = BODY + p.MKNOD_IN.size
-        who, stop = creator(buffer, start, end, umask)
+        creds, stop = creator(buffer, start, end, umask)
         name = name_at(buffer, start, stop)
-        return self._replies.entry(*self._union.mknod(ino, name, mode & 0o177777, real_device(rdev), who))
+        return self._replies.entry(*self._union.mknod(ino, name, mode & 0o177777, decode_dev(rdev), creds))
 
-    def symlink(self, buffer: Buffer, end: int, ino: int) -> Answer:
-        who, stop = creator(buffer, BODY, end, 0)
+    def symlink(self, buffer: Buffer, end: int, ino: int) -> Reply:
+        creds, stop = creator(buffer, BODY, end, 0)
         name = name_at(buffer, BODY, stop)
         target = string_at(buffer, BODY + len(name) + 1, stop)
-        return self._replies.entry(*self._union.symlink(ino, name, target, who))
+        return self._replies.entry(*self._union.symlink(ino, name, target, creds))
 
-    def link(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def link(self, buffer: Buffer, end: int, ino: int) -> Reply:
         (old,) = p.LINK_IN.unpack_from(buffer, BODY)
         name = name_at(buffer, BODY + p.LINK_IN.size, end)
-        return self._replies.entry(*self._union.link(self._server.numbered.get(old, old), ino, name))
+        return self._replies.entry(*self._union.link(self._server.extra_nodes.get(old, old), ino, name))
 
-    def unlink(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def unlink(self, buffer: Buffer, end: int, ino: int) -> Reply:
         self._union.unlink(ino, name_at(buffer, BODY, end))
         return None
 
-    def rmdir(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def rmdir(self, buffer: Buffer, end: int, ino: int) -> Reply:
         self._union.rmdir(ino, name_at(buffer, BODY, end))
         return None
 
-    def rename(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def rename(self, buffer: Buffer, end: int, ino: int) -> Reply:
         (newdir,) = p.RENAME_IN.unpack_from(buffer, BODY)
         old, new = two_names_at(buffer, BODY + p.RENAME_IN.size, end)
         self._union.rename(ino, old, newdir, new, 0)
         return None
 
-    def rename2(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def rename2(self, buffer: Buffer, end: int, ino: int) -> Reply:
         newdir, flags, _ = p.RENAME2_IN.unpack_from(buffer, BODY)
         old, new = two_names_at(buffer, BODY + p.RENAME2_IN.size, end)
         self._union.rename(ino, old, newdir, new, flags)
@@ -185,34 +185,34 @@ class Names:
 
     # --- attributes ------------------------------------------------------------------------------
 
-    def getattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
-        write_backs = self._write_backs
-        if write_backs.refused and p.GETATTR_IN.unpack_from(buffer, BODY)[0] & p.GETATTR_FH:
-            write_backs.before_write(ino)
-        return self._replies.attributes(*self._union.getattr(ino))
+    def getattr(self, buffer: Buffer, end: int, ino: int) -> Reply:
+        writeback_errors = self._writeback_errors
+        if writeback_errors.pending and p.GETATTR_IN.unpack_from(buffer, BODY)[0] & p.GETATTR_FH:
+            writeback_errors.check_before_write(ino)
+        return self._replies.attr(*self._union.getattr(ino))
 
-    def setattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def setattr(self, buffer: Buffer, end: int, ino: int) -> Reply:
         (valid, _, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _) = (
             p.SETATTR_IN.unpack_from(buffer, BODY)
         )
         resized = bool(valid & p.FATTR_SIZE)
         if (
             (resized and size < 0)
-            or (valid & p.FATTR_UID and uid == NOBODY)
-            or (valid & p.FATTR_GID and gid == NOBODY)
+            or (valid & p.FATTR_UID and uid == INVALID_ID)
+            or (valid & p.FATTR_GID and gid == INVALID_ID)
             or (valid & p.FATTR_ATIME and atime_ns >= SECOND)
             or (valid & p.FATTR_MTIME and mtime_ns >= SECOND)
         ):
-            raise malformed("attributes that no file can have")
-        handle = self._files.file(fh, ino) if valid & p.FATTR_FH and fh else None
+            raise malformed("negative size, invalid uid or gid, or invalid nanoseconds")
+        handle = self._file_ops.file(fh, ino) if valid & p.FATTR_FH and fh else None
         if resized and handle is None:
-            self._files.before_change(p.IN_HEADER.unpack_from(buffer)[3], ino)
+            self._file_ops.before_change(p.IN_HEADER.unpack_from(buffer)[3], ino)
         now = time_ns() if valid & (p.FATTR_ATIME_NOW | p.FATTR_MTIME_NOW) else 0
         # No system call changes the mode together with size or owner: without HANDLE_KILLPRIV such a mode is
-        # fuse.ko's own reckoning of which set-id bits are to go, and the union's is exact.
-        reckoned = valid & (p.FATTR_SIZE | p.FATTR_UID | p.FATTR_GID)
+        # fuse.ko's own idea of which set-id bits to clear, and the union's rule is exact.
+        killpriv_mode = valid & (p.FATTR_SIZE | p.FATTR_UID | p.FATTR_GID)
         changes = Changes(
-            mode=mode if valid & p.FATTR_MODE and not reckoned else None,
+            mode=mode if valid & p.FATTR_MODE and not killpriv_mode else None,
             uid=uid if valid & p.FATTR_UID else None,
             gid=gid if valid & p.FATTR_GID else None,
             size=size if resized else None,
@@ -226,14 +226,14 @@ class Names:
         if valid & p.FATTR_MTIME:
             changes.mtime_ns = now if valid & p.FATTR_MTIME_NOW else join_time(mtime, mtime_ns)
         if changes.is_empty:
-            # All that is left of file_remove_privs() before a write, or of a chown to nobody new.
-            changes.writing = self._files.may_be_before_write(ino, with_ctime=changes.kept)
+            # What remains of file_remove_privs() before a write, or of a chown(2) to the same owner.
+            changes.writing = self._file_ops.may_be_before_write(ino, with_ctime=changes.kept)
         entry = self._union.setattr(ino, changes, caller(buffer), handle)
         if resized:
-            self._write_backs.resized(ino)
-        return self._replies.attributes(*entry)
+            self._writeback_errors.resized(ino)
+        return self._replies.attr(*entry)
 
-    def statx(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def statx(self, buffer: Buffer, end: int, ino: int) -> Reply:
         more = self._union.statx(ino)
         inode, st = more.inode, more.stat
         rdev = st.st_rdev
@@ -245,7 +245,7 @@ class Names:
             *(*split_time(st.st_mtime_ns), 0),
         )
         return p.STATX_OUT.pack(
-            *(*self._replies.validity(inode), 0),
+            *(*self._replies.attr_valid(inode), 0),
             *(known, st.st_blksize, more.attributes),
             *(self._replies.links(inode, st), st.st_uid, st.st_gid, st.st_mode, 0),
             *(inode.ino, st.st_size, blocks(inode, st), more.attributes_mask),
@@ -253,10 +253,10 @@ class Names:
             *(os.major(rdev), os.minor(rdev), 0, 0),
         )
 
-    def readlink(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def readlink(self, buffer: Buffer, end: int, ino: int) -> Reply:
         return self._union.readlink(ino)
 
-    def statfs(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def statfs(self, buffer: Buffer, end: int, ino: int) -> Reply:
         st = self._union.statfs()
         return p.STATFS_OUT.pack(
             *(st.f_blocks, st.f_bfree, st.f_bavail, st.f_files, st.f_ffree),
@@ -266,38 +266,38 @@ class Names:
 
     # --- extended attributes ---------------------------------------------------------------------
 
-    def setxattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def setxattr(self, buffer: Buffer, end: int, ino: int) -> Reply:
         size, flags = p.SETXATTR_IN_COMPAT.unpack_from(buffer, BODY)
         start = BODY + self._setxattr_in.size
         name = string_at(buffer, start, end)
         start += len(name) + 1
         if start + size != end or flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE):
-            raise malformed("a value of another length than it says, or a flag that there is not")
+            raise malformed("value is not as long as its size, or unknown flags")
         self._union.setxattr(ino, name, bytes(buffer[start:end]), flags, caller(buffer))
         return None
 
-    def getxattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def getxattr(self, buffer: Buffer, end: int, ino: int) -> Reply:
         size, _ = p.GETXATTR_IN.unpack_from(buffer, BODY)
         name = string_at(buffer, BODY + p.GETXATTR_IN.size, end)
         return _sized(self._union.getxattr(ino, name), size)
 
-    def listxattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def listxattr(self, buffer: Buffer, end: int, ino: int) -> Reply:
         size, _ = p.GETXATTR_IN.unpack_from(buffer, BODY)
         names = self._union.listxattr(ino, caller(buffer))
         return _sized(b"".join(name + b"\0" for name in names), size)
 
-    def removexattr(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def removexattr(self, buffer: Buffer, end: int, ino: int) -> Reply:
         self._union.removexattr(ino, string_at(buffer, BODY, end), caller(buffer))
         return None
 
-    def destroy(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def destroy(self, buffer: Buffer, end: int, ino: int) -> Reply:
         return None
 
 
-def _sized(value: bytes, room: int) -> bytes:
-    """A value as getxattr(2) answers: its length where there is no room, ERANGE where there is too little."""
-    if not room:
+def _sized(value: bytes, size: int) -> bytes:
+    """A value as getxattr(2) returns it: its length for a size of 0, ERANGE for a size that is too small."""
+    if not size:
         return p.GETXATTR_OUT.pack(len(value), 0)
-    if len(value) > room:
-        raise OSError(errno.ERANGE if room < _XATTR_SIZE_MAX else errno.E2BIG, "the value is longer")
+    if len(value) > size:
+        raise OSError(errno.ERANGE if size < _XATTR_SIZE_MAX else errno.E2BIG, "the value is longer")
     return value

@@ -14,7 +14,7 @@ from tests.transport.direct.kernel import HANDLES, PATIENCE, SILENT, Kernel, Lis
 from tests.transport.direct.test_listings import Reader
 from unionfs.overlay.config import UnionConfig
 from unionfs.transport.direct import protocol as p
-from unionfs.transport.direct import worth
+from unionfs.transport.direct import readdirplus
 from unionfs.transport.direct.protocol import InitFlag, Opcode
 
 FEW = 20
@@ -29,8 +29,8 @@ MANNERS = pytest.mark.parametrize("offered", [HANDLES, SILENT], ids=["handles", 
 
 @pytest.fixture(autouse=True)
 def _sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worth, "_FEW", FEW)
-    monkeypatch.setattr(worth, "_MANY", MANY)
+    monkeypatch.setattr(readdirplus, "_FEW", FEW)
+    monkeypatch.setattr(readdirplus, "_MANY", MANY)
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_the_next_directory_of_a_walk(
     if asked:
         directory.ask(found)
     now = time.monotonic() + later
-    monkeypatch.setattr("unionfs.transport.direct.worth.time.monotonic", lambda: now)
+    monkeypatch.setattr("unionfs.transport.direct.readdirplus.time.monotonic", lambda: now)
     assert full(Directory(kernel, "other").read()) == (100 if asked and not later else 0)
 
 
@@ -267,12 +267,12 @@ def test_the_kernel_keeps_no_plain_listing(start: Start, config: UnionConfig, of
 
 
 def test_many_directories_are_kept_in_mind_but_not_all() -> None:
-    told = worth.Worth()
+    policy = readdirplus.ReaddirplusPolicy()
     for ino in range(1000):
-        reading = told.reading(ino, 100, 0)
-        assert reading is not None
-    assert len(told.readings) == 256
-    assert min(told.readings) == 1000 - 256
-    assert told.reading(5000, FEW, 0) is None
-    assert told.reading(999, FEW, 0) is None, "it has become a small one"
-    assert 999 not in told.readings
+        usage = policy.before_read(ino, 100, 0)
+        assert usage is not None
+    assert len(policy.usage) == 256
+    assert min(policy.usage) == 1000 - 256
+    assert policy.before_read(5000, FEW, 0) is None
+    assert policy.before_read(999, FEW, 0) is None, "it has become a small one"
+    assert 999 not in policy.usage

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from unionfs.transport.direct import patience as module
-from unionfs.transport.direct.patience import Patience
+from unionfs.transport.direct import busy_poll
+from unionfs.transport.direct.busy_poll import BusyPoll
 
 SOON = 20_000
 LATE = 1_000_000
@@ -34,36 +34,36 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(module, "monotonic_ns", clock)
+    monkeypatch.setattr(busy_poll, "monotonic_ns", clock)
     return clock
 
 
 @pytest.fixture
-def waiting(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Patience]:
+def waiting(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[BusyPoll]:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     reader, writer = os.pipe()
-    patience = Patience(reader)
-    patience._poll = clock  # type: ignore[assignment]
-    yield patience
+    poll = BusyPoll(reader)
+    poll._poll = clock  # type: ignore[assignment]
+    yield poll
     os.close(reader)
     os.close(writer)
 
 
-def _turn(patience: Patience, clock: Clock, looks: int) -> None:
+def _turn(poll: BusyPoll, clock: Clock, looks: int) -> None:
     """A request is answered, and looked for this often until the next one is there."""
-    patience.answered()
+    poll.replied()
     for _ in range(looks):
-        patience.wait()
+        poll.wait()
         clock.now += 1000
 
 
-def test_a_client_that_asks_again_at_once_finds_us_awake(waiting: Patience, clock: Clock) -> None:
+def test_a_client_that_asks_again_at_once_finds_us_awake(waiting: BusyPoll, clock: Clock) -> None:
     for _ in range(100):
         _turn(waiting, clock, 20)
     assert clock.sleeps == 0
 
 
-def test_who_waits_in_vain_sleeps_at_once_after_some_turns(waiting: Patience, clock: Clock) -> None:
+def test_who_waits_in_vain_sleeps_at_once_after_some_turns(waiting: BusyPoll, clock: Clock) -> None:
     for _ in range(10):
         _turn(waiting, clock, 200)
     before = clock.sleeps
@@ -71,7 +71,7 @@ def test_who_waits_in_vain_sleeps_at_once_after_some_turns(waiting: Patience, cl
     assert clock.sleeps == before + 1
 
 
-def test_a_short_sleep_brings_the_hope_back(waiting: Patience, clock: Clock) -> None:
+def test_a_short_sleep_brings_the_hope_back(waiting: BusyPoll, clock: Clock) -> None:
     for _ in range(10):
         _turn(waiting, clock, 200)
     clock.sleep = SOON
@@ -82,12 +82,12 @@ def test_a_short_sleep_brings_the_hope_back(waiting: Patience, clock: Clock) -> 
 
 
 def test_one_processor_never_waits_awake(
-    waiting: Patience, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    waiting: BusyPoll, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     reader, writer = os.pipe()
     try:
-        alone = Patience(reader)
+        alone = BusyPoll(reader)
         alone._poll = clock  # type: ignore[assignment]
         clock.sleep = SOON
         for turns in range(1, 20):
@@ -101,9 +101,9 @@ def test_one_processor_never_waits_awake(
 def test_it_wakes_for_what_comes() -> None:
     reader, writer = os.pipe()
     try:
-        patience = Patience(reader)
+        poll = BusyPoll(reader)
         os.write(writer, b"x")
-        patience.wait()
+        poll.wait()
     finally:
         os.close(reader)
         os.close(writer)

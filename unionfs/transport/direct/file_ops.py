@@ -1,6 +1,6 @@
-"""Requests about open files: OPEN, CREATE, READ, WRITE, RELEASE, and what pyfuse3 has no words for.
+"""Requests about open files: OPEN, CREATE, READ, WRITE, RELEASE, and those that pyfuse3 does not support.
 
-Most data never comes here: it goes by passthrough, or is in the kernel's cache.
+Most data is never read here: it goes by passthrough, or is in the kernel's cache.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import Inode
 from unionfs.transport.direct import protocol as p
 from unionfs.transport.direct.negotiate import MAX_WRITE
-from unionfs.transport.direct.node_files import NodeFiles
-from unionfs.transport.direct.nodes import Nodes
+from unionfs.transport.direct.no_open import NoOpenFiles
+from unionfs.transport.direct.nodes import NodeMap
 from unionfs.transport.direct.passthrough import Handle, Passthrough
 from unionfs.transport.direct.protocol import BODY, IN_HEADER, Opcode
-from unionfs.transport.direct.replies import Replies
+from unionfs.transport.direct.replies import ReplyPacker
 from unionfs.transport.direct.requests import Buffer, caller, creator, malformed, name_at, string_at
-from unionfs.transport.direct.server import Answer, Handler, Server
-from unionfs.transport.direct.write_backs import WriteBacks
+from unionfs.transport.direct.server import Handler, Reply, Server
+from unionfs.transport.direct.writeback_errors import WritebackErrors
 
 LOCAL_FILESYSTEMS = frozenset((0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x794C7630))
 """f_type of ext4, xfs, btrfs, tmpfs, f2fs and overlayfs: their close(2) reports no late error."""
 
 _CHUNK = 64 << 20
-"""copy_file_range copies at most that many bytes a request: a killed caller is free after each."""
+"""Bytes that copy_file_range copies in one request at most, after which a killed caller can end."""
 
 FS_IOC_GETFLAGS = 0x80086601
 FS_IOC_SETFLAGS = 0x40086602
@@ -41,18 +41,18 @@ _FSXATTR_SIZE = 28
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 
-class Files:
-    """The handlers of open files. `nodes` says which node is open how."""
+class FileOps:
+    """The handlers of requests about open files. `nodes` says which node is open how."""
 
     def __init__(
         self,
         server: Server,
-        replies: Replies,
-        nodes: Nodes,
+        replies: ReplyPacker,
+        nodes: NodeMap,
         passthrough: Passthrough | None,
         *,
-        node_files: NodeFiles | None,
-        write_backs: WriteBacks,
+        no_open_files: NoOpenFiles | None,
+        writeback_errors: WritebackErrors,
         writeback: bool,
         killpriv: bool,
     ) -> None:
@@ -61,23 +61,23 @@ class Files:
         self._replies = replies
         self.nodes = nodes
         self.passthrough = passthrough
-        self._node_files = node_files
-        self.write_backs = write_backs
-        server.write_failed = write_backs.failed
+        self._no_open_files = no_open_files
+        self.writeback_errors = writeback_errors
+        server.on_write_error = writeback_errors.write_failed
         self._writeback = writeback
         self._killpriv = killpriv
-        self._files: dict[int, Handle] = {}
+        self._handles: dict[int, Handle] = {}
         self._next = 0
-        self._scratch = memoryview(bytearray(MAX_WRITE))
+        self._read_buffer = memoryview(bytearray(MAX_WRITE))
         union = server.union
-        # With time-outs the layers may change underneath: what was cached is dropped at each open.
-        self._flags = p.FOPEN_KEEP_CACHE if union.fs.trust else 0
-        self._flush_matters = filesystem_type(union.fs.root.top.open()) not in LOCAL_FILESYSTEMS
-        if not self._flush_matters:
-            self._flags |= p.FOPEN_NOFLUSH
-        # The kernel takes no flag of its cache beside it (FOPEN_PASSTHROUGH_MASK).
-        self._by_passthrough = self._flags & p.FOPEN_NOFLUSH | p.FOPEN_PASSTHROUGH
-        self._me = Caller(os.geteuid(), os.getegid(), os.getpid(), 0)
+        # With timeouts the layers may change underneath: each open drops what was cached.
+        self._open_flags = p.FOPEN_KEEP_CACHE if union.fs.trust else 0
+        self._needs_flush = filesystem_type(union.fs.root.top.open()) not in LOCAL_FILESYSTEMS
+        if not self._needs_flush:
+            self._open_flags |= p.FOPEN_NOFLUSH
+        # Passthrough excludes the flags of the kernel's cache (FOPEN_PASSTHROUGH_MASK).
+        self._passthrough_flags = self._open_flags & p.FOPEN_NOFLUSH | p.FOPEN_PASSTHROUGH
+        self._own = Caller(os.geteuid(), os.getegid(), os.getpid(), 0)
 
     def handlers(self) -> dict[Opcode, Handler]:
         return {
@@ -98,65 +98,65 @@ class Files:
         }
 
     @property
-    def silent(self) -> bool:
-        """Whether the kernel opens files without asking."""
-        return self._node_files is not None
+    def no_open(self) -> bool:
+        """Whether the kernel opens files without a request."""
+        return self._no_open_files is not None
 
     def open_handles(self) -> int:
-        return len(self._files)
+        return len(self._handles)
 
     def close(self) -> None:
-        """Let go of every open file."""
-        for handle in self._files.values():
+        """Close every open file."""
+        for handle in self._handles.values():
             if handle.file is not None:
                 self._union.release(handle.file)
-        self._files.clear()
-        if self._node_files is not None:
-            self._node_files.close()
+        self._handles.clear()
+        if self._no_open_files is not None:
+            self._no_open_files.close()
 
     def _handle(self, fh: int) -> Handle:
-        handle = self._files.get(fh)
+        handle = self._handles.get(fh)
         if handle is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return handle
 
     def file(self, fh: int, ino: int, *, writes: bool = False) -> OpenFile:
-        """The file of a handle, or of a node that was opened without asking (its handle is 0).
+        """The file of a handle, or of a node that was opened without a request (its handle is 0).
 
-        EBADF for a handle that was never given out, or is another file's.
+        EBADF for a handle that no reply has had, or that is another file's.
         """
-        if not fh and self._node_files is not None:
-            return self._node_files.of(ino, writes=writes)
+        if not fh and self._no_open_files is not None:
+            return self._no_open_files.get(ino, writes=writes)
         handle = self._handle(fh)
-        if self._server.numbered.get(handle.node, handle.node) != ino:
+        if self._server.extra_nodes.get(handle.node, handle.node) != ino:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if handle.file is None:
-            if handle.backing is not None and not handle.backing.upper:
-                handle.file = self._union.open_lower(ino, self._me)
+            if handle.backing is not None and not handle.backing.is_upper:
+                handle.file = self._union.open_lower(ino, self._own)
             else:
-                handle.file = self._union.open_granted(ino, self._me, writes=False)
+                handle.file = self._union.open_granted(ino, self._own, writes=False)
         return handle.file
 
     def forget(self, node: int, ino: int) -> None:
         """The kernel has dropped lookups of a node."""
-        self.write_backs.forget(ino)
-        if self._node_files is not None:
-            self._node_files.forget(ino)
+        self.writeback_errors.forget(ino)
+        if self._no_open_files is not None:
+            self._no_open_files.forget(ino)
         if self.passthrough is not None:
             self.passthrough.forget(node)
 
     def may_be_before_write(self, ino: int, *, with_ctime: bool) -> bool | None:
         """Whether a SETATTR of nothing may be what comes before a write to this file; None: not known.
 
-        Where the kernel keeps the times, CTIME comes with a chown to nobody new, and with that only.
+        Where the kernel keeps the times, CTIME comes with a chown(2) to the same owner, and with that only.
         """
         if self._writeback:
             return not with_ctime
-        if self.silent:
+        if self.no_open:
             return None
         return any(
             handle.file is not None and handle.file.writable and handle.file.inode.ino == ino
-            for handle in self._files.values()
+            for handle in self._handles.values()
         )
 
     def before_change(self, node: int, ino: int) -> None:
@@ -167,15 +167,15 @@ class Files:
     # --- opening ---------------------------------------------------------------------------------
 
     def _access(self, flags: int) -> int:
-        # With a writeback cache the kernel fills pages by reading from handles that can only write; and a
-        # node's own file is everybody's.
-        if (self._writeback or self._node_files is not None) and flags & os.O_ACCMODE == os.O_WRONLY:
+        # With a writeback cache the kernel fills pages by reading from handles that can only write; and the
+        # file of an inode without OPEN is shared by all callers.
+        if (self._writeback or self._no_open_files is not None) and flags & os.O_ACCMODE == os.O_WRONLY:
             return flags & ~os.O_ACCMODE | os.O_RDWR
         return flags
 
-    def _opened(self, file: OpenFile, node: int, ino: int, access: int) -> bytes:
+    def _open_reply(self, file: OpenFile, node: int, ino: int, access: int) -> bytes:
         handle = Handle(file, node)
-        flags, backing = self._flags, 0
+        flags, backing = self._open_flags, 0
         if self.passthrough is not None:
             try:
                 backing = self.passthrough.bind(handle, file, ino)
@@ -183,19 +183,19 @@ class Files:
                 self._union.release(file)
                 raise
             if backing:
-                flags = self._by_passthrough
+                flags = self._passthrough_flags
                 if access & os.O_ACCMODE == os.O_RDWR:
-                    self.nodes.mapped.add(ino)
+                    self.nodes.maybe_mmapped.add(ino)
         return p.OPEN_OUT.pack(self._add(handle), flags, backing)
 
     def _add(self, handle: Handle) -> int:
         self._next = fh = self._next + 1
-        self._files[fh] = handle
+        self._handles[fh] = handle
         return fh
 
     def open(self, buffer: Buffer, end: int, ino: int) -> object:
-        if self._node_files is not None:
-            # The kernel opens by itself from now on.
+        if self._no_open_files is not None:
+            # The kernel sends no OPEN after this.
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         flags, open_flags = p.OPEN_IN.unpack_from(buffer, BODY)
         _, _, _, node, _, _, thread, _, _ = IN_HEADER.unpack_from(buffer)
@@ -204,7 +204,7 @@ class Files:
             writes = flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR) or bool(flags & os.O_TRUNC)
             handle = None if writes else passthrough.reopen(node, ino, thread)
             if handle is not None:
-                return self._reopened(handle)
+                return self._reopen_reply(handle)
             passthrough.before_open(node, ino, thread, writes=writes)
             lower = None if writes else passthrough.lower_reads.undecided(node, ino)
             if lower is not None:
@@ -213,7 +213,7 @@ class Files:
                     return self._server.defer(task, self._server.readers, buffer, end)
                 handle = passthrough.reopen(node, ino, thread)
                 if handle is not None:
-                    return self._reopened(handle)
+                    return self._reopen_reply(handle)
         kill = bool(open_flags & p.OPEN_KILL_SUIDGID) if self._killpriv else None
         access = self._access(flags)
         try:
@@ -222,49 +222,51 @@ class Files:
             if access == flags:
                 raise
             file = self._union.open_file(ino, flags, caller(buffer), kill)
-        mapped = self.nodes.mapped
+        mapped = self.nodes.maybe_mmapped
         before = len(mapped)
-        answer = self._opened(file, node, ino, flags)
+        reply = self._open_reply(file, node, ino, flags)
         if len(mapped) > before:
-            # What the kernel knows already it may have been told to keep.
-            self._server.invalidate_attributes(node)
-        return answer
+            # The kernel may have cached attributes before.
+            self._server.invalidate_attrs(node)
+        return reply
 
-    def _reopened(self, handle: Handle) -> bytes:
-        """The answer to an open for which no file need be opened here yet."""
+    def _reopen_reply(self, handle: Handle) -> bytes:
+        """The reply to an open for which no file need be opened here yet."""
         if handle.backing is None:
-            return p.OPEN_OUT.pack(self._add(handle), self._flags, 0)
-        return p.OPEN_OUT.pack(self._add(handle), self._by_passthrough, handle.backing.id)
+            return p.OPEN_OUT.pack(self._add(handle), self._open_flags, 0)
+        return p.OPEN_OUT.pack(self._add(handle), self._passthrough_flags, handle.backing.id)
 
-    def create(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def create(self, buffer: Buffer, end: int, ino: int) -> Reply:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(buffer, BODY)
         start = BODY + p.CREATE_IN.size
-        who, stop = creator(buffer, start, end, umask)
+        creds, stop = creator(buffer, start, end, umask)
         name = name_at(buffer, start, stop)
-        return self._made(*self._union.create(ino, name, mode & 0o7777, self._access(flags), who), flags)
+        return self._create_reply(
+            *self._union.create(ino, name, mode & 0o7777, self._access(flags), creds), flags
+        )
 
-    def tmpfile(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def tmpfile(self, buffer: Buffer, end: int, ino: int) -> Reply:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(buffer, BODY)
         start = BODY + p.CREATE_IN.size
-        who, stop = creator(buffer, start, end, umask)
-        string_at(buffer, start, stop)  # "/", which means nothing
-        return self._made(*self._union.tmpfile(ino, mode & 0o7777, self._access(flags), who), flags)
+        creds, stop = creator(buffer, start, end, umask)
+        string_at(buffer, start, stop)  # "/", which has no meaning
+        return self._create_reply(*self._union.tmpfile(ino, mode & 0o7777, self._access(flags), creds), flags)
 
-    def _made(self, inode: Inode, st: os.stat_result, file: OpenFile, access: int) -> bytes:
+    def _create_reply(self, inode: Inode, st: os.stat_result, file: OpenFile, access: int) -> bytes:
         entry = self._replies.entry(inode, st)
-        if self._node_files is not None:
-            # Once an OPEN was answered ENOSYS, the kernel releases no handle any more, however it was made.
-            self._node_files.add(file)
-            return entry + p.OPEN_OUT.pack(0, self._flags, 0)
+        if self._no_open_files is not None:
+            # Once an OPEN was answered ENOSYS, the kernel sends no RELEASE, not even for what CREATE opened.
+            self._no_open_files.add(file)
+            return entry + p.OPEN_OUT.pack(0, self._open_flags, 0)
         node = self.nodes.current.get(inode.ino, inode.ino)
-        return entry + self._opened(file, node, inode.ino, access)
+        return entry + self._open_reply(file, node, inode.ino, access)
 
-    def release(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def release(self, buffer: Buffer, end: int, ino: int) -> Reply:
         fh = p.RELEASE_IN.unpack_from(buffer, BODY)[0]
-        if not fh and self._node_files is not None:
+        if not fh and self._no_open_files is not None:
             return None
         handle = self._handle(fh)
-        del self._files[fh]
+        del self._handles[fh]
         try:
             if self.passthrough is not None:
                 self.passthrough.release(handle)
@@ -272,7 +274,7 @@ class Files:
             if handle.file is not None:
                 self._union.release(handle.file)
         if self.passthrough is not None and not self._union.knows(ino):
-            # The last FORGET has overtaken this request: fuse.ko keeps them apart.
+            # The last FORGET came before this request: fuse.ko queues them separately.
             self.nodes.drop(ino)
             self.passthrough.forget(handle.node)
         return None
@@ -282,64 +284,64 @@ class Files:
     def read(self, buffer: Buffer, end: int, ino: int) -> object:
         fh, offset, size, _, _, flags, _ = p.READ_IN.unpack_from(buffer, BODY)
         if size > MAX_WRITE or offset < 0:
-            raise malformed("a read of more than was agreed on, or from before the beginning")
+            raise malformed("read size over the limit, or negative offset")
         file = self.file(fh, ino)
         file.leave_atime(flags & os.O_NOATIME != 0)
-        # One buffer for all answers: it is sent before the next request is looked at.
-        room = self._scratch[:size]
+        # One buffer for all replies: it is sent before the next request is read.
+        room = self._read_buffer[:size]
         count = file.read_into(room, offset)
         if count is not None:
             return (room[:count],)
         server = self._server
-        work = self._using(lambda: file.read(offset, size), (fh, file))
-        return server.later(server.readers, Opcode.READ, IN_HEADER.unpack_from(buffer)[2], work)
+        work = self._pinned(lambda: file.read(offset, size), (fh, file))
+        return server.reply_later(server.readers, Opcode.READ, IN_HEADER.unpack_from(buffer)[2], work)
 
-    def _using(self, job: Callable[[], Answer], *opened: tuple[int, OpenFile]) -> Callable[[], Answer]:
-        """*job* for a worker, who uses these files (with their handles).
+    def _pinned(self, job: Callable[[], Reply], *opened: tuple[int, OpenFile]) -> Callable[[], Reply]:
+        """*job* for a worker, with the files that it uses (and their handles) pinned until it is done.
 
-        The kernel releases no handle that is in use, but a node's own file may have to make room any time.
+        The kernel releases no handle that is in use, but a file without OPEN may be closed at any time.
         """
-        node_files = self._node_files
+        no_open_files = self._no_open_files
         files = [file for fh, file in opened if not fh]
-        if node_files is None or not files:
+        if no_open_files is None or not files:
             return job
         for file in files:
-            node_files.hold(file)
+            no_open_files.pin(file)
 
-        def work() -> Answer:
+        def work() -> Reply:
             try:
                 return job()
             finally:
                 with self._server.lock:
                     for file in files:
-                        node_files.let_go(file)
+                        no_open_files.unpin(file)
 
         return work
 
-    def write(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def write(self, buffer: Buffer, end: int, ino: int) -> Reply:
         fh, offset, size, flags, *_ = p.WRITE_IN.unpack_from(buffer, BODY)
         start = BODY + p.WRITE_IN.size
         if start + size != end or offset < 0:
-            raise malformed("a write of another length than it says, or before the beginning")
+            raise malformed("data is not as long as its size, or negative offset")
         file = self.file(fh, ino, writes=True)
         data = memoryview(buffer)[start:end]
         if flags & p.WRITE_CACHE:
             written = file.write_back(offset, data)
         else:
             kill = bool(flags & p.WRITE_KILL_SUIDGID) if self._killpriv else None
-            # Who opened the file is not who writes, and may not be known.
+            # The process that writes may not be the one that opened the file.
             writer = caller(buffer) if file.inode.mode & _SET_IDS else None
             written = file.write(offset, data, kill, writer)
         return p.WRITE_OUT.pack(written, 0)
 
     def flush(self, buffer: Buffer, end: int, ino: int) -> object:
-        if not self._flush_matters:
-            # The kernel asks no more after this.
+        if not self._needs_flush:
+            # The kernel sends no FLUSH after this.
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         fh = p.FLUSH_IN.unpack_from(buffer, BODY)[0]
         file = self.file(fh, ino)
-        server, work = self._server, self._using(file.flush, (fh, file))
-        return server.later(server.syncers, Opcode.FLUSH, IN_HEADER.unpack_from(buffer)[2], work)
+        server, work = self._server, self._pinned(file.flush, (fh, file))
+        return server.reply_later(server.syncers, Opcode.FLUSH, IN_HEADER.unpack_from(buffer)[2], work)
 
     def fsync(self, buffer: Buffer, end: int, ino: int) -> object:
         fh, flags, _ = p.FSYNC_IN.unpack_from(buffer, BODY)
@@ -357,26 +359,27 @@ class Files:
             finally:
                 os.close(fd)
 
-        return self._server.later(self._server.syncers, opcode, unique, work)
+        return self._server.reply_later(self._server.syncers, opcode, unique, work)
 
     def syncfs(self, buffer: Buffer, end: int, ino: int) -> object:
         server = self._server
-        return server.later(
+        return server.reply_later(
             server.syncers, Opcode.SYNCFS, IN_HEADER.unpack_from(buffer)[2], self._union.syncfs_for_caller
         )
 
     def fallocate(self, buffer: Buffer, end: int, ino: int) -> object:
         fh, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(buffer, BODY)
         if offset < 0 or length <= 0:
-            raise malformed("a range that is none")
+            raise malformed("negative offset, or length that is not positive")
         file = self.file(fh, ino, writes=True)
         job = self._union.allocate_job(file, mode, offset, length, caller(buffer))
-        server, work = self._server, self._using(job, (fh, file))
-        return server.later(server.syncers, Opcode.FALLOCATE, IN_HEADER.unpack_from(buffer)[2], work)
+        server, work = self._server, self._pinned(job, (fh, file))
+        return server.reply_later(server.syncers, Opcode.FALLOCATE, IN_HEADER.unpack_from(buffer)[2], work)
 
-    def lseek(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def lseek(self, buffer: Buffer, end: int, ino: int) -> Reply:
         if self._writeback:
-            # What the kernel has not written yet would be a hole. After this it asks no more, and shows none.
+            # Data that the kernel has not written back would be a hole. It sends no LSEEK after this, and
+            # reports no holes.
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         fh, offset, whence, _ = p.LSEEK_IN.unpack_from(buffer, BODY)
         return p.LSEEK_OUT.pack(self._union.seek(self.file(fh, ino), offset, whence))
@@ -386,42 +389,42 @@ class Files:
             buffer, BODY
         )
         if flags or off_in < 0 or off_out < 0:
-            raise malformed("copy_file_range has no flags, and nothing lies before the beginning")
+            raise malformed("unknown flags, or negative offset")
         _, opcode, unique, *_ = IN_HEADER.unpack_from(buffer)
         # The target first: opening it to write may replace what the same file was read by.
-        target = self.file(fh_out, self._server.numbered.get(node_out, node_out), writes=True)
+        target = self.file(fh_out, self._server.extra_nodes.get(node_out, node_out), writes=True)
         source = self.file(fh_in, ino)
         job = self._union.copy_range_job(source, off_in, target, off_out, min(length, _CHUNK), caller(buffer))
-        # COPY_FILE_RANGE's answer has 32 bits for the count; a chunk fits either.
+        # The reply to COPY_FILE_RANGE has 32 bits for the count; a chunk fits either.
         wide = opcode == Opcode.COPY_FILE_RANGE_64
 
         def copy() -> bytes:
             copied = job()
             return p.LSEEK_OUT.pack(copied) if wide else p.WRITE_OUT.pack(copied, 0)
 
-        work = self._using(copy, (fh_in, source), (fh_out, target))
-        return self._server.later(self._server.copiers, opcode, unique, work)
+        work = self._pinned(copy, (fh_in, source), (fh_out, target))
+        return self._server.reply_later(self._server.copiers, opcode, unique, work)
 
     # --- inode flags -----------------------------------------------------------------------------
 
-    def ioctl(self, buffer: Buffer, end: int, ino: int) -> Answer:
+    def ioctl(self, buffer: Buffer, end: int, ino: int) -> Reply:
         _, _, command, _, in_size, out_size = p.IOCTL_IN.unpack_from(buffer, BODY)
         start = BODY + p.IOCTL_IN.size
         if start + in_size > end:
-            raise malformed("an ioctl that is shorter than it says")
+            raise malformed("ioctl data is shorter than in_size")
         data = bytes(buffer[start : start + in_size])
         union = self._union
-        answer = b""
+        result = b""
         if command in (FS_IOC_GETFLAGS, FS_IOC32_GETFLAGS):
-            answer = p.BACKING_ID.pack(union.get_flags(ino))
-        elif command in (FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS) and in_size >= p.BACKING_ID.size:
-            union.set_flags(ino, p.BACKING_ID.unpack_from(data)[0], caller(buffer))
+            result = p.U32.pack(union.get_flags(ino))
+        elif command in (FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS) and in_size >= p.U32.size:
+            union.set_flags(ino, p.U32.unpack_from(data)[0], caller(buffer))
         elif command == FS_IOC_FSGETXATTR:
-            answer = union.get_fsxattr(ino)
+            result = union.get_fsxattr(ino)
         elif command == FS_IOC_FSSETXATTR and in_size == _FSXATTR_SIZE:
             union.set_fsxattr(ino, data, caller(buffer))
         else:
             raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
-        if len(answer) > out_size:
-            raise malformed("an ioctl without room for its answer")
-        return p.IOCTL_OUT.pack(0, 0, 0, 0) + answer
+        if len(result) > out_size:
+            raise malformed("ioctl out_size is too small for the result")
+        return p.IOCTL_OUT.pack(0, 0, 0, 0) + result

@@ -1,8 +1,8 @@
-"""Files that the kernel opens without asking: one real descriptor a node, opened when data is first wanted.
+"""Files that the kernel opens without a request: one descriptor an inode, opened when data is first wanted.
 
-Where there is no passthrough, OPEN answers ENOSYS (FUSE_NO_OPEN_SUPPORT): reading what the kernel has in its
+Where there is no passthrough, OPEN is answered ENOSYS (FUSE_NO_OPEN_SUPPORT): reading what is in the kernel's
 cache then takes no request at all, and a lower file is copied up by the first WRITE instead of by the open.
-A descriptor is kept until the kernel forgets the node, or until others are wanted more.
+A descriptor is kept until the kernel forgets the inode, or until there are too many of them.
 """
 
 from __future__ import annotations
@@ -15,67 +15,67 @@ from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.super import Union
 
-_KEPT = 1024
-"""Descriptors that are kept open where the limit allows them; those that a worker uses come on top."""
+_MAX_FILES = 1024
+"""Descriptors that are kept open where the limit allows them; pinned ones come on top."""
 
 
-class NodeFiles:
-    """Open files by inode number, the one used last at the end."""
+class NoOpenFiles:
+    """Open files by inode number, the least recently used first."""
 
-    __slots__ = ("_busy", "_files", "_me", "_most", "_union")
+    __slots__ = ("_files", "_max_files", "_own", "_pins", "_union")
 
     def __init__(self, union: Union) -> None:
         self._union = union
         # Directories have another quarter of what the daemon may have open.
-        self._most = min(_KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self._max_files = min(_MAX_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._files: OrderedDict[int, OpenFile] = OrderedDict()
-        self._busy: dict[OpenFile, int] = {}
-        self._me = Caller(os.geteuid(), os.getegid(), os.getpid(), 0)
+        self._pins: dict[OpenFile, int] = {}
+        self._own = Caller(os.geteuid(), os.getegid(), os.getpid(), 0)
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def of(self, ino: int, *, writes: bool) -> OpenFile:
-        """The open file of a node. May raise `Wait` where *writes* copies up."""
+    def get(self, ino: int, *, writes: bool) -> OpenFile:
+        """The open file of an inode. May raise `Wait` where *writes* copies up."""
         files = self._files
         file = files.get(ino)
         if file is not None:
             if file.writable or not writes:
                 files.move_to_end(ino)
                 return file
-            # Copied up first: what may wait must come before anything is let go of.
+            # Copied up first: what may raise `Wait` must come before anything is closed.
             self._union.copy_up(ino)
             self._drop(ino)
-        file = self._union.open_granted(ino, self._me, writes=writes)
+        file = self._union.open_granted(ino, self._own, writes=writes)
         self.add(file)
         return file
 
     def add(self, file: OpenFile) -> None:
-        """Keep a file that was made just now, with its node."""
+        """Keep a file that was created just now."""
         self._files[file.inode.ino] = file
-        if len(self._files) > self._most:
+        if len(self._files) > self._max_files:
             self._drop(next(iter(self._files)))
 
-    def hold(self, file: OpenFile) -> None:
+    def pin(self, file: OpenFile) -> None:
         """A worker is about to use the descriptor."""
-        self._busy[file] = self._busy.get(file, 0) + 1
+        self._pins[file] = self._pins.get(file, 0) + 1
 
-    def let_go(self, file: OpenFile) -> None:
+    def unpin(self, file: OpenFile) -> None:
         """The worker is done; the union's lock is held."""
-        left = self._busy.pop(file) - 1
+        left = self._pins.pop(file) - 1
         if left:
-            self._busy[file] = left
+            self._pins[file] = left
         elif self._files.get(file.inode.ino) is not file:
             self._union.release(file)
 
     def forget(self, ino: int) -> None:
-        """The kernel has no use for the node's data any more, or may have none."""
+        """The kernel has dropped lookups of the inode, perhaps the last."""
         if ino in self._files:
             self._drop(ino)
 
     def _drop(self, ino: int) -> None:
         file = self._files.pop(ino)
-        if file not in self._busy:
+        if file not in self._pins:
             self._union.release(file)
 
     def close(self) -> None:
