@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiers
-from tests.support import alone, collected, mounts, transports
+from tests.support import alone, collected, mounts, pages, transports
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,6 +51,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     alone.print_commands(terminalreporter, config)
+
+
+@pytest.fixture(scope="session")
+def suite(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[collected.Collected]:
+    """Every test of the suite."""
+    return collected.suite(request.config, tmp_path_factory.mktemp("collected") / "listing.json")
+
+
+@pytest.fixture
+def shell_block(request: pytest.FixtureRequest) -> pages.ShellBlock:
+    """The one that this test is marked with."""
+    marker = request.node.get_closest_marker("shell_block")
+    return pages.shell_block(pages.Place(*marker.args))
 
 
 @pytest.fixture

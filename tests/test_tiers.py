@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,33 +10,6 @@ import pytest
 from tests import tiers
 from tests.support import collected
 from tests.support.collected import Collected
-from tests.support.mounts import REPOSITORY
-
-
-def pytest_in(directory: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A run of pytest of its own."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *words],
-        cwd=directory,
-        env={**env, "PYTHONPATH": str(REPOSITORY), **variables},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-@pytest.fixture(scope="module")
-def suite(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Collected]:
-    """Every test of the suite; collected once more if this run looks at a part only."""
-    if collected.whole(request.config):
-        return request.config.stash[collected.EVERYTHING]
-    listing = tmp_path_factory.mktemp("collected") / "listing.json"
-    words = ["--collect-only", "-qq", "-p", collected.__name__]
-    done = pytest_in(REPOSITORY, *words, **{collected.VARIABLE: str(listing)})
-    assert done.returncode == 0, done.stdout + done.stderr
-    found: list[Collected] = json.loads(listing.read_text())
-    return found
 
 
 def test_every_test_is_in_one_tier(suite: list[Collected]) -> None:
@@ -87,7 +56,7 @@ def test_a_failure_says_what_runs_it_alone(workers: str, tmp_path: Path) -> None
     (tmp_path / "conftest.py").write_text(
         "from tests.conftest import pytest_addoption, pytest_terminal_summary"
     )
-    done = pytest_in(tmp_path, "-n", workers, "--transport", "direct")
+    done = collected.run_tests(tmp_path, "-n", workers, "--transport", "direct")
     assert done.returncode == 1, done.stdout + done.stderr
     lines = done.stdout.partition("to run one of them alone")[2].splitlines()
     commands = [shlex.split(line) for line in lines if " -m pytest " in line]
@@ -95,5 +64,5 @@ def test_a_failure_says_what_runs_it_alone(workers: str, tmp_path: Path) -> None
         ["below/test_failing.py::test_one[it's]", "--transport", "direct"],
         ["below/test_failing.py::test_two", "--transport", "direct"],
     ]
-    again = pytest_in(tmp_path, *commands[0][3:])
+    again = collected.run_tests(tmp_path, *commands[0][3:])
     assert " 1 failed in " in again.stdout, again.stdout + again.stderr

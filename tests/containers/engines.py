@@ -9,10 +9,7 @@ import os
 import pwd
 import shutil
 import subprocess
-import sys
 from pathlib import Path
-
-from tests.support.mounts import REPOSITORY
 
 PROGRAMS = ("podman", "buildah", "crun", "conmon", "newuidmap", "busybox")
 
@@ -56,18 +53,6 @@ def count_ids() -> int:
     name = pwd.getpwuid(os.getuid()).pw_name
     entries = [line.split(":") for line in Path("/etc/subuid").read_text().splitlines()]
     return 1 + sum(int(count) for owner, _, count in entries if owner == name)
-
-
-def write_mount_program(path: Path) -> None:
-    """An executable that is pyunionfs from this checkout, as `make install` would put one on the PATH.
-
-    Engines start it with an environment of their own.
-    """
-    path.write_text(
-        f"#!{sys.executable} -B\nimport sys\nsys.path[0] = {str(REPOSITORY)!r}\n"
-        "from unionfs.cli import command\ncommand()\n"
-    )
-    path.chmod(0o755)
 
 
 class Engine:

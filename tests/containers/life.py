@@ -151,19 +151,20 @@ def container_restarts(engine: Engine) -> list[str]:
     return said
 
 
-def upper_mounted_by_hand(engine: Engine, program: str) -> list[object]:
-    """The tree as the engine mounts a container, and as `pyunionfs mount` mounts its layers."""
-    layers = json.loads(engine.podman("inspect", "--format", "{{json .GraphDriver.Data}}", "one"))
+def upper_mounted_by_hand(engine: Engine, program: str, commands: str) -> list[object]:
+    """The tree as the engine mounts a container, and as these commands mount that of NAME at /mnt."""
     merged = engine.root / "files/merged"
     merged.mkdir()
     python = f"{sys.executable} -m tests.containers.tree"
     options = "-o xattr_permissions=2" if MASKED else ""
+    commands = commands.replace("NAME", "one").replace("/mnt", str(merged))
+    commands = commands.replace("pyunionfs mount", f"{program} mount {options}")
     script = f"""
         set -e
         export PYTHONPATH={os.environ["PYTHONPATH"]}
         {python} "$(podman mount one)" > files/by-engine
         podman umount one > files/umount
-        {program} mount {options} '{layers["LowerDir"]}' {layers["UpperDir"]} {layers["WorkDir"]} {merged}
+        {commands}
         {python} {merged} > files/by-hand
         {program} umount {merged}
     """
@@ -192,7 +193,7 @@ def left_over(engine: Engine) -> dict[str, list[str]]:
     return {"mounts": mounts, "processes": processes, "layers": layers}
 
 
-def main(directory: Path, program: str, options: str = "") -> None:
+def main(directory: Path, program: str, options: str = "", by_hand: str = "") -> None:
     engine = Engine(directory, program, options)
     outcome: dict[str, object] = {}
     try:
@@ -202,7 +203,7 @@ def main(directory: Path, program: str, options: str = "") -> None:
         if "fuse-overlayfs" not in program:
             outcome["version"] = engine.podman("info", "--format", "{{json .Store.GraphOptions}}")
             outcome["restarts"] = container_restarts(engine)
-            outcome["by hand"] = upper_mounted_by_hand(engine, program)
+            outcome["by hand"] = upper_mounted_by_hand(engine, program, by_hand)
         engine.clear_away()
         outcome["left"] = left_over(engine)
     finally:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.engines import write_mount_program
 from tests.mount.rig import eventually, gone
+from tests.support import programs
 from tests.support.mounts import mount_types, needs_fuse, needs_root, scratch, status_pid, umount
 from tests.support.transports import one_transport
 
@@ -41,7 +41,7 @@ def home() -> Iterator[Path]:
         (where / "top/diff/dir").mkdir()
         (where / "top/diff/dir/.wh..wh..opq").touch()
         (where / "top/diff/dir/above").write_text("top\n")
-        write_mount_program(where / "bin/pyunionfs")
+        programs.write(where / "bin/pyunionfs")
         (where / "bin/fuse-overlayfs").symlink_to("pyunionfs")
         try:
             yield where

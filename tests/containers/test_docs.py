@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.engines import Engine, write_mount_program
+from tests.containers.engines import Engine
+from tests.support import programs
 from tests.support.mounts import REPOSITORY, needs_root
+from tests.support.pages import ShellBlock
 from tests.support.transports import one_transport
 from tests.support.users import open_home
 
@@ -34,20 +36,30 @@ def test_storage_conf_is_the_one_of_the_tests(tmp_path: Path) -> None:
 
 @needs_root
 @pytest.mark.usefixtures("engines")
-def test_the_command_for_podman() -> None:
+@pytest.mark.shell_block("docs/containers.md", "podman and buildah")
+def test_the_command_for_podman(shell_block: ShellBlock) -> None:
     with open_home() as home:
-        write_mount_program(home / "pyunionfs")
+        programs.write(home / "pyunionfs")
         engine = Engine(home, "")
         store = [f"--root={home}/store", f"--runroot={home}/run"]
-        podman, *words = shlex.split(block("command").replace(INSTALLED, f"{home}/pyunionfs"))
+        podman, *words = shlex.split(shell_block.script.replace(INSTALLED, f"{home}/pyunionfs"))
         unshare = ["unshare", "--mount", podman, *store, *words]
         shown = json.loads(engine.run(*unshare, "--format", "{{json .Store.GraphOptions}}"))
         assert shown["overlay.mount_program"]["Executable"] == f"{home}/pyunionfs"
         assert shown["overlay.mount_program"]["Version"].startswith("pyunionfs ")
 
 
+@pytest.mark.shell_block("docs/containers.md", "Docker, containerd, apptainer")
+def test_the_name_of_another(shell_block: ShellBlock, tmp_path: Path) -> None:
+    programs.write(tmp_path / "pyunionfs")
+    script = shell_block.script.replace("/usr/local/bin", str(tmp_path))
+    subprocess.run(["sh", "-e", "-c", script], check=True)
+    said = subprocess.check_output([tmp_path / "fuse-overlayfs", "--version"], text=True, timeout=30)
+    assert said.startswith("pyunionfs ")
+
+
 def test_the_form_is_the_one_of_the_help(tmp_path: Path) -> None:
-    write_mount_program(tmp_path / "pyunionfs")
+    programs.write(tmp_path / "pyunionfs")
     form = re.search(r"```\n(pyunionfs .*)\n```", TEXT)
     assert form is not None
     said = subprocess.check_output([tmp_path / "pyunionfs", "-f", "--help"], text=True, timeout=30)

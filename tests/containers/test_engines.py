@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.containers.engines import write_mount_program
+from tests.support import programs
 from tests.support.mounts import environment, needs_fuse, needs_overlayfs, needs_root
+from tests.support.pages import ShellBlock
 from tests.support.transports import one_transport
 from tests.support.users import open_home, ordinary_user, unshared
 
@@ -63,12 +64,12 @@ class Who:
         words = ['ignore_chown_errors = "true"'] if self.single else []
         return "\n".join([*words, 'force_mask = "shared"'] if self.masked else words)
 
-    def run(self, module: str, *programs: str | None) -> dict[str, Any]:
+    def run(self, module: str, *arguments: str | None) -> dict[str, Any]:
         """Run a module that prints JSON, in a directory of its own; None among the programs is pyunionfs."""
         with open_home(self.uid) as home:
             ours = home / "pyunionfs"
-            write_mount_program(ours)
-            words = [str(ours) if program is None else program for program in programs]
+            programs.write(ours)
+            words = [str(ours) if program is None else program for program in arguments]
             start = [*unshared(), "tests.containers.start", str(self.uid), str(self.uid)]
             done = subprocess.run(
                 [*start, f"tests.containers.{module}", str(home), *words],
@@ -100,8 +101,9 @@ def who(request: pytest.FixtureRequest) -> Iterator[Who]:
         made.clear_up()
 
 
-def test_the_life_of_an_image(who: Who) -> None:
-    ours = who.run("life", None, who.options)
+@pytest.mark.shell_block("docs/containers.md", "podman and buildah", 2)
+def test_the_life_of_an_image(who: Who, shell_block: ShellBlock) -> None:
+    ours = who.run("life", None, who.options, shell_block.script)
     assert ours["filesystem"] == "fuse.pyunionfs"
     assert "pyunionfs" in ours["version"]
     # Nobody else can own anything where there is a single id: that file was not changed then.
@@ -148,14 +150,14 @@ TYPES = {"pyunionfs": "fuse.pyunionfs", "fuse-overlayfs": "fuse.fuse-overlayfs",
     ],
 )
 def test_a_store_that_others_have_used(user: str, before: str, after: str) -> None:
-    programs = {"pyunionfs": None, "fuse-overlayfs": FUSE_OVERLAYFS, "overlayfs": ""}
+    given = {"pyunionfs": None, "fuse-overlayfs": FUSE_OVERLAYFS, "overlayfs": ""}
     with contextlib.ExitStack() as stack:
         uid = 0
         if user != "root":
             uid = stack.enter_context(ordinary_user(subordinate_ids=True)).pw_uid
         who = Who(uid)
         stack.callback(who.clear_up)
-        outcome = who.run("stores", programs[before], programs[after])
+        outcome = who.run("stores", given[before], given[after])
     *seen, mounted = outcome["before"]
     assert mounted.split()[2] == TYPES[before]
     for name in ("after", "again"):

@@ -10,6 +10,7 @@ import pytest
 
 from tests.mount.mount8 import Mount8, needs_mount8
 from tests.support.mounts import REPOSITORY, needs_fuse, needs_root
+from tests.support.pages import ShellBlock
 from tests.support.transports import one_transport
 from unionfs.options.table import is_for_mount8
 
@@ -417,10 +418,9 @@ def test_the_helper_of_fuse_itself(mount8: Mount8, base: Path, command: str) -> 
 class TestDocumentation:
     TEXT = (REPOSITORY / "docs" / "mount.md").read_text()
 
-    def test_the_first_example_works_as_copied(self, mount8: Mount8) -> None:
-        found = re.search(r"^```sh\n(.*?)^```", self.TEXT, re.DOTALL | re.MULTILINE)
-        assert found
-        done = mount8.run(f"mount -t tmpfs tmpfs /srv; set -e\n{found[1]}\n{NO_DAEMON}")
+    @pytest.mark.shell_block("docs/mount.md", "mount(8), /etc/fstab and systemd")
+    def test_the_first_example_works_as_copied(self, mount8: Mount8, shell_block: ShellBlock) -> None:
+        done = mount8.run(f"mount -t tmpfs tmpfs /srv; set -e\n{shell_block.script}\n{NO_DAEMON}")
         assert done.returncode == 0, done.stdout
         assert done.stdout.endswith("from base\nand more\n")
         assert re.search(r"^/srv/site +site +fuse.pyunionfs ", done.stdout, re.MULTILINE)

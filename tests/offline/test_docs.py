@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root, scratch
+import pytest
+
+from tests.support.mounts import REPOSITORY, needs_fuse, needs_root, scratch
+from tests.support.pages import ShellBlock
 from tests.support.transports import one_transport
 from unionfs.cli.check import as_json
 from unionfs.offline.change import Change
@@ -19,34 +19,20 @@ from unionfs.overlay.config import UnionConfig
 TEXT = (REPOSITORY / "docs/offline.md").read_text()
 
 
-def run_example(tmp_path: Path, heading: str) -> tuple[str, str]:
-    """What the example below a heading says, run in a directory called /srv, and what it should."""
-    text = TEXT.partition(f"\n## {heading}")[2]
-    found = re.search(r"^```sh\n(.*?)^```\n\nsays\n\n```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert found
-    command = tmp_path / "pyunionfs"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m unionfs "$@"\n')
-    command.chmod(0o755)
-    env = environment()
-    env["PATH"] = f"{tmp_path}{os.pathsep}{env['PATH']}"
+def run_example(block: ShellBlock, tmp_path: Path) -> tuple[str, str]:
+    """What the example says, run in a directory called /srv, and what it should."""
+    behind = TEXT.partition(block.script)[2]
+    shown = re.match(r"\n```\n\nsays\n\n```\n(.*?)^```", behind, re.DOTALL | re.MULTILINE)
+    assert shown
     with scratch(tmp_path) as where:
-        done = subprocess.run(
-            ["sh", "-e", "-c", found[1]],
-            cwd=where,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stdout
-    return done.stdout.replace(str(where), "/srv"), found[2]
+        return block.run(where, tmp_path).replace(str(where), "/srv"), shown[1]
 
 
 @one_transport
 @needs_fuse
-def test_the_example_says_what_it_says(tmp_path: Path) -> None:
-    output, expected = run_example(tmp_path, "What has changed")
+@pytest.mark.shell_block("docs/offline.md", "What has changed: `pyunionfs changes`")
+def test_the_example_says_what_it_says(shell_block: ShellBlock, tmp_path: Path) -> None:
+    output, expected = run_example(shell_block, tmp_path)
     # How much space objects take is up to the filesystem.
     unsaid = (re.compile(r"; .* in upper"), "; some in upper")
     assert unsaid[0].sub(unsaid[1], output) == unsaid[0].sub(unsaid[1], expected)
@@ -55,8 +41,9 @@ def test_the_example_says_what_it_says(tmp_path: Path) -> None:
 @one_transport
 @needs_root
 @needs_fuse
-def test_the_example_of_a_repair_says_what_it_says(tmp_path: Path) -> None:
-    output, expected = run_example(tmp_path, "What does not fit together")
+@pytest.mark.shell_block("docs/offline.md", "What does not fit together: `pyunionfs check`")
+def test_the_example_of_a_repair_says_what_it_says(shell_block: ShellBlock, tmp_path: Path) -> None:
+    output, expected = run_example(shell_block, tmp_path)
     assert output == expected
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root
+import pytest
+
+from tests.support.mounts import REPOSITORY, needs_fuse, needs_root
+from tests.support.pages import ShellBlock
 from tests.support.transports import one_transport
 from unionfs.control import status_schema
 from unionfs.options.table import GROUPS, OPTIONS
@@ -17,40 +18,14 @@ from unionfs.overlay.under_way import COPY_UP, COPYING, LISTING, READING, WAITIN
 README = (REPOSITORY / "README.md").read_text()
 
 
-def shell_block(heading: str) -> str:
-    """The first shell block below a heading."""
-    found = re.search(rf"^## {re.escape(heading)}\n.*?^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    assert found, f"the README has no shell block below {heading!r}"
-    return found[1]
-
-
-def with_command(tmp_path: Path) -> dict[str, str]:
-    """An environment in which `pyunionfs` is this checkout."""
-    command = tmp_path / "pyunionfs"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m unionfs "$@"\n')
-    command.chmod(0o755)
-    env = environment()
-    env["PATH"] = f"{tmp_path}{os.pathsep}{env['PATH']}"
-    return env
-
-
 @one_transport
 @needs_root
 @needs_fuse
-def test_the_first_mount_works_as_copied(space: Path, tmp_path: Path) -> None:
-    env = with_command(tmp_path)
-    done = subprocess.run(
-        ["sh", "-e", "-c", shell_block("A first mount")],
-        cwd=space,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.startswith("from base\nfrom site\n")
-    assert re.search(r"^c.* 0, +0 .* bye$", done.stdout, re.MULTILINE)
+@pytest.mark.shell_block("README.md", "A first mount")
+def test_the_first_mount_works_as_copied(shell_block: ShellBlock, space: Path, tmp_path: Path) -> None:
+    said = shell_block.run(space, tmp_path)
+    assert said.startswith("from base\nfrom site\n")
+    assert re.search(r"^c.* 0, +0 .* bye$", said, re.MULTILINE)
     assert (space / "upper/hello").read_text() == "from base\nand more\n"
     assert (space / "base/hello").read_text() == "from base\n"
     assert os.listdir(space / "merged") == []
@@ -85,20 +60,18 @@ def test_the_options_that_matter_most_are_options() -> None:
 @one_transport
 @needs_root
 @needs_fuse
-def test_the_commands_by_hand_work_as_copied(space: Path, tmp_path: Path) -> None:
-    env = with_command(tmp_path)
+@pytest.mark.shell_block("README.md", "By hand")
+def test_the_commands_by_hand_work_as_copied(shell_block: ShellBlock, space: Path, tmp_path: Path) -> None:
     for name in ("base", "upper", "work", "merged"):
         (space / name).mkdir()
-    block = shell_block("By hand")
-    script = f"pyunionfs mount base upper work merged; touch merged/new\n{block}\npyunionfs umount merged"
-    done = subprocess.run(
-        ["bash", "-e", "-c", script], cwd=space, env=env, capture_output=True, text=True, timeout=60
+    before = "pyunionfs mount base upper work merged; touch merged/new"
+    said = shell_block.run(
+        space, tmp_path, shell="bash -e", before=before, after="pyunionfs umount merged", quiet=True
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "COPY-UPS\n" in done.stdout
-    assert f"\n  upper     {space}/upper\n" in done.stdout
-    assert re.search(r"^A +/?new$", done.stdout, re.MULTILINE)
-    assert "usage: pyunionfs status" in done.stdout
+    assert "COPY-UPS\n" in said
+    assert f"\n  upper     {space}/upper\n" in said
+    assert re.search(r"^A +/?new$", said, re.MULTILINE)
+    assert "usage: pyunionfs status" in said
 
 
 @one_transport

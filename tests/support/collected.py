@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -14,6 +16,8 @@ from typing import TypedDict
 import pytest
 
 from tests import tiers
+from tests.support.mounts import REPOSITORY
+from tests.support.pages import Place
 
 VARIABLE = "PYUNIONFS_TEST_COLLECTED"
 """Names the file."""
@@ -28,6 +32,8 @@ class Collected(TypedDict):
     """What of the tables it matches."""
     over: str | None
     """Its transport."""
+    shell_blocks: list[tuple[str, str, int]]
+    """Of the documentation, which it takes."""
 
 
 EVERYTHING = pytest.StashKey[list[Collected]]()
@@ -41,9 +47,39 @@ def describe(items: Sequence[pytest.Item]) -> list[Collected]:
             markers=sorted({mark.name for mark in item.iter_markers()}),
             named=tiers.matches(item),
             over=tiers.over(item),
+            shell_blocks=_shell_blocks(item),
         )
         for item in items
     ]
+
+
+def run_tests(directory: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A run of pytest of its own."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *words],
+        cwd=directory,
+        env={**env, "PYTHONPATH": str(REPOSITORY), **variables},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def suite(config: pytest.Config, listing: Path) -> list[Collected]:
+    """Every test of the suite; collected once more, by way of a file, if this run looks at a part only."""
+    if whole(config):
+        return config.stash[EVERYTHING]
+    done = run_tests(REPOSITORY, "--collect-only", "-qq", "-p", __name__, **{VARIABLE: str(listing)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: list[Collected] = json.loads(listing.read_text())
+    return found
+
+
+def _shell_blocks(item: pytest.Item) -> list[tuple[str, str, int]]:
+    marker = item.get_closest_marker("shell_block")
+    taken = "shell_block" in getattr(item, "fixturenames", ())
+    return [Place(*marker.args)] if marker is not None and taken else []
 
 
 def whole(config: pytest.Config) -> bool:

@@ -19,15 +19,19 @@ def entry_points() -> dict[str, str]:
     return found
 
 
+def write(program: Path, name: str = "pyunionfs") -> None:
+    """Write a program of this checkout that takes nothing from the environment: engines have their own."""
+    module, _, function = entry_points()[name].partition(":")
+    program.write_text(
+        f"#!{sys.executable} -B\nimport sys\nsys.path[0] = {str(REPOSITORY)!r}\n"
+        f"from {module} import {function}\n{function}()\n"
+    )
+    program.chmod(0o755)
+
+
 def install(commands: Path, helpers: Path) -> None:
     """Put `pyunionfs` into one directory, and into the other what mount(8) and umount(8) look for."""
-    for name, target in entry_points().items():
-        module, _, function = target.partition(":")
-        program = (helpers if name.startswith(("mount.", "umount.")) else commands) / name
-        program.write_text(
-            f"#!{sys.executable} -B\nimport sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-            f"from {module} import {function}\n{function}()\n"
-        )
-        program.chmod(0o755)
+    for name in entry_points():
+        write((helpers if name.startswith(("mount.", "umount.")) else commands) / name, name)
     for name in ("mount", "umount"):
         (helpers / f"{name}.pyunionfs").symlink_to(f"{name}.fuse.pyunionfs")
