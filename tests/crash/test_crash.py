@@ -1,5 +1,6 @@
 """SIGKILL of the daemon: a handful of random moments, and the middle of a big file's copy-up by every way
-into it.
+into it: upper holds the old state or the new one (invariant 4), and what fsync(2) reported as stored
+(invariant 15).
 
 `make crash` goes on from here with hundreds of kills.
 """

@@ -1,6 +1,7 @@
 """Operations on a small tree, and whether what the kernel has cached of its objects is what the daemon says.
 
-`python -m tests.mount.stale HOME OPTIONS` does all of it as whoever runs it.
+`python -m tests.mount.stale HOME OPTIONS` does all of it as the user who runs it. What differs breaks
+invariant 11.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Bugs of ours, planted: each costs the mount at most, never a hanging mountpoint or a changed directory."""
+"""Bugs of ours, planted: each costs the mount at most, never a hanging mountpoint or a changed directory.
+
+A bug in a handler costs one request (invariant 14).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """A full disk below: what a writer learns and what the mount shows after it, on every way that data takes.
 
-Kernel overlayfs is the oracle of what is shown. Where the kernel caches writes, the errno comes later.
+Kernel overlayfs is the oracle of what is shown. Where the kernel caches writes, the errno
+comes later; what was reported as stored is (invariant 15).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The trap: a lower file is open, and the same file is opened for writing.
 
 While the kernel reads a lower file by passthrough it takes no other backing file for its node; a daemon that
-answers the next open with the one at hand has writes go into the lower layer. Each change is made while
-others read, by the same process and by another; then lowers, upper and the merged file must be right, and old
-readers see what they are said to see: with passthrough the file that they have opened, in every other way
-the new data.
+answers the next open with the one at hand has writes go into the lower layer (invariants 1 and 12). Each
+change is made while others read, by the same process and by another; then lowers, upper and the merged file
+must be right, and old readers see what they are said to see: with passthrough the file that they have opened,
+in every other way the new data.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A copy-up that takes long: what may happen between its beginning, its work and its commit.
 
 `Wait` hands a task out; here the test decides when it runs, and does to the file in between whatever another
-caller could do.
+caller could do: the union's state is another one then, and the operation begins anew (invariants 2 and 3).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Inode numbers: constant across copy-up, rename, forgetting and remounts; unique; one for all hard links."""
+"""Inode numbers: constant across copy-up, rename, forgetting and remounts; unique; one for all hard links.
+
+Invariant 10.
+"""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def layer(path: Path) -> Layer:
 @needs_overlayfs
 @pytest.mark.parametrize("kind", ["ext4", "tmpfs", "btrfs", "xfs"])
 def test_origin_is_the_kernels(stack: Stack, base: Path, kind: str) -> None:
-    """The bytes that overlayfs writes for the same lower object, on every filesystem that has handles."""
+    """The bytes that overlayfs writes for the same lower object (invariant 8), wherever there are handles."""
     if shutil.which(f"mkfs.{kind}") is None and kind != "tmpfs":
         pytest.skip(f"needs mkfs.{kind}")
     with loop_fs(kind, directory=memory(base)) as lower_fs:
@@ -246,6 +246,7 @@ def test_reflink_where_the_filesystem_has_it(stack: Stack) -> None:
 
 
 def test_directories_are_opened_and_trimmed(base: Path) -> None:
+    """Between operations only (invariant 7)."""
     build(base, {f"d{i}": {"sub": {}} for i in range(20)})
     fds = DirFds(8)
     top = Layer(0, str(base), os.open(base, os.O_RDONLY | os.O_DIRECTORY), fds)

@@ -1,4 +1,4 @@
-"""A crash of the machine: whatever name it leaves, the file under it is complete.
+"""A crash of the machine: whatever name it leaves, the file under it is complete (invariant 5).
 
 The disk is a loop device, and the crash a copy of its image while it is mounted: what was written is in it,
 what waited in memory is not. An fsync of a stranger's brings the name to disk before the copy is taken.

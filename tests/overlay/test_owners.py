@@ -1,4 +1,7 @@
-"""Owners that are shown otherwise than they are stored: maps of ids, and squashing. Without a mount."""
+"""Owners that are shown otherwise than they are stored: maps of ids, and squashing. Without a mount.
+
+Invariant 9.
+"""
 
 from __future__ import annotations
 

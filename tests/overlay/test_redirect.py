@@ -1,4 +1,5 @@
-"""Redirects that layers hold: relative and absolute, in every layer, chained, below one another, and hostile.
+"""Redirects that layers hold: relative and absolute, in every layer, chained, below one another, and hostile
+(invariant 6).
 
 What a redirect means is asked of kernel overlayfs, by mounting the same layers.
 """

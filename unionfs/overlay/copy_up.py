@@ -1,8 +1,9 @@
 """Copy-up: bringing a lower object into upper, through work, before its first change.
 
 Prepare (slow, any thread): a private object in work gets data, owner, mode, xattrs and times, and is synced.
-Commit (state thread): one rename into place. Interrupted anywhere, upper holds the old state. The rules are
-those of fs/overlayfs/copy_up.c. Never writes a lower, and never copies marks of the union along.
+Commit (state thread): one rename into place. Interrupted anywhere, upper holds the old state (invariant 4).
+The rules are those of fs/overlayfs/copy_up.c. Never writes a lower, and never copies marks of the union
+along.
 """
 
 from __future__ import annotations

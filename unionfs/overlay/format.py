@@ -1,7 +1,7 @@
 """The on-disk marks: opaque, redirect, metacopy, origin, nlink, and the names by which they are stored.
 
 Byte for byte what Linux's fs/overlayfs reads and writes; docs/format.md describes it. Nothing here decides
-when a mark is due, and nothing may add a mark that the kernel does not know.
+when a mark is due, and nothing may add a mark that the kernel does not know (invariant 8).
 """
 
 from __future__ import annotations

@@ -136,7 +136,8 @@ class OverlayFs:
             if not config.volatile:
                 self.write_out = order.write_out(upper.root_fd)
         self.copy_ups = 0
-        # Inodes whose attributes an operation on another one has changed; the transport tells the kernel.
+        # Inodes whose attributes an operation on another one has changed (invariant 11): the transport has
+        # the kernel ask for them again.
         self.stale: list[int] = []
         # What operations have left to be done; the transport has it done in a worker.
         self.chores: list[Chore] = []

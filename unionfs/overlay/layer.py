@@ -1,7 +1,8 @@
 """Layers and the directories in them, each reached from its parent by one name and never by a path.
 
 Opening one component at a time beneath a directory descriptor, never following a symlink, is what keeps a
-hostile layer from reaching outside itself. Nothing here may write, nor know what a mark means.
+hostile layer from reaching outside itself (invariant 6). Nothing here may write (invariant 1), nor know what
+a mark means.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class DirFds:
     """The open directory descriptors, bounded in number.
 
     A descriptor is closed only by `trim`, which is called between operations: within an operation every
-    descriptor that was handed out stays valid.
+    descriptor that was handed out stays valid (invariant 7).
     """
 
     __slots__ = ("_limit", "_open")

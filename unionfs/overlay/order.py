@@ -1,8 +1,8 @@
 """What must reach the disk before a complete file is renamed into place, so that no crash shows half of it.
 
-What counts is the order: whenever the name is on disk, owner, mode and data are. fsync(2) gives that, and
-pays for a commit of the journal each time. Filesystems whose one journal brings changes of metadata to disk
-in the order in which they were made need less: the data must be written (not flushed: the commit that
+What counts is the order (invariant 5): whenever the name is on disk, owner, mode and data are. fsync(2) gives
+that, and pays for a commit of the journal each time. Filesystems whose one journal brings changes of metadata
+to disk in the order in which they were made need less: the data must be written (not flushed: the commit that
 carries the rename flushes the disk first), and what its writing has changed in the inode is then in the
 journal before the rename. ext4 and XFS end a page's writeback only after that. btrfs does not, and its log of
 one fsync may hold a name without the data of its file. Nothing here may be used where *durability* was asked

@@ -4,7 +4,8 @@ Two things can lie between: an attribute that tells of both (`override_stat`, `o
 or one owner for all (`uidmapping`, `squash_to_*`, `ids.py`). The attribute holds stored ids; the map comes
 last. A union that has neither has none of these classes: which inodes, directories and credentials it is made
 of is settled when it opens. Everything above them (decisions, transports, the kernel) sees what is shown;
-everything below (copy-up, work, upper's filesystem) what is stored. Nothing else may translate.
+everything below (copy-up, work, upper's filesystem) what is stored. Nothing else may
+translate (invariant 9).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The inode table: every inode that somebody still knows, and the numbers by which they are known.
+"""The inode table: every inode that is still referenced, and the numbers by which they are known (invariant
+10).
 
 Nothing here looks a name up or changes a layer.
 """

@@ -3,7 +3,7 @@
 An operation that finds that it needs slow work (copying a file's data, listing a huge directory) raises
 `Wait` *before it has changed anything*. Whoever called it runs `task.run()` wherever it likes, then
 `task.finish()` on the state thread, and calls the operation again. `run` works only on immutable lowers and
-private files; `finish` commits to the union's state in a few system calls.
+private files; `finish` commits to the union's state in a few system calls (invariants 2 and 3).
 
 Several operations may raise the same task: it must be run once, and all of them be called again after.
 """

@@ -19,8 +19,12 @@ from unionfs.transport.direct.protocol import (
     BACKING_MAP,
     DEV_IOC_BACKING_CLOSE,
     DEV_IOC_BACKING_OPEN,
+    INVAL_INODE_OUT,
+    NOTIFY_INVAL_ENTRY,
+    NOTIFY_INVAL_INODE,
     U32,
 )
+from unionfs.transport.direct.server import Server
 
 __all__ = ["_process_as_it_was"]
 
@@ -55,6 +59,23 @@ def config(layers: Path) -> UnionConfig:
 
 
 Start = Callable[..., Kernel]
+
+
+@pytest.fixture(autouse=True)
+def _requests_thread_never_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Invariant 13: what waits in the kernel for replies is never sent by the thread that sends these."""
+    wrong: list[str] = []
+    notify = Server._notify
+
+    def watched(self: Server, kind: int, *pieces: bytes | memoryview) -> None:
+        drops_pages = kind == NOTIFY_INVAL_INODE and INVAL_INODE_OUT.unpack(pieces[0])[1] >= 0
+        if threading.current_thread().name == "requests" and (drops_pages or kind == NOTIFY_INVAL_ENTRY):
+            wrong.append(f"notification {kind} sent while requests wait to be read")
+        notify(self, kind, *pieces)
+
+    monkeypatch.setattr(Server, "_notify", watched)
+    yield
+    assert wrong == []
 
 
 @pytest.fixture

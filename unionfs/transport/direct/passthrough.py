@@ -4,8 +4,8 @@ Linux (6.9 and later) allows a node one backing file at a time, and no cached op
 copied up while its lower file is a node's backing file therefore gets a new node, and an OPEN of the old one
 is answered ESTALE: the kernel looks the name up again and opens the new node. If it sends OPEN of the old one
 again, it has no name to look up (/proc/PID/exe, /proc/PID/fd): an open for reading then gets the file that
-the old node's readers have. A lower backing file must never serve an open that can write. Which lower files
-have one is decided in lower_reads.py.
+the old node's readers have. A lower backing file must never serve an open that can write (invariant 12).
+Which lower files have one is decided in lower_reads.py.
 """
 
 from __future__ import annotations

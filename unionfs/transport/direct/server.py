@@ -178,7 +178,7 @@ class Server:
                 self._finish_task(task, OSError(errno.ECANCELED, os.strerror(errno.ECANCELED)))
 
     def _dispatch(self, buffer: Buffer, size: int) -> None:
-        """Handle one request; `lock` is held. Raises nothing: the next request waits to be read."""
+        """Handle one request; `lock` is held. Raises nothing (invariant 14)."""
         if size < BODY:
             log.error("read from /dev/fuse: %d bytes are shorter than a request header, ignored", size)
             return
@@ -284,7 +284,8 @@ class Server:
 
     def invalidate_listing(self, node: int) -> None:
         """Have a worker invalidate a directory's cached listing."""
-        # Not in this thread: it waits for pages that a reader of the listing may hold until our reply.
+        # Not in this thread (invariant 13): it waits for pages that a reader of the listing may hold until
+        # our reply.
         self.submit(self.readers, self.invalidate_inode, node, 0)
 
     def invalidate_inode(self, node: int, start: int) -> None:

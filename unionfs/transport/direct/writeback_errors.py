@@ -2,11 +2,11 @@
 
 With a writeback cache, and always for shared mappings, fuse.ko sends WRITE after write(2) has returned. If it
 fails, fuse.ko keeps the pages as if they were clean, and the size, and returns the errno from the next
-fsync(2) or close(2) (mapping_set_error()). So that the mount does not go on showing data that is stored
-nowhere, the file's dentries are invalidated, so that its inode goes with its last close(2), since fuse.ko
-trusts its own size as long as it has the inode; and its pages are invalidated, to be read again. The next
-write(2) is refused while there is no space: before each, fuse.ko sends GETATTR for attributes that it does
-not have (fuse_cache_write_iter()).
+fsync(2) or close(2) (mapping_set_error()). Invariant 15: so that the mount does not go on showing data that
+is stored nowhere, the file's dentries are invalidated, so that its inode goes with its last close(2), since
+fuse.ko trusts its own size as long as it has the inode; and its pages are invalidated, to be read again. The
+next write(2) is refused while there is no space: before each, fuse.ko sends GETATTR for attributes that it
+does not have (fuse_cache_write_iter()).
 
 Nothing here waits, and no reply waits for it: an invalidation of dentries and pages waits for locks whose
 holders wait for replies, so workers of a pool of their own send them.
