@@ -20,6 +20,7 @@ from unionfs.overlay.order import Pace
 from unionfs.overlay.super import Union
 from unionfs.transport.direct.nodes import NodeMap
 from unionfs.transport.direct.server import Server
+from unionfs.transport.direct.sibling_readahead import SiblingReadahead
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def is_unchanging(head: bytes | memoryview, size: int) -> bool:
 class LowerReadPolicy:
     """Decides at the first open of a lower file, for as long as the kernel has the node."""
 
-    __slots__ = ("_buffer", "_nodes", "_pace", "_policy", "_reads", "_server", "_union")
+    __slots__ = ("_buffer", "_nodes", "_pace", "_policy", "_reads", "_server", "_siblings", "_union")
 
     def __init__(self, server: Server, nodes: NodeMap, policy: LowerPassthrough) -> None:
         self._server = server
@@ -84,6 +85,7 @@ class LowerReadPolicy:
         # By node, the pending reads by workers that a decision waits for.
         self._reads: dict[int, _FirstRead] = {}
         self._pace = Pace()
+        self._siblings = SiblingReadahead(server.readers, STORE_MAX)
 
     def uses_passthrough(self, node: int) -> bool:
         """Whether the lower file of a node is read by passthrough."""
@@ -110,6 +112,7 @@ class LowerReadPolicy:
             size = os.fstat(fd).st_size
             room = self._buffer[: _bytes_to_read(size)]
             count = _read_cached(fd, room)
+            self._siblings.opened(inode, cold=count != len(room))
             if count != len(room):
                 # With a timeout layers may change, and what a worker has read may be old: then wait here.
                 if self._union.fs.trust and not self._pace.is_quick:

@@ -1,0 +1,118 @@
+"""Reading ahead across files: when those of one directory are opened one after the other, the next ones are
+read.
+
+The kernel reads ahead inside a file only. A walk through many small files that are not in memory (`grep -r`,
+a build, an interpreter that starts) waits for the disk once a file. Here the layer's filesystem is asked for
+the next files' pages while the caller is busy with this one. It is a hint: nothing is decided by it, and a
+failure costs nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from unionfs.overlay.inode import Directory, File
+from unionfs.transport.direct.server import Server
+
+_STREAK = 3
+"""So many files in the order of their directory, read from the disk, are taken for the beginning of a walk.
+"""
+_BATCH = 8
+_LOOKED_AT = 64
+"""Names that are looked at for one batch."""
+
+
+class SiblingReadahead:
+    """The one walk that is followed. State thread only."""
+
+    __slots__ = ("_directory", "_expected", "_length", "_pool", "_streak", "_upcoming", "_was_right")
+
+    def __init__(self, pool: ThreadPoolExecutor, length: int) -> None:
+        """*pool* reads; of each file the first *length* bytes."""
+        self._pool = pool
+        self._length = length
+        self._directory: Directory | None = None
+        self._streak = 0
+        self._was_right = False
+        # Files that are being read, or that should be opened next while the streak is counted.
+        self._expected: deque[File] = deque()
+        self._upcoming: Iterator[File] = iter(())
+
+    def opened(self, inode: File, *, cold: bool) -> None:
+        """A lower file is opened that the kernel has no data of; *cold*: nor has the cache of the layer."""
+        expected = self._expected
+        if expected and inode in expected:
+            while expected.popleft() is not inode:
+                pass  # a file that the walk left out
+            self._streak += 1
+            self._was_right = True
+        elif cold:
+            self._follow(inode)
+        else:
+            return
+        if len(expected) <= _BATCH // 2:
+            files = list(itertools.islice(self._upcoming, _BATCH))
+            expected.extend(files)
+            if self._streak >= _STREAK:
+                self._read(files)
+
+    def _follow(self, inode: File) -> None:
+        """A walk may begin with this file, or go on with the next directory."""
+        self._streak = _STREAK if self._was_right and self._streak >= _STREAK else 1
+        self._was_right = False
+        self._expected.clear()
+        self._directory = inode.parent
+        names = iter(() if inode.parent is None else list(inode.parent.children))
+        for name in names:
+            if name == inode.name:
+                break
+        self._upcoming = self._files(names)
+
+    def _files(self, names: Iterator[bytes]) -> Iterator[File]:
+        """Of the names that follow, the regular files whose data lies in a lower."""
+        directory = self._directory
+        assert directory is not None
+        for name in names:
+            child = directory.children.get(name)
+            if isinstance(child, File) and stat.S_ISREG(child.mode) and not child.on_upper:
+                yield child
+
+    def _read(self, files: list[File]) -> None:
+        """Have a worker read them, by descriptors of its own."""
+        if not files:
+            return
+        by_directory: dict[int, list[bytes]] = {}
+        for inode in files:
+            directory, name = inode.real()
+            by_directory.setdefault(directory.open(), []).append(name)
+        Server.submit(
+            self._pool, read_ahead, [(os.dup(fd), names) for fd, names in by_directory.items()], self._length
+        )
+
+
+def read_ahead(directories: list[tuple[int, list[bytes]]], length: int) -> None:
+    """Ask for the first bytes of files in *directories*, whose descriptors are closed; any thread."""
+    for directory, names in directories:
+        try:
+            for name in names:
+                read_beginning(directory, name, length)
+        finally:
+            os.close(directory)
+
+
+def read_beginning(directory: int, name: bytes, length: int) -> None:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return  # the open that this runs ahead of will report it
+    try:
+        os.posix_fadvise(fd, 0, length, os.POSIX_FADV_WILLNEED)
+    except OSError:
+        pass  # ESPIPE: not a regular file any more
+    finally:
+        os.close(fd)
