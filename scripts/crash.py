@@ -3,8 +3,8 @@
 
 scripts/crash.py --kills 500 --jobs 2 scripts/crash.py --kills 50 --fs xfs --options index=on,metacopy=on
 
-Exit status 1 if anything that was answered was lost, anything is half, or a mount was refused. Must run as
-root.
+Exit status 1 if anything that was answered was lost, anything is half, or a mount was refused; everything
+that there is to know of it is then in a directory that is named (tests/crash/record.py). Must run as root.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from typing import TypeAlias
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.crash.record import record, recorded
 from tests.crash.rig import Rig
 from tests.support import mounts, transports
 
-Results: TypeAlias = "multiprocessing.SimpleQueue[tuple[int, int, str]]"
+Results: TypeAlias = "multiprocessing.SimpleQueue[tuple[int, int, bool]]"
 
 KILLS_PER_UNION = 10
 """Then a fresh union: with an old one there is little left to copy up."""
@@ -52,11 +53,8 @@ def main() -> int:
         job.start()
     kills = operations = losses = 0
     for _ in jobs:
-        done, performed, report = results.get()
-        kills, operations = kills + done, operations + performed
-        if report:
-            losses += 1
-            print(report, flush=True)
+        done, performed, lost = results.get()
+        kills, operations, losses = kills + done, operations + performed, losses + lost
     for job in jobs:
         job.join()
     print(
@@ -73,6 +71,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--fs", default="ext4", choices=["ext4", "xfs", "btrfs", "tmpfs"])
     parser.add_argument("--options", help="mount options (by default several sets in turn)")
     parser.add_argument("--seed", default="crash")
+    parser.add_argument(
+        "--out", type=Path, default=Path("/tmp"), metavar="DIRECTORY", help="for what is known of a loss"
+    )
     parser.add_argument("--transport", default="auto", choices=["auto", *transports.TRANSPORTS])
     return parser.parse_args()
 
@@ -83,28 +84,35 @@ def _job(options: argparse.Namespace, number: int, kills: int, results: Results)
     """
     mounts.private_mounts()
     done = operations = 0
-    report = ""
+    lost = False
     sets = itertools.cycle(OPTIONS if options.options is None else (options.options,))
     try:
-        while done < kills and not report:
+        while done < kills and not lost:
             chosen = next(sets)
             with mounts.loop_fs(options.fs, 2 << 30) as base:
-                rig = Rig(
-                    base, f"{options.seed} {number} {done}", options=list(filter(None, chosen.split(",")))
-                )
+                seed = f"{options.seed} {number} {done}"
+                rig = Rig(base, seed, options=list(filter(None, chosen.split(","))))
                 for _ in range(min(KILLS_PER_UNION, kills - done)):
-                    losses = rig.kill_in_load()
+                    with recorded(rig, options.out):
+                        losses = rig.kill_in_load()
                     done += 1
                     if losses:
-                        where = (
-                            f"kill {done} of job {number} on {options.fs} with {chosen or 'default options'}"
+                        lost = True
+                        where = f"kill {done} of job {number} on {options.fs}, {chosen or 'default options'}"
+                        # Said at once: other jobs go on, and may be stopped.
+                        print(
+                            f"--- {where}, in full in {record(rig, losses, options.out)}:",
+                            *losses,
+                            sep="\n",
+                            flush=True,
                         )
-                        report = "\n".join([f"--- {where}:", *map(str, losses[:5])])
                         break
                 operations += rig.operations
     except Exception:
-        report = f"--- job {number} after {done} kills:\n{traceback.format_exc()}"
-    results.put((done, operations, report))
+        lost = True
+        print(f"--- job {number} after {done} kills:\n{traceback.format_exc()}", flush=True)
+    finally:
+        results.put((done, operations, lost))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,24 +139,39 @@ _CALLS: dict[str, Callable[..., None]] = {
 
 
 def run(
-    merged: Path, part: str, model: Model, seed: str, journal: Path, *, directories_move: bool = True
+    top: int, part: str, model: Model, seed: str, journal: Path, *, directories_move: bool = True
 ) -> None:
-    """Perform operations until one fails: when the daemon is gone, all do."""
-    os.chdir(merged)
+    """Perform operations until one fails: when the daemon is gone, all do.
+
+    *top* is a descriptor of the mount's root: by its path a process that starts late finds what lies below
+    the mount once that is detached, which has other errors.
+    """
     os.umask(0)
     rng = random.Random(seed)
     log = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def failed(error: OSError) -> None:
+        entry = {"error": error.errno, "text": str(error), "at": time.monotonic_ns()}
+        os.write(log, json.dumps(entry).encode() + b"\n")
+
+    try:
+        os.fchdir(top)
+    except OSError as error:  # killed before the first operation
+        failed(error)
+        return
     while True:
         op = draw(rng, model, part)
         if op[0] == "rename" and model[op[1]].kind == "dir" and not directories_move:
             continue
-        os.write(log, json.dumps({"begin": op}).encode() + b"\n")
+        sync = rng.random() < 0.3
+        entry = {"begin": op, "sync": sync, "at": time.monotonic_ns()}
+        os.write(log, json.dumps(entry).encode() + b"\n")
         try:
-            perform(op, sync=rng.random() < 0.3)
+            perform(op, sync=sync)
         except OSError as error:
-            os.write(log, json.dumps({"error": error.errno, "text": str(error)}).encode() + b"\n")
+            failed(error)
             return
-        os.write(log, b'{"answered": true}\n')
+        os.write(log, b'{"answered": true, "at": %d}\n' % time.monotonic_ns())
         model.apply(op)
 
 

@@ -53,6 +53,11 @@ class Node:
 
 @lru_cache(maxsize=4096)
 def _digest(edits: tuple[Edit, ...]) -> str:
+    return hashlib.sha256(data_of(edits)).hexdigest()
+
+
+def data_of(edits: tuple[Edit, ...]) -> bytearray:
+    """What a file holds after these."""
     data = bytearray()
     for name, at, number, length in edits:
         if name == "truncate":
@@ -61,7 +66,7 @@ def _digest(edits: tuple[Edit, ...]) -> str:
         else:
             data.extend(bytes(max(0, at - len(data))))
             data[at : at + length] = pattern(number, length)
-    return hashlib.sha256(data).hexdigest()
+    return data
 
 
 @dataclass
@@ -72,9 +77,11 @@ class Model:
     nodes: dict[int, Node] = field(default_factory=dict)
     last: int = 0
     metacopy: bool = False
+    writes_die: bool = False
+    """Whether the daemon writes the data, and may be killed in the midst of that."""
 
     def copy(self) -> Model:
-        return Model(dict(self.paths), dict(self.nodes), self.last, self.metacopy)
+        return Model(dict(self.paths), dict(self.nodes), self.last, self.metacopy, self.writes_die)
 
     def __getitem__(self, path: str) -> Node:
         return self.nodes[self.paths[path]]
@@ -112,9 +119,14 @@ class Model:
         yield self.copy()
         after = self.copy()
         name, path, *rest = op
-        if self.metacopy and name in ("rewrite", "append", "write", "truncate") and len(self.links(path)) > 1:
+        several = (
+            self.metacopy and name in ("rewrite", "append", "write", "truncate") and self.links(path)[1:]
+        )
+        if several or (self.writes_die and name in ("append", "write")):
             # The data of a metacopy with several links is brought up in place, where a new mtime comes
-            # before the change itself; as overlayfs does it always.
+            # before the change itself; as overlayfs does it always. And a write(2) sets the time before it
+            # takes the data (file_modified() in ext4_buffered_write_iter()): on kernel overlayfs, too, one
+            # whose caller is killed meanwhile leaves the new mtime alone.
             begun = self.copy()
             begun.set(path, replace(begun[path], mtime_ns=None))
             yield begun

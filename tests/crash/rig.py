@@ -10,26 +10,30 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import platform
 import random
-import shutil
 import stat
+import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.crash import load
-from tests.crash.model import Model, Node, Op, pattern
+from tests.crash.model import Model, Node, Op, data_of, pattern
 from tests.oracle import snapshot
-from tests.support import mounts
+from tests.support import mounts, transports
 
 PARTS = 3
 BIG = 6 << 20
+RETURN_TIMEOUT = 15.0
+"""How long a call may take to return after the daemon was killed."""
+
 GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ENODEV, errno.ESTALE}
 """What a call may answer when the daemon was killed under it."""
 
-_OURS = {"passthrough", "coherent", "timeout", "rename_copy_bytes"}
+_OURS = {"passthrough", "writeback", "coherent", "timeout", "rename_copy_bytes"}
 """Mount options that the kernel's overlayfs does not have."""
 
 
@@ -40,10 +44,30 @@ class Loss:
     what: str
     where: str
     journal: Sequence[Op] = ()
+    """All operations of this part in this round."""
+    paths: Sequence[str] = ()
+    """What it is about; the operations on these say most."""
 
     def __str__(self) -> str:
-        tail = "".join(f"\n    {op}" for op in self.journal[-12:])
-        return f"{self.what}: {self.where}" + (f"\n  last operations of this part:{tail}" if tail else "")
+        of_paths = [op for op in self.journal if not {*self.paths}.isdisjoint(map(str, op))]
+        told = f"{self.what}: {self.where}"
+        for heading, operations in (
+            ("operations on these names:", of_paths),
+            ("last operations of this part:", self.journal[-12:]),
+        ):
+            if operations:
+                told += f"\n  {heading}" + "".join(f"\n    {op}" for op in operations)
+        return told
+
+
+@dataclass
+class Round:
+    """One kill, as far as it went."""
+
+    number: int
+    slept: float = 0.0
+    logs: list[str] = field(default_factory=list)
+    """What the daemon that was killed logged, and the one that was mounted after it."""
 
 
 class Rig:
@@ -52,6 +76,7 @@ class Rig:
     def __init__(
         self, base: Path, seed: str, *, options: Sequence[str] = (), lower_base: Path | None = None
     ) -> None:
+        self.seed = seed
         self.rng = random.Random(seed)
         self.options = list(options)
         if "redirect_dir=off" not in options:
@@ -61,15 +86,15 @@ class Rig:
         self.upper, self.work, self.merged = (base / name for name in ("upper", "work", "merged"))
         for directory in (*self.lowers, self.upper, self.work, self.merged):
             directory.mkdir()
-        self.journals = base / "journals"
+        self.rounds: list[Round] = []
         self.models = {f"p{number}": self._build(f"p{number}") for number in range(PARTS)}
         self.before = [snapshot.layer_fingerprint(os.fsencode(lower)) for lower in self.lowers]
-        self.round = 0
         self.operations = 0
 
     def _build(self, part: str) -> Model:
         """This part's lower files; directories lie in both lowers, so that they merge."""
-        rng, model = self.rng, Model(metacopy="metacopy=on" in self.options)
+        rng = self.rng
+        model = Model(metacopy="metacopy=on" in self.options, writes_die=not _by_passthrough(self.options))
         for directory in (part, f"{part}/dir-a", f"{part}/dir-b", f"{part}/dir-b/inner"):
             for lower in self.lowers:
                 os.mkdir(lower / directory)
@@ -90,42 +115,58 @@ class Rig:
 
     # A round ----------------------------------------------------------------------------------------------
 
+    @property
+    def journals(self) -> Path:
+        """Where the last round's journals are; those of all rounds stay."""
+        return self.base / "journals" / str(len(self.rounds))
+
     def kill_in_load(self) -> list[Loss]:
         """Load the mount, kill the daemon at a random moment, mount again and look."""
-        self.round += 1
-        shutil.rmtree(self.journals, ignore_errors=True)
-        self.journals.mkdir()
+        now = Round(len(self.rounds) + 1)
+        self.rounds.append(now)
+        self.journals.mkdir(parents=True)
         context = multiprocessing.get_context("fork")
         with mounts.pyunionfs(
             self.lowers, self.upper, self.work, self.merged, options=self.options
         ) as daemon:
+            top = os.open(self.merged, os.O_PATH | os.O_DIRECTORY)
             processes = [
-                context.Process(target=self._load, args=(part, model.copy(), f"{self.rng.random()}"))
+                context.Process(target=self._load, args=(top, part, model.copy(), f"{self.rng.random()}"))
                 for part, model in self.models.items()
             ]
             for process in processes:
                 process.start()
-            time.sleep(self.rng.uniform(0.0, 0.7) ** 1.5 + 0.01)
-            daemon.kill()
-            losses = [_hanging(process.pid) for process in processes if _join(process)]
+            os.close(top)
+            now.slept = self.rng.uniform(0.0, 0.7) ** 1.5 + 0.01
+            time.sleep(now.slept)
+            try:
+                losses = _killed(daemon)
+                losses += [loss for loss in map(_ended, processes) if loss is not None]
+            finally:
+                now.logs.append(daemon.log())
         return losses or self.look()
 
-    def _load(self, part: str, model: Model, seed: str) -> None:
+    def _load(self, top: int, part: str, model: Model, seed: str) -> None:
         # With redirect_dir=off the right answer to the rename of a merged directory is EXDEV, unless copied.
         copies = any(option.startswith("rename_copy_bytes=") for option in self.options)
         moves = copies or "redirect_dir=off" not in self.options
-        load.run(self.merged, part, model, seed, self.journals / part, directories_move=moves)
+        load.run(top, part, model, seed, self.journals / part, directories_move=moves)
 
     def look(self) -> list[Loss]:
         """Mount again; everything that was answered is there, and nothing that is half."""
         losses: list[Loss] = []
-        with mounts.pyunionfs(self.lowers, self.upper, self.work, self.merged, options=self.options):
-            litter = sorted(os.listdir(self.work / "work"))
-            if litter:
-                losses.append(Loss("litter in work after a mount", repr(litter)))
-            for part in self.models:
-                losses += self._look_at(part)
-            ours = snapshot.take(os.fsencode(self.merged))
+        with mounts.pyunionfs(
+            self.lowers, self.upper, self.work, self.merged, options=self.options
+        ) as daemon:
+            try:
+                litter = sorted(os.listdir(self.work / "work"))
+                if litter:
+                    losses.append(Loss("litter in work after a mount", repr(litter)))
+                for part in self.models:
+                    losses += self._look_at(part)
+                ours = snapshot.take(os.fsencode(self.merged))
+            finally:
+                self.rounds[-1].logs.append(daemon.log())
         losses += [Loss("a rule of the tree", complaint) for complaint in ours.complaints]
         losses += self._look_at_lowers()
         if "whiteouts=aufs" in self.options:
@@ -162,29 +203,77 @@ class Rig:
             if not mismatches(candidate, found):
                 self.models[part] = candidate
                 return []
-        history = [*journal.answered, ("interrupted:", *(journal.interrupted or ()))]
+        history = [*journal.answered, ("interrupted:", *(journal.interrupted or ()), journal.text)]
         return [
-            Loss(f"{part} is neither as before nor as after", text, history)
-            for text in mismatches(candidates[0], found)[:3]
+            Loss(
+                f"{part} is not as in state {number} of {len(candidates)}",
+                wrong.text + self._where_data_differs(candidate, wrong),
+                history,
+                sorted({wrong.path, *(candidate.links(wrong.path) if wrong.path in candidate.paths else ())}),
+            )
+            for number, candidate in enumerate(candidates, 1)
+            for wrong in mismatches(candidate, found)
         ]
+
+    def _where_data_differs(self, model: Model, wrong: Mismatch) -> str:
+        if wrong.what != "data":
+            return ""
+        expected, found = data_of(model[wrong.path].edits), (self.merged / wrong.path).read_bytes()
+        at = next(
+            (at for at, (left, right) in enumerate(zip(expected, found, strict=False)) if left != right),
+            min(len(expected), len(found)),
+        )
+        return (
+            f"\n  {len(expected)} bytes expected, {len(found)} found; from byte {at} on expected "
+            f"{bytes(expected[at : at + 60])!r}, found {found[at : at + 60]!r}"
+            f"\n  made by {model[wrong.path].edits}"
+        )
+
+
+def _by_passthrough(options: Sequence[str]) -> bool:
+    """Whether data is written by the callers themselves, which live on, and not by the daemon."""
+    release = tuple(map(int, platform.release().split(".")[:2]))
+    return release >= (6, 9) and transports.chosen() != "pyfuse3" and "passthrough=off" not in options
 
 
 def _with_time(node: Node, mtime_ns: int) -> Node:
     return Node(node.kind, node.mode, edits=node.edits, size=node.size, mtime_ns=mtime_ns)
 
 
-def _join(process: multiprocessing.process.BaseProcess) -> bool:
-    """Whether it had to be cut off."""
-    process.join(15)
+def _killed(daemon: mounts.Daemon) -> list[Loss]:
+    try:
+        daemon.kill()
+    except subprocess.TimeoutExpired:
+        loss = Loss("the daemon does not end after SIGKILL", stacks(daemon.pid))
+        # Requests that hold threads of the daemon are given up then, so that it ends and can be cleared away.
+        subprocess.run(["umount", "-f", daemon.merged], check=False)
+        daemon.kill()
+        return [loss]
+    return []
+
+
+def _ended(process: multiprocessing.process.BaseProcess) -> Loss | None:
+    """Wait for a process of the load; a loss if it had to be cut off, or ended by a fault of its own."""
+    process.join(RETURN_TIMEOUT)
     if process.is_alive():
+        where = f"process {process.pid}, waiting in\n{stacks(process.pid or 0)}"
         process.kill()
         process.join()
-        return True
-    return False
+        return Loss("a call did not return after the daemon was killed", where)
+    if process.exitcode:
+        return Loss("a process of the load failed", f"process {process.pid} exited with {process.exitcode}")
+    return None
 
 
-def _hanging(pid: int | None) -> Loss:
-    return Loss("a call did not return after the daemon was killed", f"process {pid}")
+def stacks(pid: int) -> str:
+    """Where each thread of a process waits in the kernel."""
+    told = []
+    for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
+        try:
+            told.append(f"{task.name} {(task / 'comm').read_text()}{(task / 'stack').read_text()}")
+        except OSError as error:  # it has ended meanwhile
+            told.append(f"{task.name}: {error}")
+    return "\n".join(told)
 
 
 def observe(merged: Path, part: str) -> dict[str, dict[str, Any]]:
@@ -221,14 +310,31 @@ def observe(merged: Path, part: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def mismatches(model: Model, found: dict[str, dict[str, Any]]) -> list[str]:
+@dataclass(frozen=True)
+class Mismatch:
+    """One thing that is not as a model says."""
+
+    path: str
+    what: str
+    """An attribute, or existence."""
+    text: str
+
+
+def mismatches(model: Model, found: dict[str, dict[str, Any]]) -> list[Mismatch]:
     """Where what was found is not what the model says."""
-    wrong = [f"{path} is missing" for path in sorted(model.paths.keys() - found.keys())]
-    wrong += [f"{path} should not be there" for path in sorted(found.keys() - model.paths.keys())]
+    wrong = [
+        Mismatch(path, "existence", f"{path} is missing")
+        for path in sorted(model.paths.keys() - found.keys())
+    ]
+    wrong += [
+        Mismatch(path, "existence", f"{path} should not be there: {found[path]}")
+        for path in sorted(found.keys() - model.paths.keys())
+    ]
     for path in sorted(model.paths.keys() & found.keys()):
         for what, value in _expected(model, path).items():
-            if found[path].get(what) != value:
-                wrong.append(f"{path}: {what} should be {value!r}, is {found[path].get(what)!r}")
+            seen = found[path].get(what)
+            if seen != value:
+                wrong.append(Mismatch(path, what, f"{path}: {what} should be {value!r}, is {seen!r}"))
     return wrong
 
 
