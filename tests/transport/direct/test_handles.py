@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from dataclasses import replace
 
 import pytest
 
 from tests.transport.direct.conftest import Start
-from tests.transport.direct.kernel import HANDLES, SILENT, Kernel
+from tests.transport.direct.kernel import EVERYTHING, HANDLES, SILENT, Kernel
 from tests.transport.direct.samples import SAMPLES, UNANSWERED, Scene
 from unionfs.overlay.config import UnionConfig
 from unionfs.transport.direct import protocol as p
@@ -202,3 +203,28 @@ def test_a_removed_file_lives_on_by_its_handle(
     kernel.release(made.node, fh)
     assert kernel.table() == {p.ROOT_ID}
     assert kernel.ask(Opcode.GETATTR, made.node, p.GETATTR_IN.pack(0, 0, 0)).error == errno.ESTALE
+
+
+@pytest.mark.parametrize(
+    ("offered", "minor", "upper", "error"),
+    [
+        (EVERYTHING, p.KERNEL_MINOR_VERSION, True, 0),
+        (EVERYTHING & ~InitFlag.NO_OPEN_SUPPORT, 31, True, 0),
+        (EVERYTHING, p.KERNEL_MINOR_VERSION, False, errno.ENOSYS),
+        (SILENT, p.KERNEL_MINOR_VERSION, True, errno.ENOSYS),
+    ],
+    ids=["cached", "cached, Linux 5.4", "nothing is written", "written at once"],
+)
+def test_close_is_answered_where_writes_are_cached(
+    start: Start, config: UnionConfig, offered: InitFlag, minor: int, upper: bool, error: int
+) -> None:
+    """What of them can be sent to no daemon any more, the kernel does not mention: its FLUSH must fail."""
+    if not upper:
+        start = functools.partial(Kernel, replace(config, upper=None, work=None))
+    kernel = start(offered=offered, minor=minor)
+    node = kernel.lookup(b"file").node
+    opened = kernel.ask(Opcode.OPEN, node, p.OPEN_IN.pack(os.O_RDONLY, 0))
+    fh = 0 if opened.error else p.OPEN_OUT.unpack(opened.body)[0]
+    assert kernel.ask(Opcode.FLUSH, node, p.FLUSH_IN.pack(fh, 0, 0, 0)).error == error
+    if not upper:
+        kernel.end()

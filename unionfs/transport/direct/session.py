@@ -36,19 +36,17 @@ log = logging.getLogger(__name__)
 _OVERLAYFS = 0x794C7630
 _GETATTR_BEFORE_WRITE = 36
 """Linux 5.17's minor version: before 5.16 a read at the end sends GETATTR as a write does."""
-
-
-def _disabled_opcodes(union: Union) -> list[Opcode]:
-    """The opcodes that the mount's options disable."""
-    opcodes = [] if union.fs.config.fsync else [Opcode.FSYNC, Opcode.FSYNCDIR]
-    if not union.fs.config.xattrs:
-        opcodes += [Opcode.GETXATTR, Opcode.SETXATTR, Opcode.LISTXATTR, Opcode.REMOVEXATTR]
-    return opcodes
+_XATTR_OPCODES = (Opcode.GETXATTR, Opcode.SETXATTR, Opcode.LISTXATTR, Opcode.REMOVEXATTR)
 
 
 def _unsupported(buffer: Buffer, end: int, node: int) -> Reply:
     """The kernel sends no more of these: it answers EOPNOTSUPP for xattrs, and success for a sync."""
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+def _done(buffer: Buffer, end: int, node: int) -> Reply:
+    """Success without work; the kernel goes on sending these, which fail when the daemon was killed."""
+    return None
 
 
 class Session:
@@ -218,5 +216,10 @@ class Session:
             killpriv=killpriv,
         )
         server.register({**inode_ops.handlers(), **file_ops.handlers(), **dir_ops.handlers()})
-        server.register(dict.fromkeys(_disabled_opcodes(union), _unsupported))
+        if not union.fs.config.fsync:
+            # By passthrough the kernel holds no data of its own, so that nothing is lost by not asking.
+            sync = _done if passthrough is None else _unsupported
+            server.register({Opcode.FSYNC: sync, Opcode.FSYNCDIR: _unsupported})
+        if not union.fs.config.xattrs:
+            server.register(dict.fromkeys(_XATTR_OPCODES, _unsupported))
         self._file_ops, self._dir_ops = file_ops, dir_ops
