@@ -138,6 +138,8 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
     check_changeable(fs, inode)
     if name.startswith(_ACLS):
         value = inode.acl_to_store(value)
+    if name == _ACCESS_ACL:
+        _drop_setgid(fs, inode, caller)
     ensure_upper(fs, inode, data=False)
     path, follow = inode.proc_path()
     inode.bare = False
@@ -146,7 +148,7 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
         inode.no_capability = False
     if name == _ACCESS_ACL:
         inode.take_acl(value)
-        _settle_mode(inode, caller)
+        inode.mode = inode.lstat().st_mode
 
 
 def removexattr(fs: OverlayFs, inode: Inode, name: bytes, caller: Caller) -> None:
@@ -154,6 +156,8 @@ def removexattr(fs: OverlayFs, inode: Inode, name: bytes, caller: Caller) -> Non
     fs.writable_work()
     _refuse(fs, name)
     check_changeable(fs, inode)
+    if name == _ACCESS_ACL:
+        _drop_setgid(fs, inode, caller)
     if not inode.on_upper:
         path, follow = inode.proc_path()
         os.getxattr(path, stored_name(fs, _layer(fs, inode), name), follow_symlinks=follow)
@@ -161,14 +165,20 @@ def removexattr(fs: OverlayFs, inode: Inode, name: bytes, caller: Caller) -> Non
     path, follow = inode.proc_path()
     os.removexattr(path, stored_name(fs, _layer(fs, inode), name), follow_symlinks=follow)
     if name == _ACCESS_ACL:
-        _settle_mode(inode, caller)
+        inode.mode = inode.lstat().st_mode
 
 
-def _settle_mode(inode: Inode, caller: Caller) -> None:
-    """An access ACL sets the mode; setgid goes, with the ACL too, unless the caller may keep it."""
+def _drop_setgid(fs: OverlayFs, inode: Inode, caller: Caller) -> None:
+    """Before an access ACL is set or removed, setgid goes, unless the caller may keep it (ovl_set_acl()).
+
+    It is a change of its own: it copies up, and lasts where the ACL then cannot be set, or is not there.
+    """
+    if not inode.mode & stat.S_ISGID:
+        return
     st = inode.lstat()
-    mode = st.st_mode
-    if mode & stat.S_ISGID and not (caller.in_group(st.st_gid) or caller.has_capability(CAP_FSETID, st)):
-        mode &= ~stat.S_ISGID
-        inode.set_mode(mode)
+    if caller.in_group(st.st_gid) or caller.has_capability(CAP_FSETID, st):
+        return
+    ensure_upper(fs, inode, data=False)
+    mode = st.st_mode & ~stat.S_ISGID
+    inode.set_mode(mode)
     inode.mode = mode
