@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.oracle.case import Case, Op
 from tests.oracle.descriptor_rules import Slot, plain, stat_of
-from tests.oracle.history_rules import ClearedTargets, FailedAllocations
+from tests.oracle.history_rules import ClearedTargets, FailedAllocations, UnwrittenOpens
 from tests.oracle.operations import RENAME_EXCHANGE, Outcome
 from tests.oracle.snapshot import Snapshot
 
@@ -28,10 +28,11 @@ METACOPY = "trusted.overlay.metacopy"
 def is_removal_of_no_acl(op: Op, reference: Outcome, subject: Outcome) -> bool:
     """Removing an ACL that is not there is ENODATA on a lower object, and on ext4 success on an upper one.
 
-    The two sides disagree when the kernel has the object in upper because of something that failed (see
-    FailedOperations).
+    The two sides disagree where the kernel has the object in upper and the subject has not
+    (`FailedOperations.has_copied_up`).
     """
-    is_acl = op.name == "removexattr" and op.args[1].startswith("system.posix_acl_")
+    removes = op.name in ("removexattr", "fremovexattr")
+    is_acl = removes and op.args[1].startswith("system.posix_acl_")
     return is_acl and reference[0] == "ok" and subject == ("error", "ENODATA")
 
 
@@ -154,6 +155,7 @@ class FailedOperations:
         self.index = case.config.index
         self.cleared = ClearedTargets()
         self.allocations = FailedAllocations(silent=silent)
+        self.unwritten = UnwrittenOpens(silent=silent)
         self.sources: set[bytes] = set()
         self.parents: set[bytes] = set()
         self.copied: set[bytes] = set()
@@ -188,6 +190,7 @@ class FailedOperations:
         """The reference without the time of a directory that a rename touched before it failed, and more."""
         reference = self.cleared.expected(op, reference, subject)
         reference = self.allocations.expected(op, reference, subject)
+        self.unwritten.follow(op, reference)
         if not reference[0] == subject[0] == "ok":
             return reference
         (ahead, theirs), (_, ours) = stat_of(reference[1]), stat_of(subject[1])
@@ -203,6 +206,13 @@ class FailedOperations:
         """Descriptors are closed."""
         self.cleared.remount()
         self.allocations.remount()
+        self.unwritten.remount()
+
+    def has_copied_up(self, op: Op) -> bool:
+        """Whether what failed, or wrote nothing, may have copied up what this operation changes."""
+        by_name = isinstance(op.args[0], bytes)
+        copied = plain(op.args[0]).rpartition(b"/")[2] in self.copied if by_name else bool(self.copied)
+        return copied or self.unwritten.changes_one(op)
 
     def _copies(self, path: bytes) -> None:
         self.copied |= set(plain(path).split(b"/"))
