@@ -12,7 +12,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-all lint fuzz malformed crash memory profile bench man dist install uninstall clean
+.PHONY: help setup demo check test test-all lint fuzz malformed crash memory profile bench man options dist install uninstall clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -70,6 +70,9 @@ $(VENV)/.bench: $(READY)
 man: $(READY) ## make the man page build/pyunionfs.1 (read it with: man -l build/pyunionfs.1)
 	@mkdir -p build
 	$(BIN)/python -m unionfs.cli.manual > build/pyunionfs.1
+
+options: $(READY) ## write the table of mount options into docs/options.md and the types of unionfs.Options
+	$(BIN)/python scripts/options.py
 
 dist: $(READY) ## build and check the source archive and the wheel in dist/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dist]'

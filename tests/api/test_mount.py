@@ -188,7 +188,7 @@ def test_data_only_lowers(tree: Path, tmp_path: Path, place: Path) -> None:
         ({"lowers": []}, "lowers is empty"),
         ({"work": "/w"}, "work was given without upper"),
         ({"indx": True}, "did you mean index"),
-        ({"timeout": "soon"}, "timeout=soon: give a number of seconds"),
+        ({"timeout": "soon"}, "invalid value .soon. of mount option timeout: give a number of seconds"),
         ({"upper": "/u", "index": True}, "index=True with an upper but no work"),
         ({"upper": "/u", "volatile": True}, "volatile=True with an upper but no work"),
         ({"keep": True}, "keep=True without mountpoint and upper and work"),

@@ -77,7 +77,7 @@ def be_killed(tree: Path, place: Path) -> None:
 
 
 def refusals(tree: Path, place: Path) -> None:
-    with pytest.raises(unionfs.OptionError, match="mount option dev: the kernel allows it to root only"):
+    with pytest.raises(unionfs.OptionError, match="mount option dev is permitted for root only"):
         unionfs.mount([tree], tmpdir=place, dev=True)
     assert os.listdir(place) == []
 

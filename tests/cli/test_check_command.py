@@ -45,12 +45,12 @@ def directories(base: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "0 directories were given: it takes three"),
-        (["/l"], "one directory was given: it takes three"),
+        ([], "0 directories were given: give three"),
+        (["/l"], "one directory was given: give three"),
         (["/l", "/u"], "2 directories were given"),
         (["/l", "/u", "/w", "/m"], "4 directories were given"),
-        (["-o", "lowerdir=/l"], "no upper was given"),
-        (["-o", "lowerdir=/l,upperdir=/u,workdir=/w", "/l", "/u", "/w"], "beside the mount option lowerdir"),
+        (["-o", "lowerdir=/l"], "missing upper layer"),
+        (["-o", "lowerdir=/l,upperdir=/u,workdir=/w", "/l", "/u", "/w"], "as well as mount option lowerdir"),
         (["-o", "nonsense", "/l", "/u", "/w"], "unknown mount option 'nonsense'"),
         (["--accept-lowers", "/l", "/u", "/w"], "add --repair"),
         (["--accept-volatile", "/l", "/u", "/w"], "add --repair"),

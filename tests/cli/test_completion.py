@@ -219,8 +219,8 @@ def test_typing(home: Path, shell: str, line: str) -> None:
 
 def test_zsh_lists_options_with_what_they_do(home: Path) -> None:
     needs("zsh")
-    shown = typed("zsh", home, "pyunionfs mount -o index=on,no", "programs cannot be run")
-    assert re.search(r"noexec +-- programs cannot be run", shown)
+    shown = typed("zsh", home, "pyunionfs mount -o index=on,no", "execution of programs")
+    assert re.search(r"noexec +-- do not permit execution of programs", shown)
 
 
 # --- all of it -------------------------------------------------------------------------------------

@@ -211,10 +211,10 @@ def test_the_environment_asks_for_aufs_whiteouts(
         (["./target", "-o", "upperdir=up"], "lowerdir is missing"),
         (["target", "-o", "lowerdir"], "lowerdir needs a value"),
         (["target", "-o", "lowerdir=a", "-o"], "-o needs"),
-        (["target", "-o", "lowerdir=a,upperdir=up"], "without workdir"),
-        (["target", "-o", "lowerdir=a,xattr_permissions=3"], "xattr_permissions=3"),
-        (["target", "-o", "lowerdir=a,uidmapping=0:1"], "uidmapping=0:1"),
-        (["target", "-o", 'lowerdir="a'], "not closed"),
+        (["target", "-o", "lowerdir=a,upperdir=up"], "upperdir requires workdir"),
+        (["target", "-o", "lowerdir=a,xattr_permissions=3"], "'3' of mount option xattr_permissions"),
+        (["target", "-o", "lowerdir=a,uidmapping=0:1"], "'0:1' of mount option uidmapping"),
+        (["target", "-o", 'lowerdir="a'], "unterminated quotation mark"),
         (["target", "-o", "lowerdir=no\nwhere"], "does not exist"),
     ],
 )
@@ -336,7 +336,8 @@ def test_what_is_ignored_there_stops_nothing_here(
 )
 def test_what_ends_it_there_ends_it_here(word: str, asked: list[MountOptions]) -> None:
     assert main(["-o", f"{LAYERS},{word}", "target"]) == 1
-    assert main(["-o", f"{LAYERS},transport=x", "target"]) == 1, "nothing that its callers could mean"
+    for ours in ("transport", "rename_copy_bytes", "rename_copy_files"):
+        assert main(["-o", f"{LAYERS},{ours}=x", "target"]) == 1, "nothing that its callers could mean"
     assert asked == []
 
 

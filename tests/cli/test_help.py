@@ -78,7 +78,7 @@ def test_mount_tells_of_every_option_in_its_group(capsys: pytest.CaptureFixture[
     for group, table in zip(GROUPS, tables, strict=True):
         table = " ".join(table.partition("\n\n")[0].split())
         for name, option in OPTIONS.items():
-            told = f" {option.syntax(name)} {' '.join(option.help.split())}" in table
+            told = f" {option.syntax} {' '.join(option.text.split())}" in table
             assert told == (option.group == group), name
 
 

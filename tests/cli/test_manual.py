@@ -69,7 +69,7 @@ def test_every_mount_option_is_there_in_its_group(text: str) -> None:
     assert len(parts) == len(GROUPS)
     for group, part in zip(GROUPS, parts, strict=True):
         for name, option in OPTIONS.items():
-            told = f" {option.syntax(name)} {squeezed(option.help)} " in f"{part} "
+            told = f" {option.syntax} {squeezed(option.text)} " in f"{part} "
             assert told == (option.group == group), name
 
 

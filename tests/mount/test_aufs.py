@@ -222,9 +222,9 @@ def test_upper_on_a_union_is_refused(base: Path) -> None:
 def test_status_and_contradictions(base: Path) -> None:
     layers = [base / name for name in ("lower", "upper", "work", "merged")]
     said = run("mount", "-o", "whiteouts=aufs,redirect_dir=on", *layers, status=2).stderr
-    assert "whiteouts=aufs and redirect_dir=on contradict each other" in said
+    assert "whiteouts=aufs and redirect_dir=on conflict" in said
     said = run("mount", "-o", "whiteouts=aufs,metacopy=on", *layers, status=2).stderr
-    assert "whiteouts=aufs and metacopy=on contradict each other" in said
+    assert "whiteouts=aufs and metacopy=on conflict" in said
     mount(base, *AUFS)
     try:
         words = statuses(base / "merged")[0]["options"]

@@ -114,11 +114,11 @@ def test_directories(base: Path, words: list[str], says: str) -> None:
     ("words", "says"),
     [
         (["-o", "blue", *STACK], "unknown mount option 'blue'"),
-        (["-o", "timeout=never", *STACK], "timeout=never"),
-        (["-o", "metacopy=on,redirect_dir=off", *STACK], "contradict each other"),
+        (["-o", "timeout=never", *STACK], "invalid value 'never' of mount option timeout"),
+        (["-o", "metacopy=on,redirect_dir=off", *STACK], "metacopy=on and redirect_dir=off conflict"),
         (["lower", "upper", "merged"], "three directories were given"),
-        (["lower:::other", *STACK[1:]], "has an empty entry"),
-        (["lower\\", *STACK[1:]], "end in a backslash"),
+        (["lower:::other", *STACK[1:]], "empty entry"),
+        (["lower\\", *STACK[1:]], "backslash at the end"),
     ],
 )
 def test_command_lines(base: Path, words: list[str], says: str) -> None:

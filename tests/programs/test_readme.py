@@ -36,8 +36,7 @@ def test_the_table_of_options_is_complete() -> None:
     text = (REPOSITORY / "docs/options.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", text, re.MULTILINE)
     known = [
-        (option.syntax(name).replace("|", "\\|"), option.help.replace("|", "\\|"))
-        for name, option in OPTIONS.items()
+        (option.syntax.replace("|", "\\|"), option.text.replace("|", "\\|")) for option in OPTIONS.values()
     ]
     assert rows == known
     assert re.findall("^## (.+)$", text, re.MULTILINE) == list(GROUPS.values())
@@ -53,7 +52,7 @@ def test_the_options_that_matter_most_are_options() -> None:
         name, equals, value = word.partition("=")
         assert name in OPTIONS
         if value and not value.isupper():
-            OPTIONS[name].value(name, value)
+            OPTIONS[name].value(value)
         assert bool(equals) == OPTIONS[name].takes_value
 
 

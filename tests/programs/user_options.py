@@ -58,7 +58,7 @@ def refused(base: Path) -> None:
         "nodiratime": "unknown option 'nodiratime'; this fusermount3 does not take it",
     }
     if transports.chosen() == "pyfuse3":
-        complaints["passthrough=on"] = "passthrough=on and transport=pyfuse3 contradict each other"
+        complaints["passthrough=on"] = "passthrough=on and transport=pyfuse3 conflict"
     for option, complaint in complaints.items():
         done = run("mount", "-o", option, *(base / name for name in STACK), status=None)
         if option == "nodiratime" and done.returncode == 0:

@@ -1,7 +1,8 @@
 """Mount options as keywords: their types, and the words of `-o` that they stand for.
 
-What a word means, which values it takes and what contradicts what is decided by the one parser of options,
-in the daemon's process. Here a keyword only becomes a word.
+Values and conflicts are checked by the parser of options, in the daemon's process. Here a keyword only
+becomes a word. A type checker reads `Options` and cannot read the table of options, so `make options`
+writes its fields here.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from typing import Literal, Protocol, TypedDict, TypeVar
 
 from unionfs.errors import OptionError
 from unionfs.options.lists import escape
-from unionfs.options.table import OPTIONS, Option
+from unionfs.options.table import FILE, ID_MAP, OPTIONS, Option
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 IdRanges = Sequence[tuple[int, int, int]]
-"""Triples: the first id that layers hold, the first that is shown for it, and how many follow each other."""
+"""Triples: the first ID that layers hold, the first that is shown for it, and the length of the range."""
 
 _Item = TypeVar("_Item", covariant=True)
 
 
 class Several(Protocol[_Item]):
-    """A list or a tuple, but no str, which is a sequence too: a single path is an easy mistake."""
+    """A list or a tuple. A str is a sequence, too, but no list of paths: a single path is an easy mistake."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[_Item]: ...
@@ -37,12 +38,13 @@ Paths = Several[StrOrBytesPath]
 
 
 class Options(TypedDict, total=False):
-    """Every mount option but the layers, by its name (`async` with an underscore: Python has that word).
+    """Every mount option but the layers, by its name (`async_` for `async`, which is a word of Python).
 
-    True gives a bare option or its value on or 1, False its opposite. What is left out has the default of
+    True is the bare option or its value on or 1, False the opposite. What is left out has the default of
     `pyunionfs mount`.
     """
 
+    # `make options` writes what follows from unionfs/options/table.py.
     # The union.
     redirect_dir: Literal["on", "off", "follow", "nofollow"]
     rename_copy_bytes: int
@@ -110,66 +112,67 @@ class Options(TypedDict, total=False):
     # The daemon.
     debug: bool
     log_file: StrOrBytesPath
+    # `make options` writes what precedes.
 
 
-_ID_RANGES = ("uidmapping", "gidmapping")
 _YES = ("on", "1")
 _NO = ("off", "0")
-_ARGUMENTS = {"lowerdir": "lowers", "upperdir": "upper", "workdir": "work"}
-"""What mount(8) has among the options, and `unionfs.mount` has arguments for."""
 
 
 def words(options: Mapping[str, object]) -> list[str]:
     """The words of `-o` for these keywords, each ready to stand between commas.
 
-    OptionError: there is no such keyword, two contradict each other, or a value is of a type that no option
-    takes.
+    OptionError: a keyword is unknown, two conflict, or a value has a type that its option does not take.
     """
+    known = _keywords()
     found: list[str] = []
-    said: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for keyword, value in options.items():
-        if keyword not in Options.__annotations__:
-            raise _unknown(keyword)
-        name = keyword.removesuffix("_")
-        option = OPTIONS[name]
-        word = _word(keyword, name, option, value)
+        option = known.get(keyword)
+        if option is None:
+            raise _unknown(keyword, known)
+        word = _word(option, value)
         if word is None:
             continue
         given = f"{keyword}={value!r}"
-        if option.key and said.setdefault(option.key, given) != given:
+        if option.field and fields.setdefault(option.field, given) != given:
             raise OptionError(
-                f"{said[option.key]} and {given} contradict each other, or say the same: leave one of them"
-                " out"
+                f"{fields[option.field]} and {given} set the same mount option: leave one of them out"
             )
         found.append(word)
     return found
 
 
-def _word(keyword: str, name: str, option: Option, value: object) -> str | None:
-    """None: the keyword says what holds without it."""
+def _keywords() -> dict[str, Option]:
+    return {option.keyword: option for option in OPTIONS.values() if option.group != "layers"}
+
+
+def _word(option: Option, value: object) -> str | None:
+    """None: without the keyword it is the same."""
+    given = f"{option.keyword}={value!r}"
     if isinstance(value, bool):
-        return _switch(keyword, name, option, value)
+        return _switch(option, value)
     if isinstance(value, str | bytes | int | float) and _is_no_word_of(option, value):
-        raise OptionError(f"{keyword}={value!r}: {_truth(keyword, value)}")
-    if name == "log_file":
-        text = one_path(keyword, value)
+        raise OptionError(f"{given}: {_truth(option.keyword, value)}")
+    if option.kind is FILE:
+        text = one_path(option.keyword, value)
     elif isinstance(value, int | float):
         text = str(value)
     elif isinstance(value, str | bytes | os.PathLike):
         text = path_text(value)
-    elif name in _ID_RANGES and isinstance(value, Sequence):
-        text = _id_ranges(keyword, value)
+    elif option.kind is ID_MAP and isinstance(value, Sequence):
+        text = _id_ranges(option.keyword, value)
     else:
-        raise OptionError(f"{keyword}={value!r}: no mount option takes {_a(value)}; {_advice(option, name)}")
-    return f"{name}={escape(text)}"
+        raise OptionError(f"{given}: {_a(value)} is no value of a mount option; {_advice(option)}")
+    return f"{option.name}={escape(text)}"
 
 
 def _is_no_word_of(option: Option, value: object) -> bool:
-    """Whether a truth value is wanted, and this is neither that nor what `-o` would take."""
+    """Whether the option takes a bool, and this is neither one nor a word that `-o` takes."""
     if not option.takes_value:
         return True
     words = option.values
-    # One with more words than these tells them itself.
+    # Of other words the parser's own message gives the list.
     return words is not None and set(words) <= {*_YES, *_NO} and str(value) not in words
 
 
@@ -177,23 +180,23 @@ def _truth(keyword: str, value: object) -> str:
     meant = str(value).lower()
     for truth, words in ((True, (*_YES, "yes", "true")), (False, (*_NO, "no", "false"))):
         if meant in words:
-            return f"say {keyword}={truth}"
+            return f"write {keyword}={truth}"
     return "give True or False"
 
 
-def _switch(keyword: str, name: str, option: Option, value: bool) -> str | None:
+def _switch(option: Option, value: bool) -> str | None:
     if option.values is not None:
         for word in _YES if value else _NO:
             if word in option.values:
-                return f"{name}={word}"
+                return f"{option.name}={word}"
     if option.flag is None or option.takes_value:
-        raise OptionError(f"{keyword}={value!r}: {_advice(option, name)}")
+        raise OptionError(f"{option.keyword}={value!r}: {_advice(option)}")
     if value:
-        return name
+        return option.name
     opposites = (
-        other
-        for other, each in OPTIONS.items()
-        if each.key == option.key and isinstance(each.flag, bool) and each.flag is not option.flag
+        each.name
+        for each in OPTIONS.values()
+        if each.field == option.field and isinstance(each.flag, bool) and each.flag is not option.flag
     )
     return next(opposites, None)
 
@@ -210,37 +213,36 @@ def _id_ranges(keyword: str, value: Sequence[object]) -> str:
     return ":".join(numbers)
 
 
-def _advice(option: Option, name: str) -> str:
+def _advice(option: Option) -> str:
     if option.values is not None:
         return "give one of " + ", ".join(map(repr, option.values))
     if option.takes_value:
-        return f"give what `-o {option.syntax(name)}` takes"
+        return f"give a value as for `-o {option.syntax}`"
     return "give True or False"
 
 
-def _unknown(keyword: str) -> OptionError:
+def _unknown(keyword: str, known: Mapping[str, Option]) -> OptionError:
     import difflib
 
-    argument = _ARGUMENTS.get(keyword)
-    close = [argument] if argument else difflib.get_close_matches(keyword, Options.__annotations__, 1)
+    layers = OPTIONS.get(keyword)
+    close = [layers.keyword] if layers is not None else difflib.get_close_matches(keyword, known, 1)
     guess = f"did you mean {close[0]}=?" if close else "unionfs.Options lists all"
-    return OptionError(f"unknown mount option {keyword!r}; {guess}")
+    return OptionError(f"unknown mount option {keyword!r}: {guess}")
 
 
 def path_text(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
-    """A path as the str that Python has for its bytes."""
+    """A path as a str, undecodable bytes as surrogates (os.fsdecode())."""
     return os.fsdecode(path)
 
 
 def several_paths(what: str, paths: object) -> list[str]:
-    """Absolute paths of a list of layers; OptionError for what is no list of paths."""
+    """The absolute paths of a list of layers; OptionError for what is no list of paths."""
     if isinstance(paths, str | bytes | os.PathLike):
         raise OptionError(
-            f"{what} is the one path {paths!r}: give a list, the topmost layer first, as in"
-            f" {what}=[{paths!r}]"
+            f"{what} is a single path, {paths!r}: give a list, topmost layer first, as in {what}=[{paths!r}]"
         )
     if not isinstance(paths, Sequence):
-        raise OptionError(f"{what} is {_a(paths)}: give a list of paths, the topmost layer first")
+        raise OptionError(f"{what} is {_a(paths)}: give a list of paths, topmost layer first")
     return [one_path(f"{what}[{index}]", path) for index, path in enumerate(paths)]
 
 
@@ -250,9 +252,9 @@ def one_path(what: str, path: object) -> str:
         raise OptionError(f"{what} is {_a(path)}: give a path, as a str, bytes or pathlib.Path")
     text = path_text(path)
     if not text:
-        raise OptionError(f"{what} is empty: give a directory")
+        raise OptionError(f"{what} is empty: give a path")
     if "\0" in text:
-        raise OptionError(f"{what} holds a NUL byte: no path can")
+        raise OptionError(f"{what} is {text!r}: a path has no NUL byte; leave it out")
     # The current directory may be gone, which does not matter to an absolute path.
     return text if os.path.isabs(text) else os.path.join(os.getcwd(), text)
 

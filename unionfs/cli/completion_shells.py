@@ -39,15 +39,17 @@ KINDS: dict[str, dict[str, str]] = {
 
 _MOUNTPOINTS = "findmnt -nlo TARGET -t fuse.pyunionfs 2>/dev/null"
 
-_LAYERS = ("lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir")
-_FILES = ("log_file",)
+
+def _completed_by(what: str) -> list[str]:
+    """The names of the options whose values are completed as *what*: "directory" or "file"."""
+    return [name for name, option in OPTIONS.items() if option.kind and option.kind.completes == what]
 
 
-def _words(name: str, option: Option) -> list[str]:
-    """How the option begins, or is complete."""
+def _words(option: Option) -> list[str]:
+    """The option without a value, with its `=`, or both."""
     if option.flag is None:
-        return [f"{name}="]
-    return [name, f"{name}="] if option.takes_value else [name]
+        return [f"{option.name}="]
+    return [option.name, f"{option.name}="] if option.takes_value else [option.name]
 
 
 _BASH = r"""
@@ -177,27 +179,30 @@ def _bash() -> str:
         for name, option in OPTIONS.items()
         if option.values
     ]
-    words = [word for name, option in OPTIONS.items() for word in _words(name, option)]
+    words = [word for option in OPTIONS.values() for word in _words(option)]
     return _filled(
         _BASH,
         mountpoints=_MOUNTPOINTS,
         values="\n".join(values),
-        layers="|".join(_LAYERS),
-        files="|".join(_FILES),
+        layers="|".join(_completed_by("directory")),
+        files="|".join(_completed_by("file")),
         words=shlex.quote(" ".join(words)),
     )
+
+
+_ZSH_VALUES = {"directory": "_pyunionfs_layers", "file": "_files", "": " "}
 
 
 def _zsh() -> str:
     specs = []
     for name, option in OPTIONS.items():
-        text = "".join("\\" + letter if letter in "[]:\\" else letter for letter in option.help)
+        text = "".join("\\" + letter if letter in "[]:\\" else letter for letter in option.text)
         spec = f"{name}[{text}]"
         if option.takes_value:
-            what = "_pyunionfs_layers" if name in _LAYERS else "_files" if name in _FILES else ""
-            what = f"({' '.join(option.values)})" if option.values else what or " "
+            what = _ZSH_VALUES[option.kind.completes] if option.kind else " "
+            what = f"({' '.join(option.values)})" if option.values else what
             spec += f"{'::' if option.flag is not None else ':'}value:{what}"
-        specs.append("    " + shlex.quote(("*" if option.many else "") + spec))
+        specs.append("    " + shlex.quote(("*" if option.repeatable else "") + spec))
     return _filled(_ZSH, mountpoints=_MOUNTPOINTS, specs=" \\\n".join(specs))
 
 
@@ -207,13 +212,12 @@ def _fish() -> str:
         words = [f"{name}={value}" for value in option.values] if option.values else []
         words = [*([name] if option.flag is not None else []), *words] or [f"{name}="]
         lines += [
-            f"  printf '%s%s\\t%s\\n' \"$before\" {_fish_quote(word)} {_fish_quote(option.help)}"
+            f"  printf '%s%s\\t%s\\n' \"$before\" {_fish_quote(word)} {_fish_quote(option.text)}"
             for word in words
         ]
-    layers = "|".join(_LAYERS).replace("+", "\\+")
-    return _filled(
-        _FISH, mountpoints=_MOUNTPOINTS, layers=layers, files="|".join(_FILES), lines="\n".join(lines)
-    )
+    layers = "|".join(_completed_by("directory")).replace("+", "\\+")
+    files = "|".join(_completed_by("file"))
+    return _filled(_FISH, mountpoints=_MOUNTPOINTS, layers=layers, files=files, lines="\n".join(lines))
 
 
 def _fish_quote(text: str) -> str:

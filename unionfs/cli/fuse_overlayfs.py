@@ -47,13 +47,20 @@ _CHECKED_THERE = frozenset(
         *("squash_to_uid", "squash_to_gid", "xattr_permissions", "uidmapping", "gidmapping"),
     )
 )
-"""fuse-overlayfs ends on a wrong value of these. Of the others it knows whole words only (`ro`, not `ro=0`),
-and what it does not know it ignores."""
+"""fuse-overlayfs ends on an invalid value of these."""
 
-_ONLY_HERE = frozenset(
-    ("transport", "passthrough", "coherent", "whiteouts", "log_file", "lowerdir+", "datadir+")
+_WORDS_THERE = frozenset(
+    (
+        *("userxattr", "volatile", "timeout", "xino", "uuid", "ino32_t", "fast_ino", "static_nlink", "noacl"),
+        *("squash_to_root", "ro", "rw", "nodev", "dev", "nosuid", "suid", "noexec", "exec", "nosymfollow"),
+        *("symfollow", "noatime", "strictatime", "relatime", "atime", "nodiratime", "diratime", "lazytime"),
+        *("nolazytime", "sync", "async", "dirsync", "allow_other", "default_permissions", "auto_unmount"),
+        *("fsname", "subtype", "context", "fscontext", "defcontext", "rootcontext", "max_read", "debug"),
+    )
 )
-"""No caller of fuse-overlayfs gives these, so a wrong value is an error as in `mount`."""
+"""Its callers give these, too: its own options, overlayfs's, mount(8)'s and libfuse's. fuse-overlayfs knows
+whole words of them only (`ro`, not `ro=0`) and ignores what it does not know. No caller of it gives the other
+options of the table, so an invalid value of those is an error as in `mount`."""
 
 _LOCK_PATIENCE = 30.0
 """An engine unmounts and mounts again at once, while the last daemon still writes out, in seconds."""
@@ -150,7 +157,7 @@ def _parse(given: _Words) -> MountOptions:
         [f'"{word}"' for word in [*_defaults(given), *words]],
         foreground=given.foreground,
         debug=given.debug,
-        unknown=given.unknown.append,
+        on_unknown=given.unknown.append,
     )
     for word in given.unknown:
         what = (
@@ -198,10 +205,11 @@ def _lowers(text: str) -> str:
 def _is_ignored_there(name: str, value: str | None) -> bool:
     """Whether fuse-overlayfs ignores this spelling of an option, which here could only be refused."""
     option = OPTIONS.get(name)
-    if option is None or name in _ONLY_HERE or (name in _CHECKED_THERE and value is not None):
+    # Of those that it checks, a bare name without its value is ignored.
+    if option is None or (name not in _WORDS_THERE and (name not in _CHECKED_THERE or value is not None)):
         return False
     try:
-        option.value(name, value)
+        option.value(value)
     except OptionError:
         return True
     return False

@@ -48,7 +48,7 @@ def option_tables() -> list[Table]:
     return [
         (
             f"mount options for {title[0].lower()}{title[1:]}",
-            [(option.syntax(name), option.help) for name, option in OPTIONS.items() if option.group == group],
+            [(option.syntax, option.text) for option in OPTIONS.values() if option.group == group],
         )
         for group, title in GROUPS.items()
     ]

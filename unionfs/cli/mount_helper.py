@@ -61,7 +61,7 @@ def run(program: str, words: list[str]) -> int:
         [given.target],
         # First, so that an fsname among the options counts more.
         [f"fsname={escape(given.source)}", *given.options],
-        unknown=lambda name: _leave_aside(name, given.sloppy),
+        on_unknown=lambda name: _ignore_unknown(name, given.sloppy),
     )
     if given.fake:
         from unionfs.daemon.other_unions import refuse_shared_layers
@@ -102,6 +102,6 @@ def _have_umount_wait(source: str, mountpoint: str) -> None:
         print(f"mount.fuse.pyunionfs: umount(8) will not wait for the daemon: {problem}", file=sys.stderr)
 
 
-def _leave_aside(name: str, sloppy: bool) -> None:
+def _ignore_unknown(name: str, sloppy: bool) -> None:
     if not sloppy and not is_for_mount8(name):
         raise mount_options.unknown_option(name)

@@ -208,7 +208,7 @@ class _Life:
         try:
             self.fuse = open_fuse(options.mountpoint, options.fuse)
             try:
-                self.session = new_session(self.union, self.fuse.fd, options.session())
+                self.session = new_session(self.union, self.fuse.fd, options.session)
                 upper = self.union.fs.upper
                 if upper is not None and upper.clone >= 0 and self.fuse.entry is not None:
                     self.access_times = AccessTimes(upper.clone, self.fuse.entry)

@@ -83,7 +83,11 @@ class Readiness:
     def announce(self, reason: str | None, session: Session) -> Outcome:
         """Tell that the mount serves, or keep in `failure` why not, which is told at its end."""
         options = self.options
-        if reason is None and options.passthrough == "on" and (problem := session.passthrough_problem()):
+        if (
+            reason is None
+            and options.session.passthrough == "on"
+            and (problem := session.passthrough_problem())
+        ):
             reason = f"passthrough=on: {problem}; without that option it works another way"
         if reason is not None:
             self.failure = MountError(f"cannot mount {options.mountpoint}: {reason}")

@@ -14,18 +14,18 @@ from unionfs.errors import OptionError
 
 
 def split_lowers(text: str) -> tuple[list[str], list[str]]:
-    """The directories of a colon-separated list, and the data-only ones after two colons each.
+    """The directories of a colon-separated list, and the data-only ones that follow two colons each.
 
     Escapes are undone.
     """
     lowers: list[str] = []
     data: list[str] = []
     into, doubled = lowers, False
-    for part in _split(text, ":", f"the list of lowers {text!r}"):
+    for part in _split(text, ":", f"list of lowers {text!r}"):
         if part:
             if into is data and not doubled:
                 raise OptionError(
-                    f"the list of lowers {text!r} has {part!r} after a data-only layer: those come last,"
+                    f"invalid list of lowers {text!r}: {part!r} follows a data-only layer; give those last,"
                     " each after two colons"
                 )
             into.append(unescape(part))
@@ -41,8 +41,8 @@ def split_lowers(text: str) -> tuple[list[str], list[str]]:
 
 def _empty_entry(text: str) -> OptionError:
     return OptionError(
-        f"the list of lowers {text!r} has an empty entry: separate directories by one colon (data-only"
-        " layers by two), and write \\: for a colon in a name"
+        f"invalid list of lowers {text!r}: empty entry; separate directories by one colon (data-only layers"
+        " by two), and write \\: for a colon in a name"
     )
 
 
@@ -55,7 +55,7 @@ def join_lowers(lowers: Iterable[str], data: Iterable[str] = ()) -> str:
 
 def split_options(text: str) -> list[str]:
     """The words of a comma-separated list, quotes undone and escapes not: see `unescape`."""
-    return _split(text, ",", f"the mount options {text!r}", quote='"')
+    return _split(text, ",", f"mount options {text!r}", quote='"')
 
 
 def unescape(value: str, special: str | None = None) -> str:
@@ -81,7 +81,9 @@ def _split(text: str, separator: str, what: str, quote: str | None = None) -> li
         if character == "\\":
             escaped = next(characters, None)
             if escaped is None:
-                raise OptionError(f"{what} end in a backslash: write \\\\ for a backslash in a name")
+                raise OptionError(
+                    f"invalid {what}: backslash at the end; write \\\\ for a backslash in a name"
+                )
             part.append(character + escaped)
         elif character == quote:
             quoted = not quoted
@@ -91,5 +93,5 @@ def _split(text: str, separator: str, what: str, quote: str | None = None) -> li
         else:
             part.append(character)
     if quoted:
-        raise OptionError(f'{what} have a quotation mark that is not closed: write \\" for a plain one')
+        raise OptionError(f'invalid {what}: unterminated quotation mark; write \\" for a literal one')
     return [*parts, "".join(part)]

@@ -1,8 +1,7 @@
 """Mount options: parsed, checked against each other, and printed.
 
-With `table.py`, which has each option by itself, the only place that knows an option's name. Nothing
-here looks at the layers (`overlay/check.py` does) or mounts. What is wrong is an `OptionError`. How lowers
-and `-o` are taken apart says `lists.py`.
+What concerns a single option is in `table.py`, how lists of lowers and of options are split in `lists.py`.
+Nothing here looks at the layers (`overlay/check.py` does) or mounts. An error is an `OptionError`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 from unionfs.errors import OptionError
 from unionfs.linux import mount as linux
 from unionfs.linux import process
-from unionfs.options.lists import escape, split_lowers, split_options, unescape
+from unionfs.options.lists import split_lowers, split_options
 from unionfs.options.table import OPTIONS
 from unionfs.overlay.config import OwnersConfig, UnionConfig
 from unionfs.transport.mount import FuseMountOptions
@@ -25,103 +24,62 @@ from unionfs.transport.session import SessionOptions
 logger = logging.getLogger(__name__)
 
 Values = dict[str, Any]
-"""What options were given, by key; `table.py` gives each its type."""
+"""The values of the options that were given, by field."""
 
-_Fields = TypeVar("_Fields", UnionConfig, OwnersConfig, FuseMountOptions)
+_Config = TypeVar("_Config", UnionConfig, OwnersConfig, FuseMountOptions, SessionOptions, "MountOptions")
 
-_LAYER_KEYS = ("lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir")
+_LAYERS = tuple(option.name for option in OPTIONS.values() if option.group == "layers")
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """Everything that one mount was asked to be. All paths are absolute and free of symlinks.
+    """The configuration of one mount. All paths are absolute and free of symlinks.
 
-    `lock_patience` is how long, in seconds, it waits for an upper or work that another still has
+    `lock_patience` is how long, in seconds, it waits for an upper or work that is still locked by a daemon
     whose mount is gone.
     """
 
     config: UnionConfig
     mountpoint: str
     fuse: FuseMountOptions = field(default_factory=FuseMountOptions)
+    session: SessionOptions = field(default_factory=SessionOptions)
     foreground: bool = False
-    debug: bool = False
     log_file: str | None = None
     transport: str = "auto"
-    passthrough: str = "auto"
-    coherent: bool = False
-    writeback: bool = True
     lock_patience: float = 10.0
 
-    def session(self) -> SessionOptions:
-        """What concerns the transport."""
-        return SessionOptions(
-            passthrough=self.passthrough,
-            coherent=self.coherent,
-            writeback=self.writeback,
-            max_read=self.fuse.max_read,
-            allow_other=self.fuse.allow_other,
-            debug=self.debug,
-        )
+    @property
+    def debug(self) -> bool:
+        return self.session.debug
+
+    def value(self, name: str) -> Any:
+        """The value of the configuration field of that name; None: there is no such field."""
+        for part in (self.config, self.config.owners, self.fuse, self.session, self):
+            if hasattr(part, name):
+                return getattr(part, name)
+        return None
 
     def words(self) -> list[str]:
-        """The `-o` options in force, defaults left out, such that parsing them gives the same mount."""
-        config = self.config
-        plain = UnionConfig(())
-        words = self.fuse.flag_names()
-        # Root's mounts let others in whether it is given or not.
-        words += ["allow_other"] if self.fuse.allow_other and os.geteuid() != 0 else []
-        words += ["auto_unmount"] if self.fuse.auto_unmount else []
-        words += [name for name in ("userxattr", "volatile", "static_nlink") if getattr(config, name)]
-        words += [f"{name}=on" for name in ("index", "metacopy") if getattr(config, name)]
-        words += [f"{name}=0" for name in ("fsync",) if not getattr(config, name)]
-        words += [
-            name for name, given in (("noacl", not config.acl), ("noxattrs", not config.xattrs)) if given
-        ]
-        words += ["ino32_t"] if config.ino32 else []
-        named = config.redirect_dir != _default_redirect_dir(config.userxattr, config.whiteouts)
-        if named:
-            words.append(f"redirect_dir={config.redirect_dir}")
-        if config.rename_copy_bytes != _default_copy_bytes(config.redirect_dir if named else None):
-            words.append(f"rename_copy_bytes={config.rename_copy_bytes}")
-        words += [
-            f"{name}={getattr(config, name)}"
-            for name in ("xino", "uuid", "whiteouts", "rename_copy_files")
-            if getattr(config, name) != getattr(plain, name)
-        ]
-        if config.timeout is not None:
-            words.append(f"timeout={config.timeout:g}")
-        words += _owner_words(config.owners)
-        if self.fuse.max_read is not None:
-            words.append(f"max_read={self.fuse.max_read}")
-        texts = [(name, getattr(self.fuse, name)) for name in ("fsname", "subtype")]
-        given = [(name, text) for name, text in texts if text != getattr(FuseMountOptions(), name)]
-        words += [f"{name}={escape(text)}" for name, text in [*given, *self.fuse.contexts()]]
-        words += [
-            f"{name}={value}"
-            for name in ("transport", "passthrough")
-            if (value := getattr(self, name)) != "auto"
-        ]
-        if self.coherent:
-            words.append("coherent")
-        if not self.writeback:
-            words.append("writeback=0")
-        if self.debug:
-            words.append("debug")
-        if self.log_file is not None:
-            words.append("log_file=" + escape(self.log_file))
+        """The words of `-o` that parse to the same mount, defaults left out, flags of the mount first."""
+        defaults = _defaults(self.config)
+        words = []
+        for option in sorted(OPTIONS.values(), key=lambda option: option.group != "mount"):
+            value = self.value(option.field)
+            if value != defaults.value(option.field) and (word := option.word(value)) is not None:
+                words.append(word)
         return words
 
 
-def _owner_words(owners: OwnersConfig) -> list[str]:
-    maps = (("uidmapping", owners.uid_map), ("gidmapping", owners.gid_map))
-    words = [
-        f"{name}={':'.join(str(number) for each in ids for number in each)}" for name, ids in maps if ids
-    ]
-    squashed = (("squash_to_uid", owners.squash_uid), ("squash_to_gid", owners.squash_gid))
-    words += [f"{name}={number}" for name, number in squashed if number is not None]
-    if owners.xattr_permissions:
-        words.append(f"xattr_permissions={owners.xattr_permissions}")
-    return words
+def _defaults(config: UnionConfig) -> MountOptions:
+    """What holds without options, but for the defaults that depend on options of *config*."""
+    redirect_dir = _default_redirect_dir(config.userxattr, config.whiteouts)
+    given = None if config.redirect_dir == redirect_dir else config.redirect_dir
+    return MountOptions(
+        UnionConfig((), redirect_dir=redirect_dir, rename_copy_bytes=_default_copy_bytes(given)),
+        mountpoint="",
+        # As root that is so whether it is given or not.
+        fuse=FuseMountOptions(allow_other=os.geteuid() == 0),
+    )
 
 
 def parse(
@@ -132,19 +90,18 @@ def parse(
     debug: bool = False,
     log_file: str | None = None,
     privileged: bool | None = None,
-    unknown: Callable[[str], None] | None = None,
+    on_unknown: Callable[[str], None] | None = None,
 ) -> MountOptions:
-    """What `mount LOWER[:LOWER...] [UPPER WORK] MERGED` and its `-o` texts ask for.
+    """The configuration for `mount LOWER[:LOWER...] [UPPER WORK] MERGED` and its `-o` texts.
 
     With the layers among the options (`lowerdir=` and so on) the only argument is MERGED. `privileged` says
-    whether `trusted.*` attributes can be used; None: find out. `unknown` is told of each option that nobody
-    knows, which is then left aside; None: it is refused.
+    whether `trusted.*` attributes can be used; None: find out. `on_unknown` is called with the name of each
+    unknown option, which is then ignored; None: it is an error.
     """
-    values = _parse_options(option_texts, unknown)
+    values = _parse_options(option_texts, on_unknown)
     lowers, data_lowers, upper, work = _layers(arguments, values)
     if privileged is None:
         privileged = process.may_use_trusted_xattrs()
-    given_log = values.get("log_file", log_file)
     config = UnionConfig(
         lowers=tuple(os.path.realpath(path) for path in lowers),
         upper=None if upper is None else os.path.realpath(upper),
@@ -157,96 +114,97 @@ def parse(
     values.setdefault("rename_copy_bytes", _default_copy_bytes(values.get("redirect_dir")))
     values.setdefault("redirect_dir", _default_redirect_dir(config.userxattr, whiteouts))
     config = _replace_given(config, values)
-    fuse = _replace_given(FuseMountOptions(allow_other=os.geteuid() == 0), values)
     if upper is None:
         # As overlayfs. A kernel that opens files without asking would else take writes that can go nowhere.
-        fuse = replace(fuse, read_only=True)
+        values["read_only"] = True
     _refuse_contradictions(config, values)
     if upper is None:
         config = _without_upper(config)
-    return MountOptions(
-        config=config,
-        mountpoint=resolve_mountpoint(arguments[-1]),
-        fuse=fuse,
+    values.setdefault("allow_other", os.geteuid() == 0)
+    values["debug"] = debug or values.get("debug", False)
+    given_log = values.get("log_file", log_file)
+    values["log_file"] = None if given_log is None else os.path.abspath(given_log)
+    options = MountOptions(
+        config,
+        resolve_mountpoint(arguments[-1]),
+        fuse=_replace_given(FuseMountOptions(), values),
+        session=_replace_given(SessionOptions(), values),
         foreground=foreground,
-        debug=debug or values.get("debug", False),
-        log_file=os.path.abspath(given_log) if given_log is not None else None,
-        transport=values.get("transport", "auto"),
-        passthrough=values.get("passthrough", "auto"),
-        coherent=values.get("coherent", False),
-        writeback=values.get("writeback", True),
     )
+    return _replace_given(options, values)
 
 
 def _without_upper(config: UnionConfig) -> UnionConfig:
-    """The options but for those of upper: overlayfs warns of them and goes on (ovl_fs_params_verify())."""
+    """Without what concerns upper: overlayfs ignores that with a warning (ovl_fs_params_verify())."""
     for name in ("volatile", "index"):
         if getattr(config, name):
             logger.warning(
-                "pyunionfs: mount option %s means nothing without an upper layer and is ignored", name
+                "pyunionfs: mount option %s has no effect without an upper layer and is ignored", name
             )
     return replace(config, volatile=False, index=False)
 
 
 def parse_mount_flags(option_texts: Iterable[str]) -> FuseMountOptions:
-    """What `-o` texts say about the mount itself. Whatever they say about the union is not looked at."""
+    """The flags of the mount among the options; those of the union are ignored."""
     return _replace_given(FuseMountOptions(), _parse_options(option_texts, lambda name: None))
 
 
 def parse_union(arguments: Sequence[str], option_texts: Sequence[str] = ()) -> UnionConfig:
-    """The union that `check LOWER[:LOWER...] UPPER WORK` and its `-o` texts name: as for `parse`, but MERGED.
+    """The configuration for `check LOWER[:LOWER...] UPPER WORK` and its `-o` texts, without a mountpoint.
 
-    One with an upper; it may be named by options instead.
+    It has an upper. The layers may be among the options, as for `parse`.
     """
     values = _parse_options(option_texts, None)
-    named = [key for key in _LAYER_KEYS if key in values]
+    named = [name for name in _LAYERS if name in values]
     if named and arguments:
         raise OptionError(
-            f"{_were_given(arguments)} beside the mount option {named[0]}: name the layers in one way only"
+            f"{_were_given(arguments)} as well as mount option {named[0]}: give the layers in one way only"
         )
     if not named and len(arguments) != 3:
         raise OptionError(
-            f"{_were_given(arguments)}: it takes three, LOWER[:LOWER...] UPPER WORK, or none"
-            " where -o lowerdir=,upperdir=,workdir= names them"
+            f"{_were_given(arguments)}: give three, LOWER[:LOWER...] UPPER WORK, or none with"
+            " -o lowerdir=,upperdir=,workdir="
         )
     config = parse([*arguments, "/"], option_texts).config
     if config.upper is None:
-        raise OptionError("no upper was given: add upperdir= and workdir= to the options, or give UPPER WORK")
+        raise OptionError(
+            "missing upper layer: add upperdir= and workdir= to the options, or give UPPER WORK"
+        )
     return config
 
 
-def _replace_given(given: _Fields, values: Values) -> _Fields:
-    """The same with the fields that options were given for."""
+def _replace_given(given: _Config, values: Values) -> _Config:
+    """The same with the fields that have a value."""
     names = [each.name for each in fields(given) if each.name in values]
     return replace(given, **{name: values[name] for name in names})
 
 
 def _layers(arguments: Sequence[str], values: Values) -> tuple[list[str], list[str], str | None, str | None]:
     """The lowers, the data-only ones, upper and work, as arguments or as options give them."""
-    named = [key for key in _LAYER_KEYS if key in values]
+    named = [name for name in _LAYERS if name in values]
     if not named:
         return _layer_arguments(arguments)
     if len(arguments) != 1:
         raise OptionError(
-            f"{_were_given(arguments)} beside the mount option {named[0]}: with the layers"
-            " among the options there is one argument, MERGED"
+            f"{_were_given(arguments)} as well as mount option {named[0]}: with the layers among the options"
+            " give one argument, MERGED"
         )
     _refuse_impossible(arguments[0], "MERGED")
     lowers, data = split_lowers(values["lowerdir"]) if "lowerdir" in values else ([], [])
     if data and "lowerdir+" in values:
         raise OptionError(
-            "mount options lowerdir+ and lowerdir with data-only layers (::): give those by datadir+"
+            "mount option lowerdir+ conflicts with data-only layers (::) in lowerdir: give those by datadir+"
         )
     lowers += values.get("lowerdir+", [])
     data += values.get("datadir+", [])
     upper, work = values.get("upperdir"), values.get("workdir")
     if not lowers:
-        raise OptionError(f"mount option {named[0]} was given without lowerdir: a union needs a lower")
+        raise OptionError(f"mount option {named[0]} requires lowerdir: add the lower layers")
     if upper is None and work is not None:
-        raise OptionError("mount option workdir was given without upperdir: add that, or leave workdir out")
+        raise OptionError("mount option workdir requires upperdir: add that, or leave workdir out")
     if upper is not None and work is None:
         raise OptionError(
-            "mount option upperdir was given without workdir: add an empty directory on the same filesystem"
+            "mount option upperdir requires workdir: add an empty directory on the same filesystem"
         )
     return lowers, data, upper, work
 
@@ -258,19 +216,19 @@ def _were_given(arguments: Sequence[str]) -> str:
 def _layer_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], str | None, str | None]:
     if len(arguments) == 3:
         raise OptionError(
-            f"three directories were given ({', '.join(arguments)}): a writable union needs LOWER UPPER WORK"
-            " MERGED, a read-only one LOWER MERGED"
+            f"three directories were given ({', '.join(arguments)}): give LOWER UPPER WORK MERGED for a"
+            " writable mount, LOWER MERGED for a read-only one"
         )
     if len(arguments) == 1:
         raise OptionError(
-            f"one directory was given, {arguments[0]}, and no layers: `pyunionfs mount LOWER[:LOWER...]"
-            " [UPPER WORK] MERGED` takes two or four; or give the layers as mount options, as in"
+            f"one directory was given, {arguments[0]}, and no layers: write `pyunionfs mount LOWER[:LOWER...]"
+            " [UPPER WORK] MERGED`, or give the layers as mount options, as in"
             " lowerdir=LOWER[:LOWER...],upperdir=UPPER,workdir=WORK"
         )
     if len(arguments) not in (2, 4):
         raise OptionError(
-            f"{_were_given(arguments)}: `pyunionfs mount LOWER[:LOWER...] [UPPER WORK] MERGED`"
-            " takes two or four"
+            f"{_were_given(arguments)}: write `pyunionfs mount LOWER[:LOWER...] [UPPER WORK] MERGED`, two or"
+            " four"
         )
     names = ("LOWER", "MERGED") if len(arguments) == 2 else ("LOWER", "UPPER", "WORK", "MERGED")
     for argument, name in zip(arguments, names, strict=True):
@@ -284,7 +242,7 @@ def _refuse_impossible(argument: str, name: str) -> None:
     if not argument:
         raise OptionError(f"{name} is empty: give a directory")
     if "\0" in argument:
-        raise OptionError(f"{name} holds a NUL byte: no path can")
+        raise OptionError(f"invalid {name} {argument!r}: a path has no NUL byte; leave it out")
 
 
 def _owners(values: Values) -> OwnersConfig:
@@ -297,25 +255,25 @@ def _owners(values: Values) -> OwnersConfig:
     return owners
 
 
-DEFAULT_COPY_BYTES = 1 << 30
+_RENAME_COPY_BYTES = 1 << 30
 
 
 def _default_redirect_dir(userxattr: bool, whiteouts: str) -> str:
-    """overlayfs neither writes nor follows redirects with userxattr, and upper should stay one that it can
-    mount; who does not need that may ask for redirect_dir=on. With AUFS's whiteouts none can be written."""
+    """The default of redirect_dir. With userxattr overlayfs neither writes nor follows redirects, and by
+    default upper stays one that it can mount. With AUFS's whiteouts no redirect can be written."""
     if userxattr:
         return "nofollow"
     return UnionConfig(()).redirect_dir if whiteouts == "overlay" else "follow"
 
 
 def _default_copy_bytes(redirect_dir: str | None) -> int:
-    """How much is copied to rename a directory where no redirect may be written: nothing where overlayfs's
-    EXDEV was asked for by name."""
-    return DEFAULT_COPY_BYTES if redirect_dir in (None, "on") else 0
+    """The default of rename_copy_bytes; 0, which means EXDEV as overlayfs has it, where a redirect_dir that
+    writes no redirects was given by name."""
+    return _RENAME_COPY_BYTES if redirect_dir in (None, "on") else 0
 
 
-def _parse_options(texts: Iterable[str], unknown: Callable[[str], None] | None) -> Values:
-    """The values by key; of options that contradict each other the last counts, as with mount(8)."""
+def _parse_options(texts: Iterable[str], on_unknown: Callable[[str], None] | None) -> Values:
+    """The values by field; of options that contradict each other the last counts, as with mount(8)."""
     values: Values = {}
     for text in texts:
         for word in split_options(text):
@@ -324,81 +282,73 @@ def _parse_options(texts: Iterable[str], unknown: Callable[[str], None] | None) 
             name, equals, raw = word.partition("=")
             option = OPTIONS.get(name)
             if option is None:
-                if unknown is None:
+                if on_unknown is None:
                     raise unknown_option(name)
-                unknown(name)
+                on_unknown(name)
                 continue
-            value = option.value(name, _unescaped(name, raw) if equals else None)
-            if option.many:
-                values.setdefault(option.key, []).append(value)
+            value = option.value(option.unescape(raw) if equals else None)
+            if option.repeatable:
+                values.setdefault(option.field, []).append(value)
             else:
-                values[option.key] = value
+                values[option.field] = value
     values.pop("", None)
     return values
 
 
-def _unescaped(name: str, raw: str) -> str:
-    if name == "lowerdir":
-        return raw  # a list of lowers has escapes of its own
-    # overlayfs takes these literally; escaped is only what a list of options could not hold otherwise.
-    return unescape(raw, '\\,"') if name in ("lowerdir+", "datadir+") else unescape(raw)
-
-
 def unknown_option(name: str) -> OptionError:
-    """What is said of a mount option that nobody knows."""
+    """The error for a name that is not in the table."""
     if name in ("dirs", "br"):
         return OptionError(
-            f"mount option {name}: the layers are arguments here, or lowerdir= and upperdir= as overlayfs has"
-            " them: `pyunionfs mount LOWER[:LOWER...] UPPER WORK MERGED`"
+            f"unknown mount option {name!r} (of AUFS or unionfs-fuse): give the layers by lowerdir=,"
+            " upperdir= and workdir=, or as arguments: `pyunionfs mount LOWER[:LOWER...] UPPER WORK MERGED`"
         )
     if name == "verity":
         return OptionError(
-            "mount option verity cannot be had: digests of fs-verity are not checked here, and what is"
-            " mounted with the option must not pass for checked; leave it out"
+            "unsupported mount option 'verity': fs-verity digests are not verified by pyunionfs; leave it out"
         )
     import difflib
 
     close = difflib.get_close_matches(name, OPTIONS, 1)
     guess = f"did you mean {close[0]}? " if close else ""
-    return OptionError(f"unknown mount option {name!r}; {guess}`pyunionfs mount --help` lists all options")
+    return OptionError(f"unknown mount option {name!r}: {guess}`pyunionfs mount --help` lists all options")
 
 
 def _refuse_contradictions(config: UnionConfig, values: Mapping[str, Any]) -> None:
     if config.userxattr and config.metacopy:
         raise OptionError(
-            "mount option metacopy=on does not go with user.overlay.* marks (userxattr, or no root's"
-            " privileges): whoever may write upper could read any file through them; leave it out"
+            "mount option metacopy=on conflicts with userxattr, which is set without privileges, too: a user"
+            " with write access to upper could read any file through a user.overlay.metacopy xattr; leave"
+            " metacopy out"
         )
     if config.whiteouts != "overlay":
         redirects = config.redirect_dir == "on"
         for given, name in ((redirects, "redirect_dir=on"), (config.metacopy, "metacopy=on")):
             if given:
                 raise OptionError(
-                    f"mount options whiteouts={config.whiteouts} and {name} contradict each other: what moves"
-                    " by a redirect and the .wh. file that it leaves cannot come in one step; leave one out"
+                    f"mount options whiteouts={config.whiteouts} and {name} conflict: a rename with a"
+                    " redirect and the creation of its .wh. file are not atomic; leave one of them out"
                 )
     # Without an upper nothing is renamed: overlayfs only asks that redirects are followed.
     found_by_redirect = config.redirect_dir == "on" if config.upper is not None else config.redirect_follow
     if config.metacopy and not found_by_redirect:
         raise OptionError(
-            f"metacopy=on and redirect_dir={config.redirect_dir} contradict each other: a renamed metacopy"
-            " file finds"
-            " its data by a redirect; leave one of them out"
+            f"mount options metacopy=on and redirect_dir={config.redirect_dir} conflict: the data of a"
+            " renamed metacopy file is found by its redirect; leave one of them out"
         )
     if values.get("transport") == "pyfuse3" and values.get("passthrough") == "on":
         raise OptionError(
-            "passthrough=on and transport=pyfuse3 contradict each other: pyfuse3 cannot ask the kernel for"
-            " it; leave one of them out"
+            "mount options passthrough=on and transport=pyfuse3 conflict: pyfuse3 does not support"
+            " passthrough; leave one of them out"
         )
     if values.get("nfs_export", False):
         raise OptionError(
-            "mount option nfs_export=on cannot work: a FUSE mount's file handles do not outlive what the"
-            " kernel remembers of it, so an NFS client would lose its files; leave it out"
+            "unsupported mount option nfs_export=on: file handles of a FUSE mount are stale once the kernel"
+            " has dropped the inode, and NFS clients would get ESTALE; leave it out"
         )
     if os.geteuid() != 0:
         for key, name in (("nodev", "dev"), ("nosuid", "suid")):
             if values.get(key) is False:
-                raise OptionError(f"mount option {name}: the kernel allows it to root only; leave it out")
+                raise OptionError(f"mount option {name} is permitted for root only: leave it out")
 
 
 def resolve_mountpoint(path: str) -> str:

@@ -1,25 +1,32 @@
-"""The mount options one by one: names, values, and what they are for.
+"""The mount options, one entry each: all that is known of an option by itself.
 
-Help, man page and completion show this table. It knows nothing of what options have to do with each other:
-`mount_options.py` does. A value that cannot be is an `OptionError`.
+An entry holds an option's name, what its value is, its default, its help text, the configuration field that
+it sets and its parameter in the Python API. Parsing and printing (`mount_options.py`), help texts, man page,
+completion and the keywords of `unionfs.mount` read this table at run time; `make options` writes it into
+docs/options.md and the types of `unionfs.Options`. What options have to do with each other is decided in
+`mount_options.py`. A value that an option cannot have is an `OptionError`.
+
+Every `mount` loads this module, hence named tuples and no dataclasses: those are slower to define.
 """
 
 from __future__ import annotations
 
 import itertools
+import keyword
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from unionfs.errors import OptionError
+from unionfs.options.lists import escape, unescape
 from unionfs.overlay.config import IdMap
 
 Value = bool | str | float | IdMap
 
-LEAST_MAX_READ = 4096
-"""What the kernel reads at once at least, whatever it is told."""
+MIN_MAX_READ = 4096
+"""The kernel's own lower bound of a read request."""
 
-_MOST_ID = (1 << 32) - 2
+_MAX_ID = (1 << 32) - 2
 """4294967295 is "no id" to chown(2)."""
 
 GROUPS = {
@@ -32,84 +39,148 @@ GROUPS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One name that `-o` takes.
+class Kind(NamedTuple):
+    """A type of values: how one is read, written and completed, and its type in Python.
 
-    `key` is the field that it sets. `values` says what each word means, `read` reads a free value, and
-    without either any text will do. `flag` is what the bare name means; None: the name needs a value.
-    `many` says that each time it is given it adds a value.
+    `read` gets the option's name, for its messages, and the text. `write` makes the text that `read` takes.
+    `unescape` undoes the escapes of a list of options. `completes` is "directory", "file" or nothing.
     """
 
-    key: str
+    python: str
+    read: Callable[[str, str], Value]
+    write: Callable[[Any], str] = str
+    unescape: Callable[[str], str] = unescape
+    completes: str = ""
+
+
+class Option(NamedTuple):
+    """One name that `-o` takes.
+
+    `field` is the configuration field that it sets, of that name in every part of `MountOptions` which has
+    one; without it the option is accepted and has no effect. A value is one of the words in `values`, or of
+    the `kind`, and is called `metavar` in help texts. `flag` is the value of the bare name; None: the name
+    needs a value. A `repeatable` option adds a value each time it is given. `default` is how the default is
+    written, and `default_note` where it is another. `parameter` is the parameter of `unionfs.mount` that
+    stands for the option, if that is no keyword of the option's own name.
+    """
+
+    name: str
+    field: str
     group: str
     help: str
-    meta: str = ""
+    kind: Kind | None = None
+    metavar: str = ""
     values: Mapping[str, Value] | None = None
     flag: Value | None = None
-    read: Callable[[str, str], Value] | None = None
-    many: bool = False
+    repeatable: bool = False
+    default: str = ""
+    default_note: str = ""
+    parameter: str = ""
 
     @property
     def takes_value(self) -> bool:
-        return bool(self.meta or self.values)
+        return self.kind is not None or self.values is not None
 
-    def syntax(self, name: str) -> str:
+    @property
+    def syntax(self) -> str:
+        """How the option is written: `name`, `name=VALUE` or `name[=VALUE]`."""
         if not self.takes_value:
-            return name
-        value = "|".join(self.values) if self.values else self.meta
-        return f"{name}[={value}]" if self.flag is not None else f"{name}={value}"
+            return self.name
+        value = "|".join(self.values) if self.values is not None else self.metavar
+        return f"{self.name}[={value}]" if self.flag is not None else f"{self.name}={value}"
 
-    def value(self, name: str, text: str | None) -> Value:
-        """What `name` (None) or `name=text` means; OptionError for what it cannot."""
-        if not text and self.flag is not None and (text is None or not self.takes_value):
+    @property
+    def text(self) -> str:
+        """The help text with the default."""
+        if not self.default:
+            return self.help
+        default = "default" if self.default == self.name else f"default: {self.default}"
+        note = f"; {self.default_note}" if self.default_note else ""
+        return f"{self.help} ({default}{note})"
+
+    @property
+    def keyword(self) -> str:
+        """Its keyword of `unionfs.mount`: the name, with an underscore where that is a word of Python."""
+        return self.parameter or (f"{self.name}_" if keyword.iskeyword(self.name) else self.name)
+
+    @property
+    def python_type(self) -> str:
+        """The type of the keyword, as it is written in `unionfs.Options`."""
+        if self.kind is not None:
+            return self.kind.python
+        if self.values is None or set(self.values) <= {"on", "off", "0", "1"}:
+            return "bool"
+        return f"Literal[{', '.join(map(_quoted, self.values.values()))}]"
+
+    def value(self, text: str | None) -> Value:
+        """What the bare name (None) or `name=text` means; OptionError for what it cannot."""
+        if self.flag is not None and (text is None or not (text or self.takes_value)):
             if text is not None:
-                raise OptionError(f"mount option {name}=: {name} takes no value; write just {name}")
+                raise self._no_value("")
             return self.flag
         if text and not self.takes_value:
-            raise OptionError(f"mount option {name}={text}: {name} takes no value; write just {name}")
+            raise self._no_value(text)
         if not text:
-            raise OptionError(f"mount option {name} needs a value: {self.syntax(name)}")
+            raise OptionError(f"mount option {self.name} needs a value: write {self.syntax}")
         if self.values is not None:
             if text not in self.values:
-                raise OptionError(
-                    f"mount option {name}={text}: {text!r} is not one of its values: {self.syntax(name)}"
-                )
+                raise OptionError(f"invalid value {text!r} of mount option {self.name}: write {self.syntax}")
             return self.values[text]
-        return self.read(name, text) if self.read is not None else _printable(name, text)
+        assert self.kind is not None
+        return self.kind.read(self.name, text)
+
+    def word(self, value: Value) -> str | None:
+        """The word of `-o` with this value; None: this option has no such value."""
+        if self.flag is not None and value == self.flag:
+            return self.name
+        if self.values is not None:
+            return next((f"{self.name}={word}" for word, each in self.values.items() if each == value), None)
+        return None if self.kind is None else f"{self.name}={escape(self.kind.write(value))}"
+
+    def unescape(self, raw: str) -> str:
+        """The value as it was meant, of one that stood in a list of options."""
+        return unescape(raw) if self.kind is None else self.kind.unescape(raw)
+
+    def _no_value(self, text: str) -> OptionError:
+        return OptionError(f"mount option {self.name}={text}: {self.name} takes no value; write {self.name}")
 
 
-def _printable(name: str, text: str) -> str:
+def _quoted(value: Value) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _invalid(name: str, text: str, wanted: str) -> OptionError:
+    return OptionError(f"invalid value {text!r} of mount option {name}: {wanted}")
+
+
+def _text(name: str, text: str) -> str:
     if any(ord(character) < 32 or character == "\x7f" for character in text):
-        raise OptionError(f"mount option {name}={text!r}: control characters cannot be used there")
+        raise _invalid(name, text, "it has control characters; leave them out")
     return text
 
 
 def _label(name: str, text: str) -> str:
     if '"' in text:
-        raise OptionError(f"mount option {name}={text}: no label holds a quotation mark")
-    return _printable(name, text)
+        raise _invalid(name, text, "an SELinux context has no quotation mark; leave it out")
+    return _text(name, text)
 
 
 def _path(name: str, text: str) -> str:
     if "\0" in text:
-        raise OptionError(f"mount option {name} holds a NUL byte: no path can")
+        raise _invalid(name, text, "a path has no NUL byte; leave it out")
     return text
 
 
 def _bytes(name: str, text: str) -> int:
     # The kernel has 32 bits for it.
-    if not (text.isascii() and text.isdigit() and LEAST_MAX_READ <= int(text) < 1 << 32):
-        raise OptionError(
-            f"mount option {name}={text}: give a number of bytes, {LEAST_MAX_READ} or more, as in"
-            f" {name}=131072"
-        )
+    if not (text.isascii() and text.isdigit() and MIN_MAX_READ <= int(text) < 1 << 32):
+        raise _invalid(name, text, f"give a number of bytes, {MIN_MAX_READ} to {(1 << 32) - 1}")
     return int(text)
 
 
 def _count(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 1 << 63):
-        raise OptionError(f"mount option {name}={text}: give a whole number, 0 or more, as in {name}=100000")
+        raise _invalid(name, text, f"give an integer, 0 to {(1 << 63) - 1}")
     return int(text)
 
 
@@ -119,44 +190,76 @@ def _seconds(name: str, text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise OptionError(
-            f"mount option {name}={text}: give a number of seconds, 0 or more, as in {name}=1.5"
-        )
+        raise _invalid(name, text, f"give a number of seconds, 0 or more, as in {name}=1.5")
     return seconds
 
 
 def _id(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_ID):
-        raise OptionError(f"mount option {name}={text}: give an id, 0 to {_MOST_ID}, as in {name}=1000")
+    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_ID):
+        raise _invalid(name, text, f"give a numeric ID, 0 to {_MAX_ID}")
     return int(text)
 
 
 def _id_map(name: str, text: str) -> IdMap:
-    # Container engines write a colon before the first triple, too; fuse-overlayfs sees nothing in it.
+    # Container engines write a colon before the first triple, too; fuse-overlayfs ignores it.
     words = [word for word in text.split(":") if word]
     if not words or len(words) % 3 or not all(word.isascii() and word.isdigit() for word in words):
-        raise OptionError(
-            f"mount option {name}={text}: give triples STORED:SHOWN:LENGTH with colons between them (a"
-            f" container's id and the host's), as in {name}=0:1000:1:1:100000:65536"
+        raise _invalid(
+            name,
+            text,
+            "give triples STORED:SHOWN:LENGTH separated by colons (IDs in the container, on the host), as in"
+            f" {name}=0:1000:1:1:100000:65536",
         )
     numbers = iter([int(word) for word in words])
     ranges = tuple(zip(numbers, numbers, numbers, strict=True))
     for stored, shown, length in ranges:
-        if length == 0 or max(stored, shown) + length - 1 > _MOST_ID:
-            raise OptionError(
-                f"mount option {name}={text}: the range {stored}:{shown}:{length} is empty or ends above"
-                f" {_MOST_ID}"
+        if length == 0 or max(stored, shown) + length - 1 > _MAX_ID:
+            raise _invalid(
+                name,
+                text,
+                f"the range {stored}:{shown}:{length} is empty or ends above {_MAX_ID}; correct its LENGTH",
             )
     for side, what in ((0, "container"), (1, "host")):
         ordered = sorted((each[side], each[2]) for each in ranges)
         for (first, length), (following, _) in itertools.pairwise(ordered):
             if first + length > following:
-                raise OptionError(
-                    f"mount option {name}={text}: {what} id {following} is in two ranges, and would mean"
-                    " two things"
+                raise _invalid(
+                    name,
+                    text,
+                    f"{what} ID {following} is in two ranges, and an ID has one mapping; correct them",
                 )
     return ranges
 
+
+def _write_seconds(seconds: float) -> str:
+    return repr(float(seconds)).removesuffix(".0")
+
+
+def _write_id_map(ranges: IdMap) -> str:
+    return ":".join(str(number) for each in ranges for number in each)
+
+
+def _as_it_is(raw: str) -> str:
+    return raw
+
+
+def _unescape_layer(raw: str) -> str:
+    return unescape(raw, '\\,"')
+
+
+_TEXT = Kind("str", _text)
+_LABEL = Kind("str", _label)
+# A list of lowers has escapes of its own, which `split_lowers` undoes.
+_LOWERS = Kind("Paths", _path, unescape=_as_it_is, completes="directory")
+# overlayfs takes these literally; escaped is only what a list of options could not hold otherwise.
+_LAYER = Kind("Paths", _path, unescape=_unescape_layer, completes="directory")
+_DIRECTORY = Kind("StrOrBytesPath", _path, completes="directory")
+FILE = Kind("StrOrBytesPath", _path, completes="file")
+_BYTES = Kind("int", _bytes)
+_COUNT = Kind("int", _count)
+SECONDS = Kind("float", _seconds, _write_seconds)
+_ID = Kind("int", _id)
+ID_MAP = Kind("IdRanges", _id_map, _write_id_map)
 
 _ON_OFF: dict[str, Value] = {"on": True, "off": False}
 _YES_NO: dict[str, Value] = {"0": False, "1": True}
@@ -167,190 +270,394 @@ def _choice(*words: str) -> dict[str, Value]:
     return {word: word for word in words}
 
 
-OPTIONS: dict[str, Option] = {
+_OPTIONS = (
     # --- layers ----------------------------------------------------------------------------------
-    "lowerdir": Option(
+    Option(
+        "lowerdir",
         "lowerdir",
         "layers",
-        "the lowers, instead of the argument; data-only layers after two colons each",
+        "lower layers, topmost first, separated by colons; then data-only layers, each after two colons",
+        _LOWERS,
         "LOWER[:LOWER...][::DATA...]",
-        read=_path,
+        parameter="lowers",
     ),
-    "lowerdir+": Option(
-        "lowerdir+", "layers", "one more lower, below the others", "LOWER", read=_path, many=True
+    Option(
+        "lowerdir+",
+        "lowerdir+",
+        "layers",
+        "one more lower layer below the others; a colon needs no escape",
+        _LAYER,
+        "LOWER",
+        repeatable=True,
+        parameter="lowers",
     ),
-    "datadir+": Option("datadir+", "layers", "one more data-only layer", "DATA", read=_path, many=True),
-    "upperdir": Option("upperdir", "layers", "the upper, instead of the argument", "UPPER", read=_path),
-    "workdir": Option("workdir", "layers", "work, instead of the argument", "WORK", read=_path),
+    Option(
+        "datadir+",
+        "datadir+",
+        "layers",
+        "one more data-only lower layer; a colon needs no escape",
+        _LAYER,
+        "DATA",
+        repeatable=True,
+        parameter="data_lowers",
+    ),
+    Option(
+        "upperdir",
+        "upperdir",
+        "layers",
+        "upper layer, which takes all changes; without it the mount is read-only",
+        _DIRECTORY,
+        "UPPER",
+        parameter="upper",
+    ),
+    Option(
+        "workdir",
+        "workdir",
+        "layers",
+        "work directory, an empty directory on the filesystem of upperdir",
+        _DIRECTORY,
+        "WORK",
+        parameter="work",
+    ),
     # --- the union -------------------------------------------------------------------------------
-    "redirect_dir": Option(
+    Option(
+        "redirect_dir",
         "redirect_dir",
         "union",
-        "directories of lowers are renamed by a redirect (on, the default), or answer EXDEV (the others)",
+        "on: create and follow redirects of renamed lower directories; off, follow: only follow them;"
+        " nofollow: neither",
         values=_choice("on", "off", "follow", "nofollow"),
+        default="on",
+        default_note="nofollow with userxattr, follow unless whiteouts=overlay",
     ),
-    "rename_copy_bytes": Option(
+    Option(
+        "rename_copy_bytes",
         "rename_copy_bytes",
         "union",
-        "without redirects, rename directories of lowers by copying up to so much (1 GiB); 0: EXDEV",
+        "where no redirect may be created, a lower directory with up to this much data is renamed by copying;"
+        " 0: EXDEV",
+        _COUNT,
         "BYTES",
-        read=_count,
+        default="1073741824",
+        default_note="0 if redirect_dir is given and not on",
     ),
-    "rename_copy_files": Option(
-        "rename_copy_files", "union", "and up to so many objects (100000)", "NUMBER", read=_count
-    ),
-    "index": Option("index", "union", "keep the hard links of lower files together for good", values=_ON_OFF),
-    "metacopy": Option("metacopy", "union", "chmod and chown of a lower file copy no data", values=_ON_OFF),
-    "userxattr": Option(
-        "userxattr", "union", "marks are user.overlay.*; always so without root's privileges", flag=True
-    ),
-    "volatile": Option(
-        "volatile", "union", "nothing is synced: fast, and upper is lost when the machine crashes", flag=True
-    ),
-    "fsync": Option(
-        "fsync", "union", "0: programs that ask for a sync are told that it is done", values=_YES_NO
-    ),
-    "timeout": Option(
-        "timeout",
+    Option(
+        "rename_copy_files",
+        "rename_copy_files",
         "union",
-        "the kernel asks again after that time; for layers that change",
-        "SECONDS",
-        read=_seconds,
+        "limit of such a copy in files and directories",
+        _COUNT,
+        "NUMBER",
+        default="100000",
     ),
-    "xino": Option(
-        "xino",
+    Option(
+        "index",
+        "index",
         "union",
-        "inode numbers of all filesystems are told apart and last (on, auto), or upper's alone do (off)",
-        values=_choice("on", "off", "auto"),
+        "inode index: hard links of lower files are not broken on copy-up",
+        values=_ON_OFF,
+        default="off",
     ),
-    "ino32_t": Option("ino32", "union", "inode numbers fit into 32 bits", flag=True, values=_YES_NO),
-    "fast_ino": Option(
-        "", "union", "accepted: inode numbers are the real ones and cost nothing", flag=True, values=_YES_NO
-    ),
-    "static_nlink": Option("static_nlink", "union", "directories show one link", flag=True),
-    "noacl": Option("acl", "union", "no ACLs: modes alone decide", flag=False),
-    "noxattrs": Option(
-        "xattrs", "union", "no extended attributes are shown or set", flag=False, values=_NO_YES
-    ),
-    "whiteouts": Option(
-        "whiteouts",
+    Option(
+        "metacopy",
+        "metacopy",
         "union",
-        "deletions are recorded by devices 0/0 (overlay, the default), .wh. files (aufs), what works (auto)",
-        values=_choice("overlay", "aufs", "auto"),
+        "metadata-only copy-up: chmod(2) and chown(2) of a lower file copy no data",
+        values=_ON_OFF,
+        default="off",
     ),
-    "uuid": Option(
-        "uuid",
+    Option(
+        "userxattr",
+        "userxattr",
         "union",
-        "off: origins name no filesystem, so that layers may be copied to another; a FUSE mount shows none",
-        values=_choice("on", "off", "null", "auto"),
-    ),
-    "nfs_export": Option(
-        "nfs_export", "union", "on is refused: FUSE has no file handles that last", values=_ON_OFF
-    ),
-    # --- owners ----------------------------------------------------------------------------------
-    "uidmapping": Option(
-        "uid_map",
-        "owners",
-        "which user ids are shown for those that layers hold, as in /proc/PID/uid_map",
-        "STORED:SHOWN:LENGTH[:...]",
-        read=_id_map,
-    ),
-    "gidmapping": Option(
-        "gid_map",
-        "owners",
-        "which group ids are shown for those that layers hold",
-        "STORED:SHOWN:LENGTH[:...]",
-        read=_id_map,
-    ),
-    "squash_to_root": Option("squash_to_root", "owners", "everything is shown as root's", flag=True),
-    "squash_to_uid": Option("squash_uid", "owners", "everything is shown as this user's", "UID", read=_id),
-    "squash_to_gid": Option("squash_gid", "owners", "everything is shown as this group's", "GID", read=_id),
-    "xattr_permissions": Option(
-        "xattr_permissions",
-        "owners",
-        "owner and mode are kept in an attribute of each object: 1 in one that only root can set,"
-        " 2 in user.containers.override_stat",
-        values={"0": 0, "1": 1, "2": 2},
-    ),
-    # --- the mount -------------------------------------------------------------------------------
-    "ro": Option("read_only", "mount", "no changes through this mount", flag=True),
-    "rw": Option("read_only", "mount", "changes are allowed (the default)", flag=False),
-    "nodev": Option("nodev", "mount", "device nodes do not work", flag=True),
-    "dev": Option("nodev", "mount", "device nodes work (root's default)", flag=False),
-    "nosuid": Option("nosuid", "mount", "setuid bits and file capabilities do not work", flag=True),
-    "suid": Option("nosuid", "mount", "setuid bits and file capabilities work (root's default)", flag=False),
-    "noexec": Option("noexec", "mount", "programs cannot be run", flag=True),
-    "exec": Option("noexec", "mount", "programs can be run (the default)", flag=False),
-    "nosymfollow": Option("nosymfollow", "mount", "symlinks are not followed", flag=True),
-    "symfollow": Option("nosymfollow", "mount", "symlinks are followed (the default)", flag=False),
-    "noatime": Option("access_times", "mount", "reading changes no access time", flag="noatime"),
-    "strictatime": Option(
-        "access_times", "mount", "every reading changes the access time", flag="strictatime"
-    ),
-    "relatime": Option(
-        "access_times", "mount", "access times follow changes and days (the default)", flag=""
-    ),
-    "atime": Option("access_times", "mount", "access times as the kernel does by default", flag=""),
-    "nodiratime": Option("nodiratime", "mount", "reading changes no directory's access time", flag=True),
-    "diratime": Option(
-        "nodiratime", "mount", "directories as noatime and the others say (the default)", flag=False
-    ),
-    "lazytime": Option("lazytime", "mount", "times are written later, with other changes", flag=True),
-    "nolazytime": Option("lazytime", "mount", "times are written when they change (the default)", flag=False),
-    "sync": Option("sync", "mount", "every write is on disk before it returns", flag=True),
-    "async": Option("sync", "mount", "writes reach the disk later (the default)", flag=False),
-    "dirsync": Option("dirsync", "mount", "changes of directories are on disk before they return", flag=True),
-    "allow_other": Option(
-        "allow_other", "mount", "other users may use the mount (always so as root)", flag=True
-    ),
-    "default_permissions": Option("", "mount", "the kernel checks modes and ACLs (always so)", flag=True),
-    "auto_unmount": Option("auto_unmount", "mount", "the mount goes when its daemon is killed", flag=True),
-    "fsname": Option("fsname", "mount", "the source that the mount table shows", "NAME"),
-    "subtype": Option("subtype", "mount", "the type that it shows is fuse.NAME", "NAME"),
-    "context": Option("context", "mount", "SELinux: one label for every object (root)", "LABEL", read=_label),
-    "fscontext": Option(
-        "fscontext", "mount", "SELinux: the label of the filesystem (root)", "LABEL", read=_label
-    ),
-    "defcontext": Option(
-        "defcontext", "mount", "SELinux: the label of what has none (root)", "LABEL", read=_label
-    ),
-    "rootcontext": Option(
-        "rootcontext", "mount", "SELinux: the label of the root directory (root)", "LABEL", read=_label
-    ),
-    # --- requests and data -----------------------------------------------------------------------
-    "transport": Option(
-        "transport",
-        "data",
-        "how requests are received: from /dev/fuse directly, or by libfuse and pyfuse3",
-        values=_choice("auto", "direct", "pyfuse3"),
-    ),
-    "passthrough": Option(
-        "passthrough",
-        "data",
-        "the kernel reads and writes data itself (auto: where it can and no reader is misled; on: always)",
-        values=_choice("auto", "on", "off"),
-    ),
-    "coherent": Option(
-        "coherent",
-        "data",
-        "readers of programs and large lower files, too, see later changes; no passthrough for lowers",
+        "overlay xattrs are user.overlay.* instead of trusted.overlay.*; always so for unprivileged mounts",
         flag=True,
     ),
-    "writeback": Option(
-        "writeback",
-        "data",
-        "small writes wait in the kernel (1, the default) or not; direct transport without passthrough",
+    Option(
+        "volatile",
+        "volatile",
+        "union",
+        "omit all syncs to the upper filesystem; upper is not usable after a crash of the machine",
+        flag=True,
+    ),
+    Option(
+        "fsync",
+        "fsync",
+        "union",
+        "0: fsync(2) returns without syncing",
+        values=_YES_NO,
+        default="1",
+    ),
+    Option(
+        "timeout",
+        "timeout",
+        "union",
+        "how long the kernel may cache names and attributes, for layers that change underneath; without it"
+        " no limit",
+        SECONDS,
+        "SECONDS",
+    ),
+    Option(
+        "xino",
+        "xino",
+        "union",
+        "on, auto: unique, persistent inode numbers across layers; off: persistent ones for the upper"
+        " filesystem only",
+        values=_choice("on", "off", "auto"),
+        default="auto",
+    ),
+    Option(
+        "ino32_t",
+        "ino32",
+        "union",
+        "32-bit inode numbers",
+        flag=True,
+        values=_YES_NO,
+        default="0",
+    ),
+    Option(
+        "fast_ino",
+        "",
+        "union",
+        "accepted for fuse-overlayfs, without effect",
         flag=True,
         values=_YES_NO,
     ),
-    "max_read": Option("max_read", "data", "how much a read request asks for at most", "BYTES", read=_bytes),
-    "threaded": Option("", "data", "accepted: slow work has threads in any case", flag=True, values=_YES_NO),
-    # --- the daemon ------------------------------------------------------------------------------
-    "debug": Option("debug", "daemon", "log every request", flag=True),
-    "log_file": Option(
-        "log_file", "daemon", "where the daemon logs to, instead of syslog", "FILE", read=_path
+    Option(
+        "static_nlink",
+        "static_nlink",
+        "union",
+        "st_nlink of every directory is 1",
+        flag=True,
     ),
-}
+    Option("noacl", "acl", "union", "no POSIX ACLs: access is decided by mode bits alone", flag=False),
+    Option(
+        "noxattrs",
+        "xattrs",
+        "union",
+        "no extended attributes: calls for them fail with EOPNOTSUPP",
+        flag=False,
+        values=_NO_YES,
+        default="0",
+    ),
+    Option(
+        "whiteouts",
+        "whiteouts",
+        "union",
+        "format of whiteouts in upper; overlay: character devices 0/0; aufs: .wh. files; auto: the one that"
+        " upper can hold",
+        values=_choice("overlay", "aufs", "auto"),
+        default="overlay",
+    ),
+    Option(
+        "uuid",
+        "uuid",
+        "union",
+        "off: origin xattrs hold a null UUID, so that layers may be copied together to another filesystem;"
+        " on, null, auto: that of the layer's filesystem",
+        values=_choice("on", "off", "null", "auto"),
+        default="auto",
+    ),
+    Option(
+        "nfs_export",
+        "nfs_export",
+        "union",
+        "on is refused: FUSE file handles are not persistent",
+        values=_ON_OFF,
+        default="off",
+    ),
+    # --- owners ----------------------------------------------------------------------------------
+    Option(
+        "uidmapping",
+        "uid_map",
+        "owners",
+        "user IDs that layers hold, and those that are shown for them, as in /proc/PID/uid_map",
+        ID_MAP,
+        "STORED:SHOWN:LENGTH[:...]",
+    ),
+    Option(
+        "gidmapping",
+        "gid_map",
+        "owners",
+        "group IDs that layers hold, and those that are shown for them, as in /proc/PID/gid_map",
+        ID_MAP,
+        "STORED:SHOWN:LENGTH[:...]",
+    ),
+    Option("squash_to_root", "squash_to_root", "owners", "every file is shown as owned by root", flag=True),
+    Option("squash_to_uid", "squash_uid", "owners", "user ID shown as the owner of every file", _ID, "UID"),
+    Option("squash_to_gid", "squash_gid", "owners", "group ID shown for every file", _ID, "GID"),
+    Option(
+        "xattr_permissions",
+        "xattr_permissions",
+        "owners",
+        "where upper holds owner and mode; 0: in the inode; 1: in security.fuseoverlayfs.override_stat (root"
+        " only); 2: in user.containers.override_stat",
+        values={"0": 0, "1": 1, "2": 2},
+        default="0",
+    ),
+    # --- the mount -------------------------------------------------------------------------------
+    Option("ro", "read_only", "mount", "mount read-only", flag=True),
+    Option("rw", "read_only", "mount", "mount read-write", flag=False, default="rw"),
+    Option("nodev", "nodev", "mount", "do not interpret character and block special devices", flag=True),
+    Option(
+        "dev",
+        "nodev",
+        "mount",
+        "interpret character and block special devices; root only",
+        flag=False,
+        default="dev",
+        default_note="nodev without root",
+    ),
+    Option(
+        "nosuid",
+        "nosuid",
+        "mount",
+        "do not honor set-user-ID and set-group-ID bits and file capabilities",
+        flag=True,
+    ),
+    Option(
+        "suid",
+        "nosuid",
+        "mount",
+        "honor set-user-ID and set-group-ID bits and file capabilities; root only",
+        flag=False,
+        default="suid",
+        default_note="nosuid without root",
+    ),
+    Option("noexec", "noexec", "mount", "do not permit execution of programs", flag=True),
+    Option("exec", "noexec", "mount", "permit execution of programs", flag=False, default="exec"),
+    Option("nosymfollow", "nosymfollow", "mount", "do not follow symlinks when resolving paths", flag=True),
+    Option(
+        "symfollow",
+        "nosymfollow",
+        "mount",
+        "follow symlinks when resolving paths",
+        flag=False,
+        default="symfollow",
+    ),
+    Option("noatime", "access_times", "mount", "do not update access times", flag="noatime"),
+    Option("strictatime", "access_times", "mount", "always update access times", flag="strictatime"),
+    Option(
+        "relatime",
+        "access_times",
+        "mount",
+        "update access times relative to modification and change times",
+        flag="",
+        default="relatime",
+    ),
+    Option("atime", "access_times", "mount", "the kernel's default for access times, relatime", flag=""),
+    Option("nodiratime", "nodiratime", "mount", "do not update access times of directories", flag=True),
+    Option(
+        "diratime",
+        "nodiratime",
+        "mount",
+        "update access times of directories as those of files",
+        flag=False,
+        default="diratime",
+    ),
+    Option(
+        "lazytime",
+        "lazytime",
+        "mount",
+        "timestamps are updated in memory, and written with other changes of the inode",
+        flag=True,
+    ),
+    Option(
+        "nolazytime",
+        "lazytime",
+        "mount",
+        "timestamps are written when they change",
+        flag=False,
+        default="nolazytime",
+    ),
+    Option("sync", "sync", "mount", "all I/O is synchronous", flag=True),
+    Option("async", "sync", "mount", "I/O is asynchronous", flag=False, default="async"),
+    Option("dirsync", "dirsync", "mount", "all changes of directories are synchronous", flag=True),
+    Option(
+        "allow_other", "allow_other", "mount", "permit access by other users; always so as root", flag=True
+    ),
+    Option(
+        "default_permissions",
+        "",
+        "mount",
+        "permissions are checked by the kernel; always so",
+        flag=True,
+    ),
+    Option("auto_unmount", "auto_unmount", "mount", "unmount when the daemon is killed", flag=True),
+    Option("fsname", "fsname", "mount", "source in the mount table", _TEXT, "NAME", default="pyunionfs"),
+    Option(
+        "subtype",
+        "subtype",
+        "mount",
+        "filesystem type in the mount table, as fuse.NAME",
+        _TEXT,
+        "NAME",
+        default="pyunionfs",
+    ),
+    Option("context", "context", "mount", "SELinux context of every file; root only", _LABEL, "LABEL"),
+    Option(
+        "fscontext", "fscontext", "mount", "SELinux context of the filesystem; root only", _LABEL, "LABEL"
+    ),
+    Option(
+        "defcontext",
+        "defcontext",
+        "mount",
+        "SELinux context of files without a label; root only",
+        _LABEL,
+        "LABEL",
+    ),
+    Option(
+        "rootcontext",
+        "rootcontext",
+        "mount",
+        "SELinux context of the root directory; root only",
+        _LABEL,
+        "LABEL",
+    ),
+    # --- requests and data -----------------------------------------------------------------------
+    Option(
+        "transport",
+        "transport",
+        "data",
+        "direct: requests are read from /dev/fuse by the daemon itself; pyfuse3: by libfuse",
+        values=_choice("auto", "direct", "pyfuse3"),
+        default="auto",
+    ),
+    Option(
+        "passthrough",
+        "passthrough",
+        "data",
+        "FUSE passthrough, I/O on backing files in the kernel; auto: where supported and no reader would"
+        " see stale data; on: required; off: not used",
+        values=_choice("auto", "on", "off"),
+        default="auto",
+    ),
+    Option(
+        "coherent",
+        "coherent",
+        "data",
+        "files opened before their copy-up show later writes, programs and large files, too; no passthrough"
+        " of lower files",
+        flag=True,
+    ),
+    Option(
+        "writeback",
+        "writeback",
+        "data",
+        "writeback cache of the kernel for small writes; direct transport without passthrough",
+        flag=True,
+        values=_YES_NO,
+        default="1",
+    ),
+    Option("max_read", "max_read", "data", "maximum size of a read request", _BYTES, "BYTES"),
+    Option("threaded", "", "data", "accepted for fuse-overlayfs, without effect", flag=True, values=_YES_NO),
+    # --- the daemon ------------------------------------------------------------------------------
+    Option("debug", "debug", "daemon", "log every request", flag=True),
+    Option("log_file", "log_file", "daemon", "log to this file instead of syslog", FILE, "FILE"),
+)
+
+OPTIONS = {option.name: option for option in _OPTIONS}
+"""By name, in the order in which they are shown."""
 
 
 _FSTAB_WORDS = """
@@ -361,9 +668,9 @@ _FSTAB = frozenset(_FSTAB_WORDS.split())
 
 
 def is_for_mount8(name: str) -> bool:
-    """Whether mount(8), its fstab or systemd means something by this option, and a union nothing.
+    """Whether an option concerns mount(8), fstab(5) or systemd only and not the filesystem.
 
-    What follows from them is among the other options that mount(8) gives its helpers: `user` brings nosuid,
-    nodev and noexec along.
+    mount(8) gives its helpers what follows from such an option among the others: `user` brings nosuid, nodev
+    and noexec along.
     """
     return name in _FSTAB or name.startswith(("x-", "X-"))
