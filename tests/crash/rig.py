@@ -33,7 +33,7 @@ RETURN_TIMEOUT = 15.0
 GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ENODEV, errno.ESTALE}
 """What a call may answer when the daemon was killed under it."""
 
-_OURS = {"passthrough", "writeback", "coherent", "timeout", "rename_copy_bytes"}
+_OURS = {"passthrough", "writeback", "fsync", "coherent", "timeout", "rename_copy_bytes"}
 """Mount options that the kernel's overlayfs does not have."""
 
 

@@ -217,9 +217,8 @@ class Session:
         )
         server.register({**inode_ops.handlers(), **file_ops.handlers(), **dir_ops.handlers()})
         if not union.fs.config.fsync:
-            # By passthrough the kernel holds no data of its own, so that nothing is lost by not asking.
-            sync = _done if passthrough is None else _unsupported
-            server.register({Opcode.FSYNC: sync, Opcode.FSYNCDIR: _unsupported})
+            # The kernel may hold data of its own, by passthrough that of files which cannot have it.
+            server.register({Opcode.FSYNC: _done, Opcode.FSYNCDIR: _unsupported})
         if not union.fs.config.xattrs:
             server.register(dict.fromkeys(_XATTR_OPCODES, _unsupported))
         self._file_ops, self._dir_ops = file_ops, dir_ops
