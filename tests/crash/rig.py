@@ -29,6 +29,10 @@ PARTS = 3
 BIG = 6 << 20
 RETURN_TIMEOUT = 15.0
 """How long a call may take to return after the daemon was killed."""
+MOST_WRITTEN = 100_000
+"""Bytes in all journals at the latest kill: some 600 operations."""
+MOMENT_TIMEOUT = 10.0
+"""When the kill comes, however little has been done."""
 
 GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ENODEV, errno.ESTALE}
 """What a call may answer when the daemon was killed under it."""
@@ -137,14 +141,26 @@ class Rig:
             for process in processes:
                 process.start()
             os.close(top)
-            now.slept = self.rng.uniform(0.0, 0.7) ** 1.5 + 0.01
-            time.sleep(now.slept)
+            now.slept = self._random_moment()
             try:
                 losses = _killed(daemon)
                 losses += [loss for loss in map(_ended, processes) if loss is not None]
             finally:
                 now.logs.append(daemon.log())
         return losses or self.look()
+
+    def _random_moment(self) -> float:
+        """Wait until the load has done so much, and a moment more; returns the seconds that this took.
+
+        By the time alone a busy machine would do next to nothing before each kill.
+        """
+        start = time.monotonic()
+        wanted = self.rng.random() ** 1.5 * MOST_WRITTEN
+        while time.monotonic() - start < MOMENT_TIMEOUT:
+            time.sleep(self.rng.uniform(0.001, 0.004))
+            if sum(path.stat().st_size for path in self.journals.iterdir()) >= wanted:
+                break
+        return time.monotonic() - start
 
     def _load(self, top: int, part: str, model: Model, seed: str) -> None:
         # With redirect_dir=off the right answer to the rename of a merged directory is EXDEV, unless copied.
