@@ -55,6 +55,13 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def _stop(pid: int) -> None:
+    """SIGSTOP; when this returns no thread of the process runs any more."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    _until(lambda: all("State:\tT" in (each / "status").read_text() for each in threads.iterdir()))
+
+
 def test_kernel_overlayfs_sets_the_time_before_the_data_of_a_write(tmp_path: Path) -> None:
     """A write(2) whose caller is killed while its data is read leaves the new time, and no data.
 
@@ -77,10 +84,12 @@ def test_kernel_overlayfs_sets_the_time_before_the_data_of_a_write(tmp_path: Pat
         ):
             writer = os.fork()
             if writer == 0:
-                fd = os.open(file, os.O_WRONLY)
-                os.kill(daemon.pid, signal.SIGSTOP)
-                os.write(fd, data)
-                os._exit(0)
+                try:
+                    fd = os.open(file, os.O_WRONLY)
+                    _stop(daemon.pid)
+                    os.write(fd, data)
+                finally:
+                    os._exit(1)
             _until(lambda: _waits(writer, ("generic_perform_write",)))
             os.kill(writer, signal.SIGKILL)
             os.kill(daemon.pid, signal.SIGCONT)
@@ -105,7 +114,7 @@ def _written_but_for_the_data(
         os.pwrite(fd, pattern(1, PAGE), 0)
         os.fsync(fd)
         os.utime(path, ns=(THEN, THEN))
-        os.kill(daemon.pid, signal.SIGSTOP)
+        _stop(daemon.pid)
         try:
             # Within a page that the kernel has to read first.
             at = op[2] if op[0] == "write" else SIZE
