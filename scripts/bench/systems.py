@@ -73,7 +73,7 @@ class Mounted:
         """How many requests of which kind the daemon has had, as `pyunionfs status --json` says."""
         if not self.counts_requests:
             return {}
-        for status in status_socket.mounts():
+        for status in status_socket.list_mounts():
             if status["mountpoint"] == str(self.merged) and status["state"] == "serving":
                 return dict(status["requests"])
         raise BenchError("the daemon does not say how many requests it has had")

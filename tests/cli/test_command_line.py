@@ -88,7 +88,7 @@ def test_what_the_system_refuses_is_told_with_the_next_step(
     def fails() -> None:
         raise error
 
-    monkeypatch.setattr("unionfs.control.status_socket.mounts", fails)
+    monkeypatch.setattr("unionfs.control.status_socket.list_mounts", fails)
     assert main(["status"]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"pyunionfs: {says}")

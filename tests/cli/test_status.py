@@ -74,7 +74,7 @@ def unreachable(mountpoint: str, pid: int | None = None) -> dict[str, Any]:
 def mounts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What is found; for the test to fill."""
     found: list[dict[str, Any]] = []
-    monkeypatch.setattr("unionfs.control.status_socket.mounts", lambda: copy.deepcopy(found))
+    monkeypatch.setattr("unionfs.control.status_socket.list_mounts", lambda: copy.deepcopy(found))
     return found
 
 
@@ -387,7 +387,7 @@ WATCHING = """
 import sys
 import unionfs.control.status_socket
 from tests.cli.test_status import answer
-unionfs.control.status_socket.mounts = lambda: [answer("/one"), answer("/two")]
+unionfs.control.status_socket.list_mounts = lambda: [answer("/one"), answer("/two")]
 from unionfs.cli import main
 taken = []
 import time

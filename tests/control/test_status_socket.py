@@ -54,7 +54,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "run" / "pyunionfs"
     directory.parent.mkdir()
     monkeypatch.setattr(status_socket, "_directories", lambda: [str(directory)])
-    monkeypatch.setattr(status_socket, "_ANSWER_TIME", 0.3)
+    monkeypatch.setattr(status_socket, "_TIMEOUT", 0.3)
     monkeypatch.setattr("glob.glob", lambda _: [])
     return directory
 
@@ -111,9 +111,11 @@ def entry(device: str = "0:77", user: int | None = None) -> str:
 def test_an_answer_is_found_by_its_device(place: Path) -> None:
     with answering(place, json.dumps(STATUS).encode()):
         me = os.getpid(), os.geteuid()
-        assert status_socket.find(parse_mount(entry())) == [status_socket.Running(NAME, *me, "0:77", None)]
-        assert status_socket.find(parse_mount(entry("0:78"))) == []
-        assert status_socket.running() == [status_socket.Running(NAME, *me, "0:77", STATUS)]
+        assert status_socket.find_daemons(parse_mount(entry())) == [
+            status_socket.DaemonInfo(NAME, *me, "0:77", None)
+        ]
+        assert status_socket.find_daemons(parse_mount(entry("0:78"))) == []
+        assert status_socket.query_daemons() == [status_socket.DaemonInfo(NAME, *me, "0:77", STATUS)]
 
 
 def test_an_older_daemon_is_understood(place: Path) -> None:
@@ -121,7 +123,7 @@ def test_an_older_daemon_is_understood(place: Path) -> None:
     since: dict[str, Any] = {"under_way": [], "data_lowers": [], "upper_space": None, "silent_opens": False}
     answer = {key: value for key, value in STATUS.items() if key not in since}
     with answering(place, json.dumps(answer).encode()):
-        assert [each.status for each in status_socket.running()] == [{**STATUS, **since}]
+        assert [each.status for each in status_socket.query_daemons()] == [{**STATUS, **since}]
 
 
 @pytest.mark.parametrize(("silent", "open_handles"), [(False, 0), (False, 1), (True, 0)])
@@ -132,29 +134,29 @@ def test_an_older_daemon_that_does_not_know_what_is_open_counts_as_in_use(
     answer = {key: value for key, value in told.items() if key != "in_use"}
     with answering(place, json.dumps(answer).encode()):
         in_use = silent or open_handles > 0
-        assert [each.status for each in status_socket.running()] == [{**told, "in_use": in_use}]
+        assert [each.status for each in status_socket.query_daemons()] == [{**told, "in_use": in_use}]
 
 
 @needs_root
 def test_nobody_passes_for_the_daemon_of_another_user(place: Path) -> None:
     with answering(place, json.dumps(STATUS).encode()):
         os.chown(place, os.geteuid() + 1, -1)
-        assert status_socket.find(parse_mount(entry(user=os.geteuid() + 1))) == []
+        assert status_socket.find_daemons(parse_mount(entry(user=os.geteuid() + 1))) == []
 
 
 @needs_root
 def test_only_the_directories_of_the_mounts_user_are_looked_into(place: Path) -> None:
     with answering(place, json.dumps(STATUS).encode()):
         os.chown(place, 12345, -1)
-        assert status_socket.find(parse_mount(entry())) == []
-        assert status_socket.running(0) == []
-        assert [each.uid for each in status_socket.running()] == [0]
+        assert status_socket.find_daemons(parse_mount(entry())) == []
+        assert status_socket.query_daemons(0) == []
+        assert [each.uid for each in status_socket.query_daemons()] == [0]
 
 
 def test_one_that_does_not_answer_is_found(place: Path) -> None:
     with answering(place, None):
         started = time.monotonic()
-        assert [each.pid for each in status_socket.find(parse_mount(entry()))] == [os.getpid()]
+        assert [each.pid for each in status_socket.find_daemons(parse_mount(entry()))] == [os.getpid()]
         assert time.monotonic() - started < 0.2
 
 
@@ -164,21 +166,21 @@ def test_those_that_do_not_answer_cost_their_time_once(place: Path) -> None:
             stack.enter_context(answering(place, None, f"1-a{number}@0:{number}.sock"))
         stack.enter_context(answering(place, json.dumps(STATUS).encode(), "2-b@0:77.sock"))
         started = time.monotonic()
-        found = status_socket.running()
+        found = status_socket.query_daemons()
         assert time.monotonic() - started < 1
         assert [each.status for each in found] == [None] * 6 + [STATUS]
 
 
 def test_not_everything_is_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_socket, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(status_socket, "_MAX_BYTES", 1 << 20)
     with answering(place, b" " * (2 << 20) + json.dumps(STATUS).encode()):
-        assert [each.status for each in status_socket.running()] == [None]
+        assert [each.status for each in status_socket.query_daemons()] == [None]
 
 
 def test_a_mount_whose_daemon_is_stuck_has_its_pid(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_socket, "mount_table", lambda: [parse_mount(entry())])
     with answering(place, None):
-        [status] = status_socket.mounts()
+        [status] = status_socket.list_mounts()
         assert (status["state"], status["pid"]) == ("unreachable", os.getpid())
 
 
@@ -187,7 +189,7 @@ def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCapt
     directory = status_socket.make_directory()
     assert directory is not None
     bound = status_socket.ControlSocket(directory, "1-ab")
-    bound.name_mount((0, 77))
+    bound.set_device((0, 77))
     answers = [OSError(24, "Too many open files"), ValueError("a bug"), STATUS]
 
     def status() -> dict[str, Any]:
@@ -202,12 +204,12 @@ def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCapt
             assert select.select([bound], [], [], 10)[0] == [bound]
             connection = bound.accept()
             assert connection is not None
-            bound.answer(connection, status)
+            bound.send_status(connection, status)
 
     server = threading.Thread(target=serve)
     server.start()
     try:
-        found = [status_socket.running() for _ in range(3)]
+        found = [status_socket.query_daemons() for _ in range(3)]
         assert [each.status for [each] in found] == [None, None, STATUS]
     finally:
         server.join()
@@ -258,7 +260,7 @@ def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCapt
 )
 def test_an_answer_that_makes_no_sense_is_none(place: Path, answer: bytes | None) -> None:
     with answering(place, answer):
-        assert [(each.pid, each.status) for each in status_socket.running()] == [(os.getpid(), None)]
+        assert [(each.pid, each.status) for each in status_socket.query_daemons()] == [(os.getpid(), None)]
 
 
 def test_what_a_dead_daemon_left_is_removed_but_not_a_log_with_lines(place: Path) -> None:
@@ -268,7 +270,7 @@ def test_what_a_dead_daemon_left_is_removed_but_not_a_log_with_lines(place: Path
             dead.bind(str(place / f"{stem}@0:77.sock"))
         (place / f"{stem}.log").touch()
     (place / "2-b.log").write_text("trouble")
-    assert list(status_socket.running()) == []
+    assert list(status_socket.query_daemons()) == []
     assert os.listdir(place) == ["2-b.log"]
 
 
@@ -286,7 +288,7 @@ def test_a_socket_that_does_not_listen_yet_has_no_name(place: Path, monkeypatch:
     bound = status_socket.ControlSocket(directory, "1-ab")
     assert seen == [[]]
     assert os.listdir(place) == ["1-ab.sock"]
-    bound.name_mount((0, 77))
+    bound.set_device((0, 77))
     assert os.listdir(place) == [NAME]
     bound.close()
     assert os.listdir(place) == []

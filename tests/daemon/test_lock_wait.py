@@ -42,14 +42,14 @@ def test_who_lets_go_in_time_is_waited_for(
         os.close(fd)  # it lets go once somebody has looked for it
         return []
 
-    monkeypatch.setattr(status_socket, "mounts", mounts)
-    lock_wait.take_over(config, 60).close()
+    monkeypatch.setattr(status_socket, "list_mounts", mounts)
+    lock_wait.acquire(config, 60).close()
 
 
 def test_who_does_not_let_go_is_waited_for_no_longer_than_that(config: UnionConfig) -> None:
     fd = held(config.upper)
     with pytest.raises(check.InUse, match="is in use by another mount"):
-        lock_wait.take_over(config, 0.1)
+        lock_wait.acquire(config, 0.1)
     os.close(fd)
 
 
@@ -61,15 +61,15 @@ def test_who_is_mounted_is_not_waited_for(
     fd = held(getattr(config, which))
     status = {"state": state, "upper": "/other", "work": "/other", which: getattr(config, which)}
     status |= {"mountpoint": "/m", "pid": 9, "in_use": True, "silent_opens": False}
-    monkeypatch.setattr(status_socket, "mounts", lambda: [status])
+    monkeypatch.setattr(status_socket, "list_mounts", lambda: [status])
     timer = threading.Timer(0.3, os.close, (fd,))
     timer.start()
     if waits:
-        lock_wait.take_over(config, 60).close()
+        lock_wait.acquire(config, 60).close()
     else:
         says = rf"^{which} {getattr(config, which)} is in use by the mount on /m \(pid 9\): unmount that one"
         with pytest.raises(check.InUse, match=says):
-            lock_wait.take_over(config, 60)
+            lock_wait.acquire(config, 60)
     timer.join()
 
 
@@ -84,13 +84,13 @@ def test_who_is_waited_for_is_said_once_and_named_when_it_was_in_vain(
     fd = held(config.upper)
     status = {"state": "detached", "upper": config.upper, "work": None, "pid": 9}
     status |= {"in_use": True, "silent_opens": silent}
-    monkeypatch.setattr(status_socket, "mounts", lambda: [status])
-    for setting in ("_SILENCE", "_SETTLED", "_ASK_EACH"):
+    monkeypatch.setattr(status_socket, "list_mounts", lambda: [status])
+    for setting in ("_QUIET_TIME", "_DETACH_TIME", "_QUERY_INTERVAL"):
         monkeypatch.setattr(lock_wait, setting, 0)
     with pytest.raises(
         check.InUse, match=rf"detached with --lazy.* files in it {files} open \(pid 9\): close"
     ):
-        lock_wait.take_over(config, 0.1)
+        lock_wait.acquire(config, 0.1)
     err = capsys.readouterr().err
     assert err.startswith(f"pyunionfs: waiting for pid 9, which still has upper {config.upper}")
     assert err.count("\n") == 1
@@ -100,10 +100,10 @@ def test_who_is_waited_for_is_said_once_and_named_when_it_was_in_vain(
 def test_another_mount_does_not_count(config: UnionConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     fd = held(config.upper)
     status = {"state": "serving", "upper": "/other", "work": None}
-    monkeypatch.setattr(status_socket, "mounts", lambda: [status])
+    monkeypatch.setattr(status_socket, "list_mounts", lambda: [status])
     timer = threading.Timer(0.3, os.close, (fd,))
     timer.start()
-    lock_wait.take_over(config, 60).close()
+    lock_wait.acquire(config, 60).close()
     timer.join()
 
 
@@ -129,16 +129,16 @@ def test_an_engine_shares_upper_with_its_own_user_only_and_while_nothing_is_open
         "user": os.geteuid(),
         "pid": 9,
     }
-    monkeypatch.setattr(status_socket, "mounts", lambda: [{**idle, **other}])
-    monkeypatch.setattr(lock_wait, "_SETTLED", 0)
+    monkeypatch.setattr(status_socket, "list_mounts", lambda: [{**idle, **other}])
+    monkeypatch.setattr(lock_wait, "_DETACH_TIME", 0)
     engine = replace(config, any_work=True)
     if shares:
-        lock = lock_wait.take_over(engine, 60)
+        lock = lock_wait.acquire(engine, 60)
         assert lock.shared
         lock.close()
     else:
         with pytest.raises(check.InUse):
-            lock_wait.take_over(engine, 0.1)
+            lock_wait.acquire(engine, 0.1)
     os.close(fd)
 
 
@@ -148,7 +148,7 @@ def test_who_shares_still_has_upper_when_the_first_mount_has_ended(
 ) -> None:
     assert config.work is not None
     os.mkdir(f"{config.work}/work")
-    first = lock_wait.take_over(config, 0)
+    first = lock_wait.acquire(config, 0)
     sharer = check.lock(replace(config, any_work=True, shared_work=True))
     another = check.lock(replace(config, any_work=True, shared_work=True))
     assert sharer.shared
@@ -156,11 +156,11 @@ def test_who_shares_still_has_upper_when_the_first_mount_has_ended(
     first.close()
     another.close()
     serving = {"state": "serving", "upper": config.upper, "work": None, "mountpoint": "/m", "pid": 9}
-    monkeypatch.setattr(status_socket, "mounts", lambda: [serving])
+    monkeypatch.setattr(status_socket, "list_mounts", lambda: [serving])
     with pytest.raises(check.InUse, match=r"^work .*work is in use by the mount on /m"):
-        lock_wait.take_over(replace(config, any_work=engine), 60)
+        lock_wait.acquire(replace(config, any_work=engine), 60)
     late = check.lock(replace(config, any_work=True, shared_work=True))
     assert late.shared
     late.close()
     sharer.close()
-    lock_wait.take_over(config, 0).close()
+    lock_wait.acquire(config, 0).close()

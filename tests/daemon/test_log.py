@@ -89,11 +89,11 @@ def test_without_syslog_warnings_go_to_the_fallback(tmp_path: Path, monkeypatch:
     fallback = tmp_path / "fallback"
     assert log.set_up(foreground=False, debug=False, log_file=None, fallback=str(fallback)) == str(fallback)
     logging.getLogger("unionfs.x").info("small talk")
-    log.clear_away(str(fallback))
+    log.close(str(fallback))
     assert not fallback.exists()
     log.set_up(foreground=False, debug=False, log_file=None, fallback=str(fallback))
     logging.getLogger("unionfs.x").warning("trouble")
-    log.clear_away(str(fallback))
+    log.close(str(fallback))
     assert "WARNING trouble" in fallback.read_text()
 
 

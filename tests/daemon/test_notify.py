@@ -23,12 +23,12 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 def test_assignments_come_in_one_datagram(manager: socket.socket) -> None:
     notifier = Notifier(manager.getsockname())
-    notifier.tell("READY=1", "STATUS=two\nlines \udcff")
+    notifier.send("READY=1", "STATUS=two\nlines \udcff")
     assert manager.recv(4096) == b"READY=1\nSTATUS=two lines \xff"
-    notifier.tell("STOPPING=1")
+    notifier.send("STOPPING=1")
     assert manager.recv(4096) == b"STOPPING=1"
     notifier.close()
-    notifier.tell("STOPPING=1")
+    notifier.send("STOPPING=1")
     manager.setblocking(False)
     with pytest.raises(BlockingIOError):
         manager.recv(4096)
@@ -39,14 +39,14 @@ def test_an_abstract_socket() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
         made.bind(f"\0{name}")
         made.settimeout(5)
-        Notifier(f"@{name}").tell("READY=1")
+        Notifier(f"@{name}").send("READY=1")
         assert made.recv(4096) == b"READY=1"
 
 
 @pytest.mark.parametrize("path", ["", None])
 def test_without_a_manager_nothing_happens(path: str | None, caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier(path)
-    notifier.tell("READY=1")
+    notifier.send("READY=1")
     notifier.close()
     assert caplog.records == []
 
@@ -56,7 +56,7 @@ def test_a_manager_that_cannot_be_reached_is_only_warned_about(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        Notifier(path).tell("READY=1")
+        Notifier(path).send("READY=1")
     assert path in caplog.text
 
 
@@ -65,21 +65,21 @@ def test_a_manager_that_has_gone_is_only_warned_about(
 ) -> None:
     notifier = Notifier(manager.getsockname())
     manager.close()
-    notifier.tell("STOPPING=1")
+    notifier.send("STOPPING=1")
     assert "STOPPING=1" in caplog.text
 
 
 def test_a_manager_that_takes_nothing_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("unionfs.linux.notify._PATIENCE", 0.05)
+    monkeypatch.setattr("unionfs.linux.notify._TIMEOUT", 0.05)
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
         notifier = Notifier(str(path))
         for _ in range(10_000):
-            notifier.tell("STATUS=again")
+            notifier.send("STATUS=again")
             if caplog.records:
                 break
         notifier.close()
-    assert "could not be told 'STATUS=again': timed out" in caplog.text
+    assert "notifying the service manager of 'STATUS=again' failed: timed out" in caplog.text

@@ -82,7 +82,7 @@ def settled(union: Side) -> None:
     """Return when the daemon has seen the flags: it answers for that."""
     entry = mounts.mount_at(str(union.merged))
     assert entry is not None
-    assert [each.status is not None for each in status_socket.ask(entry)] == [True]
+    assert [each.status is not None for each in status_socket.query_mount(entry)] == [True]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_remount_that_tells_nobody_wakes_the_daemon(tmp_path: Path) -> None:
                 remount(tmp_path, option)
                 assert poll.poll(10_000)
                 assert not poll.poll(0), "each change is told once"
-                watch.follow()
+                watch.refresh()
                 os.utime(tmp_path / "f", (AHEAD, AHEAD))
                 fd = os.open("f", os.O_RDONLY, dir_fd=clone)
                 os.read(fd, 10)

@@ -294,4 +294,4 @@ def test_questions_while_descriptors_are_short_do_not_end_the_mount(base: Path) 
             os.close(fd)
     assert status_pid(base / "merged") == pid
     run("umount", base / "merged")
-    assert "a bug has ended" not in (base / "log").read_text()
+    assert "unhandled exception" not in (base / "log").read_text()

@@ -34,7 +34,7 @@ def test_what_is_open_at_sigterm_is_written_to_the_end(base: Path) -> None:
         daemon = os.pidfd_open(pid)
         try:
             # Twice the time after which one that knows of nothing open ends.
-            assert select.select([daemon], [], [], 2 * event_loop._QUIET)[0] == []
+            assert select.select([daemon], [], [], 2 * event_loop._DRAIN_TIME)[0] == []
         finally:
             os.close(daemon)
         file.write("written after the signal")
@@ -102,12 +102,12 @@ def test_an_engine_shares_upper_only_when_nothing_can_be_open(
     config = UnionConfig(
         lowers=(str(base / "lower"),), upper=str(base / "upper"), work=str(base / "work"), any_work=True
     )
-    monkeypatch.setattr(lock_wait, "_SETTLED", 0)
-    monkeypatch.setattr(lock_wait, "_ASK_EACH", 0)
+    monkeypatch.setattr(lock_wait, "_DETACH_TIME", 0)
+    monkeypatch.setattr(lock_wait, "_QUERY_INTERVAL", 0)
     with left_behind(base) as (_, shell):
         with pytest.raises(check.InUse, match="files in it may be open"):
-            lock_wait.take_over(config, 0.5)
+            lock_wait.acquire(config, 0.5)
         end(shell)
-        lock = lock_wait.take_over(config, 60)
+        lock = lock_wait.acquire(config, 60)
         assert lock.shared
         lock.close()

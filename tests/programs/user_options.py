@@ -55,7 +55,7 @@ def refused(base: Path) -> None:
     complaints = {
         "context=a:b:c:d": "context can be given by root only",
         "passthrough=on": "passthrough=on: it needs CAP_SYS_ADMIN of the machine's root",
-        "nodiratime": "unknown option 'nodiratime'; this fusermount3 does not take it",
+        "nodiratime": "unknown option 'nodiratime'; this fusermount3 does not support it",
     }
     if transports.chosen() == "pyfuse3":
         complaints["passthrough=on"] = "passthrough=on and transport=pyfuse3 conflict"

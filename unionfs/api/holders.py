@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from unionfs.control.unmount import BusyError, named
+from unionfs.control.unmount import BusyError, format_processes
 
 _MOST = 3
 _DIRECTORY = "its working directory"
@@ -16,11 +16,13 @@ def told(busy: BusyError) -> str:
     mine = of_this_process(place)
     others = [user for user in busy.users if user[0] != os.getpid()]
     if not mine:
-        return f"{place} is busy: {f'in use by {named(others)}' if others else busy.reason}: end that"
+        return (
+            f"{place} is busy: {f'in use by {format_processes(others)}' if others else busy.reason}: end that"
+        )
     only_open = not any(phrase.startswith(_DIRECTORY) for phrase in mine)
     text = f"this process still has {', '.join(mine)}"
     if others:
-        return f"{text}, and {place} is in use by {named(others)}, too: end all that"
+        return f"{text}, and {place} is in use by {format_processes(others)}, too: end all that"
     if len(mine) > 1:
         return f"{text}: {'close them' if only_open else 'leave them all'}"
     return f"{text}: {'close it' if only_open else 'leave that'}"

@@ -53,7 +53,7 @@ class Mounted:
 
 def mounts() -> list[Mounted]:
     """Every mount of pyunionfs that can be seen from here, in the order of the mount table."""
-    return [_mounted(status) for status in status_socket.mounts()]
+    return [_mounted(status) for status in status_socket.list_mounts()]
 
 
 def umount(path: StrOrBytesPath, *, lazy: bool = False) -> None:
@@ -70,7 +70,7 @@ def umount(path: StrOrBytesPath, *, lazy: bool = False) -> None:
 
 def unmount_or_busy(path: StrOrBytesPath, *, lazy: bool) -> None:
     """`umount`, with the `BusyError` as it is."""
-    unmount.umount(one_path("path", path), lazy=lazy, tell=lambda text: logger.warning("%s", text))
+    unmount.umount(one_path("path", path), lazy=lazy, report=lambda text: logger.warning("%s", text))
 
 
 def _mounted(status: dict[str, Any]) -> Mounted:

@@ -22,7 +22,7 @@ from unionfs.api.keywords import Options, Paths, StrOrBytesPath, one_path, sever
 from unionfs.api.launch import launch
 from unionfs.api.table import umount, unmount_or_busy
 from unionfs.control.unmount import BusyError
-from unionfs.daemon.tempdir import TempDir, holds_whiteouts, look_like
+from unionfs.daemon.tempdir import TempDir, copy_root_attributes, supports_whiteouts
 from unionfs.errors import MountError, OptionError, PyUnionFSError
 from unionfs.linux.mount import MountPoint, mount_at, mount_table
 from unionfs.options.lists import escape
@@ -131,7 +131,7 @@ class _Layers:
             self.upper = temp_dirs.add("upper")
             self.work = temp_dirs.add("work")
             _suit_a_passing_upper(given, self.work)
-            look_like(self.upper, self.lowers[0])
+            copy_root_attributes(self.upper, self.lowers[0])
         elif self.work is None:
             self.work = temp_dirs.add_beside(self.upper)
 
@@ -148,7 +148,7 @@ def _suit_a_passing_upper(given: dict[str, object], work: str) -> None:
     """Options for an upper that kernel overlayfs will never mount, as far as none were given."""
     given.setdefault("volatile", True)
     redirects = given.get("redirect_dir") == "on" or given.get("metacopy")
-    if "whiteouts" not in given and not redirects and not holds_whiteouts(work):
+    if "whiteouts" not in given and not redirects and not supports_whiteouts(work):
         given["whiteouts"] = "aufs"
     elif given.get("whiteouts") != "aufs":
         # An ordinary user's, too, can have its directories renamed then.

@@ -125,7 +125,7 @@ def _named(config: UnionConfig) -> Iterator[None]:
     try:
         yield
     except InUse as error:
-        raise lock_wait.explained(error, config) from None
+        raise lock_wait.name_holder(error, config) from None
 
 
 def as_json(config: UnionConfig, outcomes: Iterable[Outcome], looked_at: int, left: int) -> dict[str, Any]:

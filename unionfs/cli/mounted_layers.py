@@ -36,7 +36,7 @@ def layers_of_mount(path: str) -> Layers | None:
         return None
     if entry.fstype == "overlay":
         return _of_overlayfs(entry)
-    for status in status_socket.mounts():
+    for status in status_socket.list_mounts():
         if status["mountpoint"] != path or status["state"] == "detached":
             continue
         if status["state"] != "serving":

@@ -106,7 +106,7 @@ def _interval(seconds: str) -> float:
 
 
 def _find(wanted: str | None) -> list[Status]:
-    found = status_socket.mounts()
+    found = status_socket.list_mounts()
     if wanted is None:
         return found
     return [status for status in found if status["mountpoint"] == wanted][-1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unionfs.cli.parser import Parser
-from unionfs.control.unmount import step_out, umount
+from unionfs.control.unmount import leave_mount, umount
 from unionfs.options.mount_options import resolve_mountpoint
 
 
@@ -30,6 +30,6 @@ def parser() -> Parser:
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
     mountpoint = resolve_mountpoint(given.merged)
-    step_out(mountpoint)
+    leave_mount(mountpoint)
     umount(mountpoint, lazy=given.lazy)
     return 0

@@ -36,11 +36,11 @@ def run(program: str, words: list[str]) -> int:
     given = parser(program).parse(words)
     if not given.target:
         raise OptionError(f"TARGET is needed: {program} TARGET")
-    from unionfs.control.unmount import StillServedError, step_out, umount
+    from unionfs.control.unmount import StillServedError, leave_mount, umount
     from unionfs.options.mount_options import resolve_mountpoint
 
     target = resolve_mountpoint(given.target)
-    step_out(target)
+    leave_mount(target)
     done = "unmounted"
     try:
         umount(target, lazy=given.lazy, force=given.force)

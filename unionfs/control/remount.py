@@ -1,7 +1,7 @@
 """Changing the flags of a mount that serves, as `mount -o remount` asks: `ro`, `nosuid` and the like.
 
-What the union is made of stays: as overlayfs does, options that concern it are not looked at. Nothing here
-makes a mount writable whose daemon has nowhere to write.
+The union's layers stay: as overlayfs does, a remount ignores options that concern them. Nothing here makes a
+mount writable that has no upper.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from unionfs.transport.mount import FuseMountOptions, change_flags
 
 
 def remount(path: str, options: FuseMountOptions) -> None:
-    """Have the mount at `path` these flags and no others. MountError: it was refused, and is as it was."""
+    """Give the mount at `path` these flags and no others. MountError: it was refused, nothing has changed."""
     mountpoint = resolve_mountpoint(path)
     entry = mount_at(mountpoint)
     if entry is None:
         raise MountError(f"cannot remount {mountpoint}: nothing is mounted there")
-    if not status_socket.is_ours(entry, status_socket.find(entry)):
+    if not status_socket.is_pyunionfs(entry, status_socket.find_daemons(entry)):
         raise MountError(f"cannot remount {mountpoint}: it is a {entry.fstype} mount and not pyunionfs's")
     if "ro" in entry.super_options and not options.read_only:
         _refuse_without_upper(mountpoint, entry)
@@ -29,14 +29,16 @@ def remount(path: str, options: FuseMountOptions) -> None:
         change_flags(mountpoint, options)
     except OSError as error:
         raise MountError(f"cannot remount {mountpoint}: {_reason(error)}") from error
-    # A daemon that answers has seen the new flags, which those of upper's private mount follow.
-    status_socket.ask(entry)
+    # A daemon that replies has read the new flags, and has set those of upper's private mount.
+    status_socket.query_mount(entry)
 
 
 def _refuse_without_upper(mountpoint: str, entry: MountPoint) -> None:
-    known = [each.status["upper"] for each in status_socket.ask(entry) if each.status is not None]
+    known = [each.status["upper"] for each in status_socket.query_mount(entry) if each.status is not None]
     if not known:
-        raise MountError(f"cannot remount {mountpoint} for writing: its daemon does not answer")
+        raise MountError(
+            f"cannot remount {mountpoint} for writing: its daemon does not reply: see `pyunionfs status`"
+        )
     if known[0] is None:
         raise MountError(
             f"cannot remount {mountpoint} for writing: it has no upper; unmount it, and mount it with"

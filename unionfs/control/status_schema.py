@@ -1,7 +1,7 @@
-"""The shape of a daemon's answer to the question how it is.
+"""The schema of a daemon's status reply.
 
-It may come from another user's program: whoever shows it must be able to rely on its types, and on nothing
-else.
+It may come from another user's program: a command that prints it must be able to rely on its types, and on
+nothing else.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _is_space(value: object) -> bool:
 
 
 def _is_report(value: object) -> bool:
-    """One slow work, as `overlay/under_way.py` tells of it."""
+    """One piece of slow work, as `overlay/under_way.py` reports it."""
     return isinstance(value, dict) and all(
         key in value and fits(value[key])
         for key, fits in {
@@ -102,20 +102,20 @@ _SHAPE: dict[str, Callable[[object], bool]] = {
 }
 
 _SINCE: dict[str, Any] = {"under_way": [], "data_lowers": [], "upper_space": None, "silent_opens": False}
-"""What daemons of older versions, which serve on until they are unmounted, do not tell."""
+"""Keys that daemons of older versions, which serve on until they are unmounted, do not send."""
 
 
-def checked(received: bytes) -> Status | None:
-    """The answer, if it has the shape of a status."""
+def validate(received: bytes) -> Status | None:
+    """The reply as a status, None where it does not have the schema of one."""
     try:
-        answer = json.loads(received)
+        reply = json.loads(received)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(answer, dict):
+    if not isinstance(reply, dict):
         return None
-    answer = {**_SINCE, **answer}
+    reply = {**_SINCE, **reply}
     # An older daemon that does not know what is open may have anything open.
-    answer.setdefault("in_use", bool(answer["silent_opens"] or answer.get("open_handles")))
-    if not all(key in answer and fits(answer[key]) for key, fits in _SHAPE.items()):
+    reply.setdefault("in_use", bool(reply["silent_opens"] or reply.get("open_handles")))
+    if not all(key in reply and fits(reply[key]) for key, fits in _SHAPE.items()):
         return None
-    return {key: answer[key] for key in _SHAPE}
+    return {key: reply[key] for key in _SHAPE}

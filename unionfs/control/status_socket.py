@@ -1,9 +1,9 @@
-"""Asking a running daemon how it is: one Unix socket a mount, in a directory that only its user can enter.
+"""The status of running daemons: one Unix socket a mount, in a directory that only its user can enter.
 
 A client connects, the daemon writes one JSON object and closes. There are no commands, so there is nothing
-that a client could break. The socket's name says which mount it belongs to, so that a daemon which is too
-busy to answer is found too. Whoever reads the answer must not trust it further than the daemon's user: for
-root that is anybody, whose answer may come late, be endless, or be made to do harm.
+that a client could break. The socket's name has the mount's device number, so that a daemon which is too busy
+to reply is found too. A client must not trust a reply further than the daemon's user: for root that is any
+user, whose reply may come late, be endless, or be made to do harm.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from unionfs.control.status_schema import Status, checked
+from unionfs.control.status_schema import Status, validate
 from unionfs.linux import process
 from unionfs.linux.mount import MountPoint, mount_table
 from unionfs.transport.mount import FSTYPE
 
-_ANSWER_TIME = 3.0
-_MOST_BYTES = 1 << 24
-_AT_ONCE = 256
+_TIMEOUT = 3.0
+_MAX_BYTES = 1 << 24
+_BATCH = 256
 _SUFFIX = ".sock"
 _LOG = ".log"
 _KEPT_LOGS = 10
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def _directories() -> list[str]:
-    """Where this user's sockets may be, the place to make them first."""
+    """Where this user's sockets may be, in the order in which a directory for a new one is tried."""
     uid = os.geteuid()
     places = ["/run/pyunionfs"] if uid == 0 else []
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -57,28 +57,28 @@ def make_directory() -> str | None:
                 os.mkdir(path, 0o700)
             st = os.lstat(path)
         except OSError:
-            continue  # not ours to make: the next place
-        # In /tmp somebody else could have made it first, or put a link there.
+            continue  # cannot be made: the next place
+        # In /tmp another user could have made it first, or put a symlink there.
         if stat.S_ISDIR(st.st_mode) and st.st_uid == os.geteuid() and stat.S_IMODE(st.st_mode) == 0o700:
             return path
     return None
 
 
-def log_beside(directory: str, stem: str) -> str:
-    """The log of a daemon that has neither a log file nor syslog, next to its socket `stem`."""
+def log_path(directory: str, stem: str) -> str:
+    """The log file of a daemon that has neither --log-file nor syslog, next to its socket `stem`."""
     return f"{directory}/{stem}{_LOG}"
 
 
 def remove_old_logs(directory: str) -> None:
     """Remove the logs of daemons that have ended, but for the last ten and those of the last hour.
 
-    Where there is no syslog, a log is all that tells why a mount has ended, so the last ones stay.
+    Without syslog, only the log says why a mount has ended, so the last ones stay.
     """
     names = set(os.listdir(directory))
     ended = []
     for name in names:
         stem = name.removesuffix(_LOG)
-        # The socket of a daemon that lives: STEM.sock, and STEM@DEVICE.sock when it serves.
+        # The socket of a running daemon: STEM.sock, and STEM@DEVICE.sock when it serves.
         alive = any(other.startswith((stem + _SUFFIX, stem + "@")) for other in names)
         if name.endswith(_LOG) and not alive:
             with contextlib.suppress(FileNotFoundError):  # another daemon that starts does the same
@@ -104,8 +104,8 @@ class ControlSocket:
             raise
 
     def _listen(self, name: str) -> str:
-        # By descriptor, because a socket's path must be shorter than 108 bytes. It gets its name when it
-        # listens: a client takes a socket that refuses it for a dead daemon's.
+        # By descriptor, because a socket's path must be shorter than 108 bytes. It gets its last name when it
+        # listens: a client takes a socket that refuses connections for a dead daemon's.
         self._socket.bind(f"/proc/self/fd/{self._dirfd}/{name}")
         try:
             os.chmod(name, 0o600, dir_fd=self._dirfd)
@@ -117,38 +117,38 @@ class ControlSocket:
             raise
         return name + _SUFFIX
 
-    def name_mount(self, device: tuple[int, int]) -> None:
-        """Say by the socket's name which mount this is."""
+    def set_device(self, device: tuple[int, int]) -> None:
+        """Put the mount's device number into the socket's name."""
         name = f"{self._name.removesuffix(_SUFFIX)}@{device[0]}:{device[1]}{_SUFFIX}"
         try:
             os.rename(self._name, name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
         except OSError as error:
-            logger.warning("cannot name the control socket: %s; `status` will not show this mount", error)
+            logger.warning("control socket: rename failed: %s; `status` will not show this mount", error)
             return
         self._name = name
 
     def fileno(self) -> int:
-        """For a selector: readable when somebody asks."""
+        """For a selector: readable when a client connects."""
         return self._socket.fileno()
 
     def accept(self) -> socket.socket | None:
-        """Let one in who asks; None: he has gone again. OSError where no descriptor is free."""
+        """The connection of a client; None: it has closed it again. OSError where no descriptor is free."""
         try:
             return self._socket.accept()[0]
         except (BlockingIOError, ConnectionAbortedError):
             return None
 
     @staticmethod
-    def answer(connection: socket.socket, status: Callable[[], Status]) -> None:
-        """Answer and hang up; any thread. A question that fails must not cost the mount."""
+    def send_status(connection: socket.socket, status: Callable[[], Status]) -> None:
+        """Send the status and close; any thread. A failure must not end the mount."""
         with connection:
             try:
-                connection.settimeout(_ANSWER_TIME)
+                connection.settimeout(_TIMEOUT)
                 connection.sendall(json.dumps(status()).encode())
             except (BrokenPipeError, ConnectionError, TimeoutError):
-                pass  # whoever asked has gone
+                pass  # the client has closed its end
             except Exception:
-                logger.exception("cannot say how this mount is")
+                logger.exception("control socket: failed to build status reply")
 
     def close(self) -> None:
         self._socket.close()
@@ -156,17 +156,17 @@ class ControlSocket:
             os.unlink(self._name, dir_fd=self._dirfd)
         os.close(self._dirfd)
         if os.path.dirname(self._directory) == "/tmp":
-            # Nobody else clears up there; it stays while another daemon's socket or a log is in it.
+            # Not cleaned at boot everywhere; it stays while another daemon's socket or a log is in it.
             with contextlib.suppress(OSError):
                 os.rmdir(self._directory)
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A daemon that was found. `pid` and `uid` are the kernel's word, the rest is its own.
+class DaemonInfo:
+    """A daemon that was found. `pid` and `uid` come from the kernel, the rest from the daemon.
 
-    `pid` is 0 when it lives in a pid namespace that cannot be seen from here; `device` is None until it is
-    mounted; `status` is None when it was not asked or has not answered.
+    `pid` is 0 when it runs in a pid namespace that cannot be seen from here; `device` is None until it is
+    mounted; `status` is None when it was not queried or has not replied.
     """
 
     name: str
@@ -176,47 +176,47 @@ class Running:
     status: Status | None
 
 
-def running(user: int | None = None, seconds: float | None = None) -> list[Running]:
-    """Ask every daemon that can be reached, or every one of `user`. Sockets of dead ones are removed.
+def query_daemons(user: int | None = None, seconds: float | None = None) -> list[DaemonInfo]:
+    """Query every daemon that can be reached, or every one of `user`. Sockets of dead ones are removed.
 
-    All those in one directory that do not answer cost so many *seconds* together (3 if not given).
+    All those in one directory that do not reply cost so many *seconds* together (3 if not given).
     """
-    found: list[Running] = []
+    found: list[DaemonInfo] = []
     for directory, trusted in _open_directories(user):
         names = iter(_sockets(directory))
-        while batch := list(itertools.islice(names, _AT_ONCE)):
-            found += _ask(directory, batch, _ANSWER_TIME if seconds is None else seconds)
+        while batch := list(itertools.islice(names, _BATCH)):
+            found += _query(directory, batch, _TIMEOUT if seconds is None else seconds)
             if not trusted:
-                break  # nobody else may have us ask on and on
+                break  # another user must not keep this command busy for ever
     return found
 
 
-def find(entry: MountPoint) -> list[Running]:
-    """The daemons of this mount, which are not asked anything: one that is stuck, or writes out, counts too.
+def find_daemons(entry: MountPoint) -> list[DaemonInfo]:
+    """The daemons of this mount, without a query: one that is stuck, or is writing out, is found too.
 
     There can be two: a device number is free again before the daemon that had it is gone.
     """
-    found: list[Running] = []
+    found: list[DaemonInfo] = []
     for directory, _ in _open_directories(owner_of(entry)):
         for name in _sockets(directory):
-            if _device_in(name) == _device(entry) and (client := _connect(directory, name)) is not None:
+            if _device_of_name(name) == _device(entry) and (client := _connect(directory, name)) is not None:
                 with client:
-                    found.append(_running(client, name, None))
-    return [each for each in found if _serves(each, entry)]
+                    found.append(_daemon_info(client, name, None))
+    return [each for each in found if _is_daemon_of(each, entry)]
 
 
-def ask(entry: MountPoint) -> list[Running]:
-    """What the daemons of this mount answer, each of which may take its time (`_ANSWER_TIME`)."""
-    found: list[Running] = []
+def query_mount(entry: MountPoint) -> list[DaemonInfo]:
+    """The daemons of this mount with their status, each of which may take `_TIMEOUT` to reply."""
+    found: list[DaemonInfo] = []
     for directory, _ in _open_directories(owner_of(entry)):
-        names = [name for name in _sockets(directory) if _device_in(name) == _device(entry)]
-        found += _ask(directory, names, _ANSWER_TIME)
-    return [each for each in found if _serves(each, entry)]
+        names = [name for name in _sockets(directory) if _device_of_name(name) == _device(entry)]
+        found += _query(directory, names, _TIMEOUT)
+    return [each for each in found if _is_daemon_of(each, entry)]
 
 
-def is_ours(entry: MountPoint, daemons: list[Running]) -> bool:
-    """Whether this program mounted it. With another `subtype` only its daemon tells, while it lives."""
-    return entry.fstype == FSTYPE or any(_serves(each, entry) for each in daemons)
+def is_pyunionfs(entry: MountPoint, daemons: list[DaemonInfo]) -> bool:
+    """Whether this program mounted it. With another `subtype` only a running daemon proves that."""
+    return entry.fstype == FSTYPE or any(_is_daemon_of(each, entry) for each in daemons)
 
 
 def owner_of(entry: MountPoint) -> int:
@@ -224,8 +224,8 @@ def owner_of(entry: MountPoint) -> int:
     return int(entry.super_option("user_id") or 0)
 
 
-def _serves(daemon: Running, entry: MountPoint) -> bool:
-    """Whether it says so and may: a user's socket must not pass for the daemon of another's mount."""
+def _is_daemon_of(daemon: DaemonInfo, entry: MountPoint) -> bool:
+    """Whether it claims so and is the owner's: another user's socket must not pass for the daemon."""
     return daemon.device == _device(entry) and daemon.uid == owner_of(entry)
 
 
@@ -233,7 +233,7 @@ def _device(entry: MountPoint) -> str:
     return f"{entry.device[0]}:{entry.device[1]}"
 
 
-def _device_in(name: str) -> str | None:
+def _device_of_name(name: str) -> str | None:
     return name.removesuffix(_SUFFIX).partition("@")[2] or None
 
 
@@ -261,49 +261,49 @@ def _sockets(directory: int) -> list[str]:
 
 
 def _connect(directory: int, name: str) -> socket.socket | None:
-    """A connection, without waiting; None: nobody is there, or it takes no more questions now."""
+    """A connection, without waiting; None: no daemon listens, or its queue is full."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         client.connect(f"/proc/self/fd/{directory}/{name}")
         return client
     except ConnectionRefusedError:
-        _forget(directory, name)
+        _remove_dead(directory, name)
     except OSError:  # not a socket, or its queue is full
         pass
     client.close()
     return None
 
 
-def _running(client: socket.socket, name: str, status: Status | None) -> Running:
+def _daemon_info(client: socket.socket, name: str, status: Status | None) -> DaemonInfo:
     credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", credentials)
-    return Running(name, pid, uid, _device_in(name), status)
+    return DaemonInfo(name, pid, uid, _device_of_name(name), status)
 
 
-def _ask(directory: int, names: list[str], seconds: float) -> list[Running]:
-    """Ask these all at once: those that do not answer cost so many *seconds* together, and not each."""
-    patience = _Patience(seconds)
+def _query(directory: int, names: list[str], seconds: float) -> list[DaemonInfo]:
+    """Query all of these at once: those that do not reply cost so many *seconds* together, and not each."""
+    deadline = _Deadline(seconds)
     with contextlib.ExitStack() as stack:
         clients = [(name, client) for name in names if (client := _connect(directory, name)) is not None]
         for _, client in clients:
             stack.enter_context(client)
-        return [_running(client, name, checked(patience.receive(client))) for name, client in clients]
+        return [_daemon_info(client, name, validate(deadline.receive(client))) for name, client in clients]
 
 
-class _Patience:
-    """How long some answers may take altogether, and how long they may be."""
+class _Deadline:
+    """Limits for some replies together: the time that they take, and their size."""
 
     def __init__(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
-        self._bytes = _MOST_BYTES
+        self._at = time.monotonic() + seconds
+        self._bytes = _MAX_BYTES
 
     def receive(self, client: socket.socket) -> bytes:
-        """Everything that is sent; nothing when it is not finished in time."""
+        """Everything that is sent; nothing when it is not complete in time."""
         received = bytearray()
         with contextlib.suppress(OSError):  # the time is over, or it ended meanwhile
             while self._bytes > 0:
-                # When the time is over what others have answered meanwhile is still taken.
-                client.settimeout(max(self._deadline - time.monotonic(), 0))
+                # After the deadline, what other daemons have sent meanwhile is still received.
+                client.settimeout(max(self._at - time.monotonic(), 0))
                 part = client.recv(65536)
                 if not part:
                     return bytes(received)
@@ -312,7 +312,7 @@ class _Patience:
         return b""
 
 
-def _forget(directory: int, name: str) -> None:
+def _remove_dead(directory: int, name: str) -> None:
     """Remove what a dead daemon left: its socket, and its log when nothing is in it."""
     with contextlib.suppress(OSError):  # another client may have been faster
         os.unlink(name, dir_fd=directory)
@@ -321,23 +321,23 @@ def _forget(directory: int, name: str) -> None:
             os.unlink(log, dir_fd=directory)
 
 
-def mounts() -> list[Status]:
+def list_mounts() -> list[Status]:
     """One status for every mount of this program, in the order of the mount table.
 
     `state` is "serving", "detached" (not in this mount namespace: unmounted while files of it are open, or
     mounted in another one) or "unreachable" (its daemon is dead, stuck, or another user's).
     """
-    daemons = running()
-    table = [entry for entry in mount_table() if is_ours(entry, daemons)]
-    found = [_of_mount(entry, daemons) for entry in table]
+    daemons = query_daemons()
+    table = [entry for entry in mount_table() if is_pyunionfs(entry, daemons)]
+    found = [_mount_status(entry, daemons) for entry in table]
     shown = {status["device"] for status in found}
     for daemon in daemons:
         if daemon.status is not None and daemon.device is not None and daemon.device not in shown:
-            found.append({**daemon.status, "state": "detached", **_known(daemon)})
+            found.append({**daemon.status, "state": "detached", **_identity(daemon)})
     return found
 
 
-def _known(daemon: Running) -> Status:
+def _identity(daemon: DaemonInfo) -> Status:
     return {"device": daemon.device, "pid": daemon.pid or None, "user": daemon.uid}
 
 
@@ -346,15 +346,15 @@ def _options_now(words: list[str], entry: MountPoint) -> list[str]:
     return [*(["ro"] if read_only else []), *(word for word in words if word != "ro")]
 
 
-def _of_mount(entry: MountPoint, daemons: list[Running]) -> Status:
-    mine = [daemon for daemon in daemons if _serves(daemon, entry)]
+def _mount_status(entry: MountPoint, daemons: list[DaemonInfo]) -> Status:
+    mine = [daemon for daemon in daemons if _is_daemon_of(daemon, entry)]
     for daemon in mine:
         if daemon.status is not None:
-            # The table's word counts here: the daemon knows of no bind mount, no move and no remount.
+            # The mount table decides here: the daemon knows of no bind mount, no move and no remount.
             return {
                 **daemon.status,
                 "state": "serving",
-                **_known(daemon),
+                **_identity(daemon),
                 "mountpoint": entry.path,
                 "options": _options_now(daemon.status["options"], entry),
             }

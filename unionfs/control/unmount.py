@@ -21,13 +21,13 @@ from unionfs.linux.mount import MountPoint, mount_at, mount_table
 from unionfs.options.mount_options import resolve_mountpoint
 from unionfs.transport.detach import unmount
 
-_BUSY_TRIES = 5
+_BUSY_RETRIES = 5
 _BUSY_PAUSE = 0.1
 _SOCKET_PAUSE = 0.05
-_COPY_PATIENCE = 1.0
-_PATIENCE = 5.0
-_FORCE_PATIENCE = 2.0
-_ANSWER_TIME = 1.0
+_BIND_TIMEOUT = 1.0
+_EXIT_TIMEOUT = 5.0
+_FORCE_TIMEOUT = 2.0
+_STATVFS_TIMEOUT = 1.0
 
 
 def _to_stderr(text: str) -> None:
@@ -35,20 +35,20 @@ def _to_stderr(text: str) -> None:
 
 
 def umount(
-    path: str, *, lazy: bool = False, force: bool = False, tell: Callable[[str], None] = _to_stderr
+    path: str, *, lazy: bool = False, force: bool = False, report: Callable[[str], None] = _to_stderr
 ) -> None:
     """Unmount `path` and wait for its daemon. With `lazy` it vanishes now, and open files go on being served.
 
-    `force` is for a daemon that does not answer: what it was asked fails, and it is waited for no longer than
-    a few seconds. `tell` is told why it takes long. MountError: nothing of ours is mounted there, it is in
+    `force` is for a daemon that does not reply: its pending requests fail, and it is waited for a few seconds
+    only. `report` gets the reason why it takes long. MountError: no union is mounted there, it is in
     use, or it is another user's.
     """
     mountpoint = resolve_mountpoint(path)
     entry = mount_at(mountpoint)
     if entry is None:
         raise MountError(f"nothing is mounted on {mountpoint}: `pyunionfs status` lists the mounts")
-    found = status_socket.find(entry)
-    if not status_socket.is_ours(entry, found):
+    found = status_socket.find_daemons(entry)
+    if not status_socket.is_pyunionfs(entry, found):
         raise MountError(f"{mountpoint} is a {entry.fstype} mount and not pyunionfs's: use `umount` for it")
     owner = entry.super_option("user_id")
     if os.geteuid() != 0 and owner != str(os.geteuid()):
@@ -58,13 +58,13 @@ def umount(
         _unmount(mountpoint, entry, lazy, force)
         # A bind mount of a part ends alone: the union goes on.
         if not lazy and entry.root == "/":
-            daemons.wait(force, tell)
+            daemons.wait(force, report)
     finally:
         daemons.close()
 
 
-def step_out(mountpoint: str) -> None:
-    """Leave a mount (an absolute path) with this process's working directory, which would keep it busy.
+def leave_mount(mountpoint: str) -> None:
+    """Move this process's working directory out of a mount (an absolute path), which it would keep busy.
 
     For commands such as `pyunionfs umount .`: only their caller has a reason to be there.
     """
@@ -73,44 +73,44 @@ def step_out(mountpoint: str) -> None:
 
 
 def _unmount(mountpoint: str, entry: MountPoint, lazy: bool, force: bool) -> None:
-    for attempt in range(_BUSY_TRIES):
+    for attempt in range(_BUSY_RETRIES):
         try:
             unmount(mountpoint, lazy=lazy, force=force)
             return
         except OSError as error:
             if error.errno != errno.EBUSY:
-                raise MountError(f"cannot unmount {mountpoint}: {_why(error)}") from error
-        # A program that has just ended may still be letting go of its files.
-        if attempt + 1 < _BUSY_TRIES:
+                raise MountError(f"cannot unmount {mountpoint}: {_reason(error)}") from error
+        # The files of a program that has just ended may not be closed yet.
+        if attempt + 1 < _BUSY_RETRIES:
             time.sleep(_BUSY_PAUSE)
-    raise _busy(mountpoint, entry)
+    raise _busy_error(mountpoint, entry)
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if error.errno == errno.EPERM:
         return "the kernel allows it only in the user and mount namespace where it was mounted: do it there"
     return explain(OSError(error.errno, error.strerror))
 
 
 class StillServedError(MountError):
-    """What was asked for is unmounted, but the same union is mounted elsewhere, too, and goes on there."""
+    """The mount is unmounted, but the same union is mounted elsewhere, too, and is served there."""
 
 
 class BusyError(MountError):
-    """It is in use. The message is for the command line; the parts are for who says it in other words."""
+    """The mount is in use. The message is for the command line, the parts for the Python API's own one."""
 
     def __init__(self, mountpoint: str, reason: str, users: list[tuple[int, str]]) -> None:
         super().__init__(
-            f"{mountpoint} is busy: {reason}; end that first, or take it away under them with"
+            f"{mountpoint} is busy: {reason}; end that first, or detach it with"
             f" `pyunionfs umount --lazy {shlex.quote(mountpoint)}`"
         )
         self.mountpoint = mountpoint
         self.reason = reason
         self.users = users
-        """Processes, as far as they are known: pid and name."""
+        """Processes that use it, as far as they are known: pid and name."""
 
 
-def _busy(mountpoint: str, entry: MountPoint) -> BusyError:
+def _busy_error(mountpoint: str, entry: MountPoint) -> BusyError:
     above = [each.path for each in mount_table() if each.parent_id == entry.mount_id]
     if above:
         return BusyError(mountpoint, f"{above[0]} is mounted in it", [])
@@ -119,81 +119,81 @@ def _busy(mountpoint: str, entry: MountPoint) -> BusyError:
     users = [each for each in users if each[0] != os.getpid()] or users
     if not users:
         return BusyError(mountpoint, "files in it are in use", [])
-    return BusyError(mountpoint, f"in use by {named(users)}", users)
+    return BusyError(mountpoint, f"in use by {format_processes(users)}", users)
 
 
-def named(users: list[tuple[int, str]]) -> str:
-    """Processes for people."""
+def format_processes(users: list[tuple[int, str]]) -> str:
+    """Processes as text: `bash (pid 7), make (pid 8)`."""
     return ", ".join(f"{name} (pid {pid})" for pid, name in users)
 
 
-def _has_died(mountpoint: str) -> bool:
-    return process.try_in_child(lambda: os.statvfs(mountpoint), _ANSWER_TIME) == errno.ENOTCONN
+def _is_dead(mountpoint: str) -> bool:
+    return process.try_in_child(lambda: os.statvfs(mountpoint), _STATVFS_TIMEOUT) == errno.ENOTCONN
 
 
 class _Daemons:
-    """Those who serve a mount, found before it is unmounted, and waited for after."""
+    """The daemons of a mount, found before it is unmounted, and waited for after."""
 
-    def __init__(self, mountpoint: str, entry: MountPoint, found: list[status_socket.Running]) -> None:
+    def __init__(self, mountpoint: str, entry: MountPoint, found: list[status_socket.DaemonInfo]) -> None:
         self._mountpoint = mountpoint
         self._entry = entry
         self._names = {each.name for each in found}
-        self._dead = not found and _has_died(mountpoint)
-        # A pid namespace may hide one: then its socket tells when it is gone.
+        self._dead = not found and _is_dead(mountpoint)
+        # A pid namespace may hide one: then it has exited when its socket is gone.
         self._hidden = {each.name for each in found if each.pid == 0}
         pidfds = [process.open_process(each.pid) for each in found if each.pid != 0]
         self._pidfds = [pidfd for pidfd in pidfds if pidfd is not None]
 
-    def wait(self, force: bool, tell: Callable[[str], None]) -> None:
-        """Until they are gone. They may have much to write out, or serve a copy of the mount elsewhere.
+    def wait(self, force: bool, report: Callable[[str], None]) -> None:
+        """Wait until they have exited. They may have much to write out, or serve a bind mount elsewhere.
 
-        With `force` one that does not end may be stuck for good, and is left alone.
+        With `force` one that does not exit may be stuck for good, and is not waited for.
         """
         mountpoint = self._mountpoint
         if self._dead:
             return
         if not self._names:
-            tell(f"the daemon of {mountpoint} was not found, and is not waited for")
+            report(f"the daemon of {mountpoint} was not found, and is not waited for")
             return
         if force:
-            if not self._gone(_FORCE_PATIENCE):
-                tell(f"{mountpoint} is unmounted, but its daemon has not ended yet")
+            if not self._exited(_FORCE_TIMEOUT):
+                report(f"{mountpoint} is unmounted, but its daemon has not ended yet")
             return
-        if self._gone(_COPY_PATIENCE):
+        if self._exited(_BIND_TIMEOUT):
             return
         copies = [each.path for each in mount_table() if each.device == self._entry.device]
-        # Else it is writing out, and the number is another mount's by now.
-        if copies and self._serve_on():
+        # Else it is writing out, and the device number is another mount's by now.
+        if copies and self._still_serving():
             raise StillServedError(
                 f"{mountpoint} is unmounted, but {copies[-1]} shows the same union, and the daemon serves"
                 f" that: `pyunionfs umount {shlex.quote(copies[-1])}` ends it"
             )
-        if self._gone(_PATIENCE):
+        if self._exited(_EXIT_TIMEOUT):
             return
-        if self._serve_on():
+        if self._still_serving():
             raise StillServedError(
                 f"{mountpoint} is unmounted here, but its daemon still serves it in another mount namespace"
                 " (a container that was started meanwhile): it ends when that does"
             )
-        tell(f"waiting until the data of {mountpoint} is written out")
-        self._gone(None)
+        report(f"waiting until the data of {mountpoint} is written out")
+        self._exited(None)
 
-    def _gone(self, timeout: float | None) -> bool:
+    def _exited(self, timeout: float | None) -> bool:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         for pidfd in self._pidfds:
             left = None if timeout is None else max(deadline - time.monotonic(), 0)
             if not process.wait_for_exit(pidfd, left):
                 return False
-        while self._hidden & {each.name for each in status_socket.find(self._entry)}:
+        while self._hidden & {each.name for each in status_socket.find_daemons(self._entry)}:
             if time.monotonic() > deadline:
                 return False
             time.sleep(_SOCKET_PAUSE)
         return True
 
-    def _serve_on(self) -> bool:
-        """Whether one still answers questions, which it does not when it writes out."""
-        asked = status_socket.running(status_socket.owner_of(self._entry))
-        return any(each.status is not None and each.name in self._names for each in asked)
+    def _still_serving(self) -> bool:
+        """Whether one still replies to queries, which it does not while it writes out."""
+        daemons = status_socket.query_daemons(status_socket.owner_of(self._entry))
+        return any(each.status is not None and each.name in self._names for each in daemons)
 
     def close(self) -> None:
         while self._pidfds:

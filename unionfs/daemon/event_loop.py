@@ -1,8 +1,8 @@
-"""What goes on beside the requests while a mount serves: signals, questions, the caller's end, the end.
+"""The main thread while a mount serves: signals, status queries, the owner process, the end of the session.
 
-The transport answers in threads of its own; this is the main thread, which sleeps until one of these
-happens. It needs no trio: loading that takes longer than everything else at the start of a mount, and would
-hold the interpreter while the first requests wait.
+The transport replies to requests in threads of its own; the main thread sleeps until one of these happens. It
+needs no trio: loading that takes longer than everything else at the start of a mount, and would hold the
+interpreter while the first requests wait.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from unionfs.transport.mount import FuseMount
 from unionfs.transport.session import Session
 
 GRACE = 10.0
-"""How long files that are open at SIGTERM may be used on, in seconds."""
+"""Seconds for which files that are open at SIGTERM are still served."""
 
-_LOOK_AGAIN = 0.05
-_QUIET = 0.25
+_POLL_INTERVAL = 0.05
+_DRAIN_TIME = 0.25
+"""Seconds without an open file or a pending request after which a detached mount has ended."""
 
 logger = logging.getLogger("unionfs.daemon.lifecycle")
 
 
-class Wake:
+class WakePipe:
     """A pipe by which other threads, and signals, wake the main one."""
 
     def __init__(self) -> None:
@@ -57,8 +58,8 @@ class Wake:
 
 
 @dataclass
-class Serving:
-    """One mount while it serves."""
+class EventLoop:
+    """The event loop of one mount."""
 
     session: Session
     mountpoint: str
@@ -66,14 +67,14 @@ class Serving:
     foreground: bool
     owner: OwnerProcess | None = None
     access_times: AccessTimes | None = None
-    wake: Wake = field(default_factory=Wake)
+    wake: WakePipe = field(default_factory=WakePipe)
     _ended: bool = False
-    _received: list[int] = field(default_factory=list)
+    _signals_received: list[int] = field(default_factory=list)
     _stop_at: float | None = None
-    _quiet_since: float = 0.0
+    _drained_since: float = 0.0
 
     def start(self) -> None:
-        """Have requests answered from now on."""
+        """Have the session serve requests."""
         self.session.start(self._end)
 
     def _end(self) -> None:
@@ -86,7 +87,7 @@ class Serving:
         control: ControlSocket | None,
         status: Callable[[], Status],
     ) -> None:
-        """Return when the mount is gone, or is to be given up; raise the bug that has ended the serving."""
+        """Return when the mount is gone, or is to be ended; raise the exception that ended the session."""
         outcome = readiness.announce(readiness.wait(self.fuse.device), self.session)
         if outcome is Outcome.REFUSED:
             return
@@ -99,30 +100,30 @@ class Serving:
             if self.access_times is not None:
                 selector.register(self.access_times, selectors.EVENT_READ)
             if outcome is Outcome.ABANDONED:
-                self._free_mountpoint()
+                self._detach()
             while not self._ended:
-                for key, _ in selector.select(None if self._stop_at is None else _LOOK_AGAIN):
+                for key, _ in selector.select(None if self._stop_at is None else _POLL_INTERVAL):
                     if key.fileobj is control and control is not None:
-                        _answer(control, status)
+                        _send_status(control, status)
                     elif key.fileobj is self.owner and self.owner is not None:
                         # Once: it stays readable.
                         selector.unregister(self.owner)
-                        logger.info("whoever asked for it has ended: unmounting %s", self.mountpoint)
+                        logger.info("the owner process has ended: unmounting %s", self.mountpoint)
                         if self._stop_at is None:
-                            self._free_mountpoint()
+                            self._detach()
                     elif key.fileobj is self.access_times and self.access_times is not None:
-                        self.access_times.follow()
+                        self.access_times.refresh()
                     else:
                         self.wake.clear()
-                if self._heed_signals() or self._is_over():
+                if self._handle_signals() or self._has_drained():
                     return
         self.session.raise_failure()
         logger.info("%s is unmounted", self.mountpoint)
 
-    def _heed_signals(self) -> bool:
-        """Do what the signals say that have come since; whether one says to end at once."""
-        while self._received:
-            number = self._received.pop(0)
+    def _handle_signals(self) -> bool:
+        """Handle the signals received since; whether one of them ends the mount at once."""
+        while self._signals_received:
+            number = self._signals_received.pop(0)
             name = signal.Signals(number).name
             if number == signal.SIGHUP and not self.foreground:
                 continue
@@ -130,59 +131,59 @@ class Serving:
                 logger.warning("%s again: ending at once", name)
                 return True
             logger.info("%s: unmounting %s", name, self.mountpoint)
-            self._free_mountpoint()
+            self._detach()
         return False
 
-    def _is_over(self) -> bool:
-        """Whether nobody uses any more what was taken out of the tree, or the time for that is over.
+    def _has_drained(self) -> bool:
+        """Whether a detached mount is no longer used, or its grace time is over.
 
-        When nothing is inside any more the kernel ends the session. A process that only has its working
+        When nothing uses it any more the kernel ends the session. A process that only has its working
         directory here keeps the session alive without an open file, and is not waited for unless that cannot
-        be told from one which has files open.
+        be distinguished from open files.
         """
         if self._stop_at is None:
             return False
         now = time.monotonic()
-        # An open that waits for its copy-up is no handle yet.
+        # An open that waits for its copy-up has no handle yet.
         count = self.session.open_handles()
-        # Where the kernel opens files without asking, it alone knows, and its end of the session tells.
+        # Where the kernel opens files without a request, only its end of the session says that none is open.
         if count is None or count or self.session.pending_requests():
-            self._quiet_since = now
+            self._drained_since = now
         if now > self._stop_at:
             files = "files may still be" if count is None else f"{count} files are still"
-            logger.warning("%s open after %g seconds", files, GRACE)
+            logger.warning("%s open after %g seconds: ending all the same", files, GRACE)
             return True
-        return now - self._quiet_since >= _QUIET
+        return now - self._drained_since >= _DRAIN_TIME
 
-    def _free_mountpoint(self) -> None:
-        """Take the mount out of the tree now; files that are open may be used on for a while."""
+    def _detach(self) -> None:
+        """Detach the mount; files that are open are served for the grace time."""
         self.fuse.detach()
-        self._quiet_since = time.monotonic()
-        self._stop_at = self._quiet_since + GRACE
+        self._drained_since = time.monotonic()
+        self._stop_at = self._drained_since + GRACE
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Have signals noted that were blocked until now."""
+        """Receive signals, which are blocked before and after."""
         before = signal.set_wakeup_fd(self.wake.writer, warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, lambda received, frame: self._received.append(received))
+            signal.signal(number, lambda received, frame: self._signals_received.append(received))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             yield
         finally:
-            # What follows writes data out, which a repeated signal must not cut off.
+            # What follows writes data out, which a repeated signal must not interrupt.
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             signal.set_wakeup_fd(before)
 
 
-def _answer(control: ControlSocket, status: Callable[[], Status]) -> None:
-    """Answer a question in a thread, for whoever asks may be slow to listen."""
+def _send_status(control: ControlSocket, status: Callable[[], Status]) -> None:
+    """Send the status in a thread, because a client may be slow to read."""
     try:
         connection = control.accept()
     except OSError as error:
-        # Without a free descriptor it cannot be let in, and selecting would report it at once again.
-        logger.warning("a question cannot be let in: %s", error)
-        time.sleep(_LOOK_AGAIN)
+        # Without a free descriptor accept fails, and select would report the connection again at once.
+        logger.warning("control socket: accept failed: %s", error)
+        time.sleep(_POLL_INTERVAL)
         return
     if connection is not None:
-        threading.Thread(target=control.answer, args=(connection, status), daemon=True).start()
+        threading.Thread(target=control.send_status, args=(connection, status), daemon=True).start()

@@ -1,6 +1,6 @@
-"""The life of a mount: check, lock, go to the background, mount, serve, unmount, write out, let go.
+"""The life of a mount: check, lock, go to the background, mount, serve, unmount, sync, close.
 
-One process serves one mount. The transport answers requests in threads of its own; the main thread is the
+One process serves one mount. The transport replies to requests in threads of its own; the main thread is the
 daemon's.
 """
 
@@ -14,11 +14,11 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from unionfs.control.status_schema import Status
-from unionfs.control.status_socket import ControlSocket, log_beside, make_directory, remove_old_logs
+from unionfs.control.status_socket import ControlSocket, log_path, make_directory, remove_old_logs
 from unionfs.daemon import log, other_unions
 from unionfs.daemon.access_times import AccessTimes
-from unionfs.daemon.event_loop import Serving
-from unionfs.daemon.lock_wait import agree, take_over
+from unionfs.daemon.event_loop import EventLoop
+from unionfs.daemon.lock_wait import acquire, adapt_options
 from unionfs.daemon.owner_process import OwnerProcess
 from unionfs.daemon.readiness import FAILED, READY, SIGNALS, Readiness
 from unionfs.errors import MountError, PyUnionFSError, explain
@@ -43,12 +43,12 @@ def mount(options: MountOptions, owner: OwnerProcess | None = None) -> int:
     """
     check_mountpoint(options.mountpoint)
     check.check(options.config, options.mountpoint)
-    lock = take_over(options.config, options.lock_patience)
+    lock = acquire(options.config, options.lock_patience)
     try:
         other_unions.refuse_shared_layers(options.config)
         if options.foreground:
-            other_unions.remark(options)
-            return _Life(options, lock, None, owner).run()
+            other_unions.warn_of_overlaps(options)
+            return _MountLifecycle(options, lock, None, owner).run()
         _mount_in_background(options, lock, owner)
         return 0
     finally:
@@ -66,18 +66,18 @@ def _mount_in_background(options: MountOptions, lock: check.Lock, owner: OwnerPr
         _daemon(options, lock, writer, owner)
     os.close(writer)
     try:
-        other_unions.remark(options)
+        other_unions.warn_of_overlaps(options)
         with open(reader, "rb") as pipe:
-            answer = pipe.read()
+            reply = pipe.read()
     except KeyboardInterrupt:
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)
         raise
-    if answer == READY:
+    if reply == READY:
         return
     _, status = os.waitpid(pid, 0)
-    if answer.startswith(FAILED):
-        raise MountError(os.fsdecode(answer[1:]))
+    if reply.startswith(FAILED):
+        raise MountError(os.fsdecode(reply[1:]))
     code = os.waitstatus_to_exitcode(status)
     how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
     raise MountError(
@@ -86,24 +86,25 @@ def _mount_in_background(options: MountOptions, lock: check.Lock, owner: OwnerPr
 
 
 def _daemon(options: MountOptions, lock: check.Lock, writer: int, owner: OwnerProcess | None) -> NoReturn:
-    """What the forked child is. Never returns."""
+    """The forked child. Never returns."""
     status = 1
     try:
         os.setsid()
-        # A lock, a pipe or a directory that the caller has open is not ours to hold for the mount's life.
+        # A lock, a pipe or a directory that the caller has open must not stay open for the mount's life.
         kept = {0, 1, 2, writer, *lock.descriptors()}
         process.drop_descriptors(kept if owner is None else kept.union(owner.descriptors()))
-        life = _Life(options, lock, writer, owner)
+        life = _MountLifecycle(options, lock, writer, owner)
         try:
             status = life.run()
         except PyUnionFSError as error:
-            life.readiness.refuse(error)
+            life.readiness.report_failure(error)
     finally:
         os._exit(status)
 
 
-class _Life:
-    """One mount, from its first descriptor to its last. `ready` is the pipe to who waits; in front, None."""
+class _MountLifecycle:
+    """One mount, from its first descriptor to its last. `ready` is the pipe to the command that waits; in the
+    foreground, None."""
 
     def __init__(
         self, options: MountOptions, lock: check.Lock, ready: int | None, owner: OwnerProcess | None
@@ -111,12 +112,12 @@ class _Life:
         self.options = options
         self.lock = lock
         self.owner = owner
-        # In the background it was the command that a service manager started, and the daemon is not it.
+        # In the background the service manager's process is the command, and not this one.
         self.notifier = notify.Notifier(os.environ.get(notify.VARIABLE) if options.foreground else None)
         self.readiness = Readiness(options, ready, self.notifier)
         self.transport = ""
         self.started = time.time()
-        self.log_place = ""
+        self.log_destination = ""
         self.union: Union
         self.session: Session
         self.fuse: FuseMount
@@ -136,32 +137,32 @@ class _Life:
         stem = f"{os.getpid()}-{os.urandom(4).hex()}"
         fallback = None
         if directory and not options.foreground:
-            fallback = log_beside(directory, stem)
+            fallback = log_path(directory, stem)
             remove_old_logs(directory)
-        self.log_place = log.set_up(
+        self.log_destination = log.set_up(
             foreground=options.foreground,
             debug=options.debug,
             log_file=options.log_file,
             fallback=fallback,
             umask=umask,
         )
-        self.options = agree(options, self.lock)
+        self.options = adapt_options(options, self.lock)
         control = _open_control(directory, stem)
         try:
             return self._mount_and_serve(control)
         except PyUnionFSError:
             raise
         except BaseException as error:
-            logger.exception("a bug has ended this mount")
+            logger.exception("%s: unhandled exception, not mounted any more", options.mountpoint)
             raise MountError(
-                f"cannot mount {options.mountpoint}: a bug in pyunionfs, {type(error).__name__}: {error};"
-                f" its traceback went to {self.log_place}"
+                f"cannot mount {options.mountpoint}: unhandled {type(error).__name__}: {error}; please report"
+                f" this bug with the traceback in {self.log_destination}"
             ) from error
         finally:
             if self.owner is not None:
-                self.owner.clear_up()
-            log.clear_away(fallback)
-            # The socket goes last: who cannot see this process waits for that.
+                self.owner.clean_up()
+            log.close(fallback)
+            # The socket goes last: a client in another pid namespace waits for that.
             self.lock.close()
             if control is not None:
                 control.close()
@@ -174,18 +175,18 @@ class _Life:
             self.lock.undo()
             raise
         if control is not None and self.fuse.device is not None:
-            control.name_mount(self.fuse.device)
+            control.set_device(self.fuse.device)
         clean = False
         try:
             try:
                 clean = self._serve(control)
             finally:
-                self.notifier.tell("STOPPING=1", "STATUS=writing everything out")
+                self.notifier.send("STOPPING=1", "STATUS=writing everything out")
                 self.session.close()
         finally:
             if self.access_times is not None:
                 self.access_times.close()
-            clean = self._let_go() and clean
+            clean = self._sync_and_close() and clean
         if self.readiness.failure is not None:
             raise self.readiness.failure
         return 0 if clean else 1
@@ -213,16 +214,16 @@ class _Life:
                 if upper is not None and upper.clone >= 0 and self.fuse.entry is not None:
                     self.access_times = AccessTimes(upper.clone, self.fuse.entry)
             except BaseException:
-                self._take_away()
+                self._detach()
                 raise
         except BaseException:
             self.union.close()
             raise
 
     def _serve(self, control: ControlSocket | None) -> bool:
-        """Answer requests until the mount is gone; False after a bug."""
+        """Serve requests until the mount is gone; False after an unhandled exception."""
         options = self.options
-        serving = Serving(
+        loop = EventLoop(
             self.session,
             options.mountpoint,
             self.fuse,
@@ -231,37 +232,41 @@ class _Life:
             self.access_times,
         )
         try:
-            serving.start()
-            serving.run(self.readiness, control, self.status)
+            loop.start()
+            loop.run(self.readiness, control, self.status)
         except BaseException:
-            logger.exception("a bug has ended the serving of %s, which is unmounted now", options.mountpoint)
+            logger.exception("%s: unhandled exception, unmounting", options.mountpoint)
             return False
         finally:
-            # Whatever has ended it: a mount that nobody serves must not stay in anybody's way.
-            self._take_away()
+            # After any exception: callers of a mount without a daemon would get ENOTCONN.
+            self._detach()
         return True
 
-    def _take_away(self) -> None:
-        """Take the mount out of the tree wherever it still is, and end the guard, whose work that was."""
+    def _detach(self) -> None:
+        """Detach the mount wherever it still is, and end the guard, which would have done that."""
         self.fuse.detach()
         if self.fuse.guard is not None:
             self.fuse.guard.release()
 
-    def _let_go(self) -> bool:
-        """Write out and close the union; False when data could not be written."""
+    def _sync_and_close(self) -> bool:
+        """Sync upper and close the union; False when data could not be written."""
         try:
             self.union.syncfs()
         except OSError as error:
-            logger.error("cannot write out upper %s: %s", self.options.config.upper, error)
+            logger.error(
+                "syncfs of upper %s failed: %s; recent changes may not be on disk",
+                self.options.config.upper,
+                error,
+            )
             return False
         finally:
             self.union.close()
         return True
 
     def status(self) -> Status:
-        """What `pyunionfs status` shows. An answer says, too, that the last remount is in force."""
+        """What `pyunionfs status` shows. Once it has been sent, the last remount is in force."""
         if self.access_times is not None:
-            self.access_times.follow()
+            self.access_times.refresh()
         config = self.options.config
         device = self.fuse.device
         open_handles = self.session.open_handles()
@@ -280,7 +285,7 @@ class _Life:
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "uptime": round(time.time() - self.started, 1),
             "memory": process.resident_memory(),
-            "log": self.log_place,
+            "log": self.log_destination,
             "open_handles": 0 if open_handles is None else open_handles,
             "silent_opens": open_handles is None,
             "in_use": self._may_be_used() if open_handles is None else open_handles > 0,
@@ -291,17 +296,19 @@ class _Life:
         }
 
     def _may_be_used(self) -> bool:
-        """Whether a file may be open, where the kernel opens them without asking."""
+        """Whether a file may be open, where the kernel opens them without a request."""
         entry = self.fuse.entry
         return entry is None or may_be_used(entry.mount_id, entry.device, process.NAME)
 
 
 def _open_control(directory: str | None, stem: str) -> ControlSocket | None:
     if directory is None:
-        logger.warning("no directory for the control socket: `pyunionfs status` will not show this mount")
+        logger.warning("control socket: no safe directory; `pyunionfs status` will not show this mount")
         return None
     try:
         return ControlSocket(directory, stem)
     except OSError as error:
-        logger.warning("no control socket in %s: %s; `status` will not show this mount", directory, error)
+        logger.warning(
+            "control socket: cannot listen in %s: %s; `status` will not show this mount", directory, error
+        )
         return None

@@ -1,14 +1,14 @@
-"""Taking upper and work for a mount when another mount has them.
+"""Locking upper and work for a mount while another mount has them.
 
 umount(8) returns when nothing can be changed through a mount any more; its daemon then still has to write
-out, and lets go of upper after that. Who mounts the same directories again waits for it, and never for one
+out, and unlocks upper after that. A mount of the same directories waits for such a daemon, and never for one
 that is mounted.
 
-A container engine's mount (`any_work`) does not wait for one that lives on in another mount namespace and of
-which nothing is open, either: `buildah unshare` leaves such mounts behind, one for each session that did not
-unmount, where nobody can reach them. They share upper then, as engines are used to; who came later asks the
-layers again each second. A daemon that is not told what is open says that nothing is (`in_use`) only when no
-process is left that could reach the mount. Nobody's mount is ended here.
+A container engine's mount (`any_work`) does not wait for a mount, either, that exists only in another mount
+namespace and of which nothing is open: `buildah unshare` leaves such mounts behind, one for each session that
+did not unmount, where no process can reach them. They share upper then, as engines expect; the later mount
+looks at the layers again each second. A daemon that gets no OPEN requests reports that nothing is open
+(`in_use`) only when no process is left that could reach the mount. No mount is ended here.
 """
 
 from __future__ import annotations
@@ -27,50 +27,51 @@ from unionfs.overlay import check
 from unionfs.overlay.config import UnionConfig
 
 _PAUSE = 0.02
-_ASK_EACH = 1.0
+_QUERY_INTERVAL = 1.0
 
-_SETTLED = 0.5
+_DETACH_TIME = 0.5
 """Seconds after which a mount that was just taken out of the tree has ended, when nothing of it is open."""
 
-_SILENCE = 1.0
-"""Seconds that are waited before it is said."""
+_QUIET_TIME = 1.0
+"""Seconds of waiting after which a message is printed."""
 
-_TIMEOUT = 1.0
+_SHARED_TIMEOUT = 1.0
+"""The `timeout` option of a mount that shares upper."""
 
 logger = logging.getLogger("unionfs.daemon.lifecycle")
 
 
-def take_over(config: UnionConfig, patience: float) -> check.Lock:
-    """`check.lock`, which waits up to `patience` seconds. InUse: they are somebody's who does not end."""
+def acquire(config: UnionConfig, patience: float) -> check.Lock:
+    """`check.lock`, waiting up to `patience` seconds. InUse: another mount has them and does not end."""
     start = time.monotonic()
     ask_at = 0.0
-    told = False
+    reported = False
     while True:
         try:
             return check.lock(config)
         except check.InUse as error:
             now = time.monotonic()
             if now >= start + patience:
-                raise explained(error, config) from None
+                raise name_holder(error, config) from None
             if now >= ask_at:
                 holders = _holders(config)
                 if any(status["state"] == "serving" for status in holders):
                     raise _refusal(error, holders) from None
-                if not told and now >= start + _SILENCE:
-                    told = True
-                    _tell(error, holders)
-                if now < start + _SETTLED:
-                    ask_at = start + _SETTLED
+                if not reported and now >= start + _QUIET_TIME:
+                    reported = True
+                    _print_waiting(error, holders)
+                if now < start + _DETACH_TIME:
+                    ask_at = start + _DETACH_TIME
                 elif config.any_work and holders and all(map(_may_share, holders)):
                     return check.lock(replace(config, shared_work=True))
                 else:
-                    # Not on and on, for all daemons are asked.
-                    ask_at = now + _ASK_EACH
+                    # Not in each turn, because this queries all daemons.
+                    ask_at = now + _QUERY_INTERVAL
         time.sleep(_PAUSE)
 
 
-def explained(error: check.InUse, config: UnionConfig) -> check.InUse:
-    """The same refusal with the name of the mount that has them, where that can be found out."""
+def name_holder(error: check.InUse, config: UnionConfig) -> check.InUse:
+    """The same error with the name of the mount that has the directories, where it can be found."""
     return _refusal(error, _holders(config))
 
 
@@ -94,7 +95,7 @@ def _refusal(error: check.InUse, holders: list[Status]) -> check.InUse:
     return error
 
 
-def _tell(error: check.InUse, holders: list[Status]) -> None:
+def _print_waiting(error: check.InUse, holders: list[Status]) -> None:
     pids = [status["pid"] for status in holders if status["pid"] is not None]
     who = f"pid {pids[0]}" if pids else "another mount"
     print(f"pyunionfs: waiting for {who}, which still has {error.what}", file=sys.stderr)
@@ -104,28 +105,28 @@ def _pid(status: Status) -> str:
     return "" if status["pid"] is None else f" (pid {status['pid']})"
 
 
-def agree(options: MountOptions, lock: check.Lock) -> MountOptions:
-    """The options for a mount that has this lock."""
+def adapt_options(options: MountOptions, lock: check.Lock) -> MountOptions:
+    """The options, adapted to what the lock has found out."""
     if lock.whiteouts is not None and lock.whiteouts != options.config.whiteouts:
         options = replace(options, config=replace(options.config, whiteouts=lock.whiteouts))
     if not lock.shared:
         return options
     config = options.config
-    logger.warning("upper %s is in use by a mount of another mount namespace, too", config.upper)
-    timeout = _TIMEOUT if config.timeout is None else config.timeout
+    logger.warning("upper %s is shared with a mount of another mount namespace", config.upper)
+    timeout = _SHARED_TIMEOUT if config.timeout is None else config.timeout
     return replace(options, config=replace(config, shared_work=True, timeout=timeout))
 
 
 def _holders(config: UnionConfig) -> list[Status]:
-    """The mounts that answer and have one of the two: one that is about to end does not, or is detached."""
+    """The mounts whose daemons reply and have one of the two; one that is ending does not, or is detached."""
     wanted = {config.upper, config.work}
     return [
         status
-        for status in status_socket.mounts()
+        for status in status_socket.list_mounts()
         if status["state"] != "unreachable" and not wanted.isdisjoint((status["upper"], status["work"]))
     ]
 
 
 def _may_share(status: Status) -> bool:
-    # Another user's daemon can say what it likes: it shall not have us write where somebody else still does.
+    # Another user's daemon may lie: it must not make this one write to an upper that is still written to.
     return status["user"] == os.geteuid() and not status["in_use"]

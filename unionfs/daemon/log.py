@@ -1,9 +1,9 @@
-"""Where a daemon logs to (standard error, a file, or syslog), and how: touching no path while it serves.
+"""A daemon's log (standard error, a file, or syslog), written without opening a path while it serves.
 
 The mount may cover anything, `/etc`, `/usr` or the log's own directory, and the thread that logs is the one
-that answers requests: opening a file there would be waiting for itself. So everything is opened before the
-mount, times are in UTC (local ones make libc look at /etc/localtime), and tracebacks are printed without
-their source lines. Nothing here decides what is worth a line.
+that replies to requests: opening a file there would deadlock. So everything is opened before the mount, times
+are in UTC (local ones make libc read /etc/localtime), and tracebacks are printed without their source lines.
+Nothing here decides what is logged.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _frames(tb: TracebackType | None) -> list[str]:
 
 
 class _File(logging.FileHandler):
-    """A file that is made with this mode, for the daemon has no umask."""
+    """A file that is created with this mode, because the daemon's umask is 0."""
 
     def __init__(self, path: str, mode: int) -> None:
         self._permissions = mode
@@ -95,7 +95,7 @@ class _Syslog(logging.Handler):
             try:
                 self._socket.send((prefix + line).encode(errors="backslashreplace"))
             except OSError:
-                return  # full or gone: there is nowhere left to say so
+                return  # its queue is full, or it has ended: there is no other place to log to
 
     def close(self) -> None:
         self._socket.close()
@@ -105,10 +105,10 @@ class _Syslog(logging.Handler):
 def set_up(
     *, foreground: bool, debug: bool, log_file: str | None, fallback: str | None, umask: int = 0o022
 ) -> str:
-    """Open the log and say where it goes. `fallback` is a file for a daemon on a machine without syslog.
+    """Open the log and return where it goes. `fallback` is a file for a daemon on a machine without syslog.
 
-    `log_file` is made as the user's `umask` says, `fallback` for its user alone: names of files stand in it.
-    The latter holds warnings and worse only, and `clear_away` removes it when it is still empty.
+    `log_file` is created with the user's `umask`, `fallback` for its user alone: it has names of files.
+    The latter has warnings and errors only, and `close` removes it when it is still empty.
     """
     handler: logging.Handler
     level = logging.DEBUG if debug else logging.INFO
@@ -143,7 +143,7 @@ def set_up(
     return where
 
 
-def clear_away(fallback: str | None) -> None:
+def close(fallback: str | None) -> None:
     """Close the log; remove the fallback file when nothing was written to it."""
     logging.shutdown()
     if fallback is not None and os.path.exists(fallback) and os.path.getsize(fallback) == 0:

@@ -1,7 +1,7 @@
-"""The process that a union was made for: when it ends, however it ends, its union ends too.
+"""The process that owns a union: when it ends, for whatever reason, its union ends too.
 
-Only the Python API makes such unions; what `pyunionfs mount` mounts is nobody's. Nothing here unmounts:
-`event_loop.py` does.
+Only the Python API makes such unions; a mount of `pyunionfs mount` has no owner process. Nothing here
+unmounts: `event_loop.py` does.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class OwnerProcess:
         return self._pidfd
 
     def descriptors(self) -> tuple[int, ...]:
-        """What the daemon must hold for it."""
+        """Descriptors that the daemon must keep open for it."""
         return (self._pidfd, *(temp_dir.fileno() for temp_dir in self._temp_dirs))
 
-    def clear_up(self) -> None:
-        """Remove what the process would have removed, if it is gone. To be called after everything else."""
+    def clean_up(self) -> None:
+        """Remove the temporary directories if the process is gone. To be called after everything else."""
         if not process.wait_for_exit(self._pidfd, 0):
             return
         for temp_dir in self._temp_dirs:

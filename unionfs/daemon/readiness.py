@@ -1,6 +1,6 @@
-"""Telling whoever asked for a mount how it went: that it serves, or in one line why it does not.
+"""Reports to the mounting command, or the service manager, that the mount serves, or in one line why not.
 
-It serves once a stat of the mountpoint has been answered by us.
+It serves once this daemon has replied to a stat of the mountpoint.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ from unionfs.options.lists import join_lowers
 from unionfs.options.mount_options import MountOptions
 from unionfs.transport.session import Session
 
-PATIENCE = 30.0
-"""How long the first answer may take, in seconds."""
+TIMEOUT = 30.0
+"""Seconds that the first reply may take."""
 
 SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-"""What ends a mount. Blocked until there is somebody to receive them: else one left a dead mount."""
+"""Signals that end a mount. Blocked until the event loop receives them: else one would leave a dead mount."""
 
 READY = b"+"
 FAILED = b"-"
 
-TOO_LATE = (
-    f"a stat of it was not answered within {PATIENCE:g} seconds; `pyunionfs mount -f --debug` shows why"
-)
+TOO_LATE = f"a stat of it was not answered within {TIMEOUT:g} seconds; `pyunionfs mount -f --debug` shows why"
 
 _PAUSE = 0.05
 
@@ -37,15 +35,15 @@ logger = logging.getLogger("unionfs.daemon.lifecycle")
 
 
 class Outcome(enum.Enum):
-    """What became of the mount at its first answer."""
+    """The state of the mount after its first reply."""
 
-    SERVES = "go on"
-    ABANDONED = "whoever asked for it has gone: end it"
-    REFUSED = "it is not what was asked for: take it away"
+    SERVES = "serve"
+    ABANDONED = "the mounting command has ended: unmount"
+    REFUSED = "it is not what the options ask for: unmount"
 
 
 class Readiness:
-    """The one who waits, at the other end of the pipe `ready`; None: in the foreground, where a service
+    """The command that waits at the other end of the pipe `ready`; None: in the foreground, where a service
     manager may wait."""
 
     def __init__(self, options: MountOptions, ready: int | None, notifier: Notifier) -> None:
@@ -56,8 +54,8 @@ class Readiness:
         # Opened now, because the mount may cover /dev.
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
-    def look(self, device: tuple[int, int] | None) -> str | None:
-        """Stat the mountpoint, which blocks until it is answered; why it does not serve, None: it does."""
+    def probe(self, device: tuple[int, int] | None) -> str | None:
+        """Stat the mountpoint, which blocks until the reply; why it does not serve, None: it does."""
         try:
             st = os.stat(self.options.mountpoint)
         except OSError as error:
@@ -67,21 +65,21 @@ class Readiness:
         return None
 
     def wait(self, device: tuple[int, int] | None) -> str | None:
-        """`look`, for a limited time and until a signal comes, with a thread that may be left behind."""
-        answers: list[str | None] = []
-        thread = threading.Thread(target=lambda: answers.append(self.look(device)), daemon=True)
+        """`probe`, for a limited time and until a signal is pending, in a thread that may be left behind."""
+        results: list[str | None] = []
+        thread = threading.Thread(target=lambda: results.append(self.probe(device)), daemon=True)
         thread.start()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while thread.is_alive():
             if SIGNALS & signal.sigpending():
-                return "a signal came first"
+                return "interrupted by a signal"
             if time.monotonic() > deadline:
                 return TOO_LATE
             thread.join(_PAUSE)
-        return answers[0]
+        return results[0]
 
     def announce(self, reason: str | None, session: Session) -> Outcome:
-        """Tell that the mount serves, or keep in `failure` why not, which is told at its end."""
+        """Report that the mount serves, or keep in `failure` why not, which is reported at its end."""
         options = self.options
         if (
             reason is None
@@ -95,22 +93,22 @@ class Readiness:
         logger.info("%s is mounted: %s", options.mountpoint, self._layers())
         if self.ready is not None and not self._leave_terminal(self.ready):
             return Outcome.ABANDONED
-        self.notifier.tell("READY=1", f"STATUS=serving {options.mountpoint}")
+        self.notifier.send("READY=1", f"STATUS=serving {options.mountpoint}")
         return Outcome.SERVES
 
-    def refuse(self, error: Exception) -> None:
-        """Pass on the reason why the daemon ends, if somebody still waits for it."""
+    def report_failure(self, error: Exception) -> None:
+        """Send the reason why the daemon ends to the mounting command, if that still waits."""
         if self.ready is not None:
             os.write(self.ready, FAILED + os.fsencode(str(error)))
 
     def _leave_terminal(self, ready: int) -> bool:
-        """Cut off from the command line that started us; False when it has gone without waiting for us."""
+        """Detach from the mounting command's terminal; False when that has ended without waiting."""
         for fd in range(3):
             os.dup2(self._null, fd)
         try:
             os.write(ready, READY)
         except BrokenPipeError:
-            logger.warning("whoever asked for the mount was killed before it was ready")
+            logger.warning("the mounting command was killed before the mount was ready: unmounting")
             return False
         finally:
             os.close(ready)

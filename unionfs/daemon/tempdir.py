@@ -1,7 +1,8 @@
-"""The temporary directory of a union: upper, work and mountpoint, as far as nobody has named others.
+"""The temporary directory of a union: upper, work and mountpoint, as far as the caller has given no others.
 
-Made by whoever asks for the union and removed by him; when he is killed, by the daemon. Never removes
-anything but these three, never what is mounted in there, and never a directory that only has the same path.
+Made and removed by the process that mounts the union; when that is killed, removed by the daemon. Never
+removes anything but these three, never what is mounted in there, and never a directory that only has the same
+path.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ _PRIVATE = ("trusted.overlay.", "user.overlay.")
 
 
 class TempDir:
-    """One such directory, held by a descriptor: it is the same one whatever lies over its path."""
+    """One such directory, by a descriptor: it is the same one whatever is mounted over its path."""
 
     __slots__ = ("_fd", "path")
 
     def __init__(self, path: str) -> None:
-        """Take over the directory that `make` made, in this process or in another."""
+        """Open the directory that `make` made, in this process or in another."""
         self.path = path
         self._fd = os.open(path, _OPEN_DIR)
 
@@ -59,9 +60,9 @@ class TempDir:
         return os.path.join(self.path, name)
 
     def remove(self) -> None:
-        """Remove it with the layers that are in it. MountError: it could not be, and the rest is as it was.
+        """Remove it with the layers that are in it. MountError: that failed, and the rest is as it was.
 
-        Twice is as good as once.
+        May be called again.
         """
         if self._fd < 0:
             return
@@ -88,20 +89,20 @@ class TempDir:
         self.close()
 
     def _leads_here(self, path: str) -> bool:
-        """Whether a path leads to it, and not to what lies over it or has taken its place."""
+        """Whether a path resolves to it, and not to what is mounted over it or has replaced it."""
         try:
             return os.path.samestat(os.lstat(path), os.fstat(self._fd))
         except FileNotFoundError:
             return False
 
     def close(self) -> None:
-        """Let go of it, without removing anything."""
+        """Close the descriptor, without removing anything."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-def holds_whiteouts(directory: str) -> bool:
+def supports_whiteouts(directory: str) -> bool:
     """Whether a whiteout can be made there. It cannot on overlayfs, a container's own root directory."""
     fd = os.open(directory, _OPEN_DIR)
     try:
@@ -114,11 +115,11 @@ def holds_whiteouts(directory: str) -> bool:
     return True
 
 
-def look_like(upper: str, lower: str) -> None:
-    """Give a new upper the owner, mode, attributes and times of the lower: its root is the merged tree's.
+def copy_root_attributes(upper: str, lower: str) -> None:
+    """Give a new upper the owner, mode, xattrs and times of the lower: its root is the merged tree's.
 
-    What an ordinary user may not give stays his own. A lower that cannot be looked at is none: who opens the
-    layers says so.
+    An ordinary user stays the owner. A lower that cannot be accessed is ignored: opening the layers reports
+    it.
     """
     try:
         st = os.stat(lower)
@@ -126,7 +127,7 @@ def look_like(upper: str, lower: str) -> None:
         return
     root = os.geteuid() == 0
     if root:
-        # A user namespace's root cannot give to who is not in it (EINVAL).
+        # A user namespace's root cannot chown to an id that is not mapped in it (EINVAL).
         with contextlib.suppress(OSError):
             os.chown(upper, st.st_uid, st.st_gid)
     os.chmod(upper, stat.S_IMODE(st.st_mode))
@@ -134,11 +135,11 @@ def look_like(upper: str, lower: str) -> None:
         try:
             os.setxattr(upper, name, os.getxattr(lower, name))
         except OSError as error:
-            # Upper's filesystem has none of that kind, they are not for this user, or it is gone meanwhile.
+            # Upper's filesystem does not support it, this user may not set it, or it is gone meanwhile.
             if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENODATA):
                 raise
     if not root:
-        # The daemon writes as this user, who must not be kept out; an ACL may have done that, too.
+        # The daemon writes as this user, which needs access; an ACL may have denied it, too.
         os.chmod(upper, stat.S_IMODE(os.stat(upper).st_mode) | stat.S_IRWXU)
     os.utime(upper, ns=(st.st_atime_ns, st.st_mtime_ns))
 

@@ -1,7 +1,7 @@
-"""Telling a service manager how a service is, as sd_notify(3) describes it: datagrams to $NOTIFY_SOCKET.
+"""Notifies a service manager, as sd_notify(3) describes it: datagrams to $NOTIFY_SOCKET.
 
-Whoever is not started by a service manager has no such socket, and tells nobody. Telling never fails: that
-nobody listens any more is no reason to end what is told of.
+A process that no service manager has started has no such socket, and sends nothing. Sending never raises: a
+service manager that does not listen any more is no reason to end the service.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import socket
 
 VARIABLE = "NOTIFY_SOCKET"
 
-_PATIENCE = 1.0
-"""Seconds for a manager whose queue is full: data is to be written out after `STOPPING=1`."""
+_TIMEOUT = 1.0
+"""Seconds to wait for a manager whose queue is full: data is written out after `STOPPING=1`."""
 
 logger = logging.getLogger(__name__)
 
 
 class Notifier:
-    """The way to the service manager, found once. Later the socket's path may be covered by a mount."""
+    """The service manager's socket, connected once: later its path may be covered by a mount."""
 
     def __init__(self, path: str | None) -> None:
-        """`path` as the variable has it; None: nobody wants to be told."""
+        """`path` is the variable's value; None: there is no service manager."""
         self._socket: socket.socket | None = None
         if not path:
             return
@@ -32,12 +32,17 @@ class Notifier:
             made.connect("\0" + path[1:] if path.startswith("@") else path)
         except OSError as error:
             made.close()
-            logger.warning("%s=%s: %s; the service manager is told nothing", VARIABLE, path, error.strerror)
+            logger.warning(
+                "%s=%s: connect failed: %s; the service manager gets no notification",
+                VARIABLE,
+                path,
+                error.strerror,
+            )
             return
-        made.settimeout(_PATIENCE)
+        made.settimeout(_TIMEOUT)
         self._socket = made
 
-    def tell(self, *assignments: str) -> None:
+    def send(self, *assignments: str) -> None:
         """Send assignments such as `READY=1`, together. A line end in one is sent as a space."""
         if self._socket is None:
             return
@@ -45,7 +50,7 @@ class Notifier:
         try:
             self._socket.send(os.fsencode(text))
         except OSError as error:
-            logger.warning("the service manager could not be told %r: %s", text, error.strerror or error)
+            logger.warning("notifying the service manager of %r failed: %s", text, error.strerror or error)
 
     def close(self) -> None:
         if self._socket is not None:

@@ -1,1 +1,1 @@
-"""Transports: thin translations between the kernel's requests and the union. Never hold a union rule."""
+"""Transports: thin translations between the kernel's requests and the union. They have no union rule."""

@@ -1,4 +1,4 @@
-"""Which transport serves a mount. Loads one only when it is chosen: each costs start-up time.
+"""Chooses the transport of a mount, and imports that one only: each costs start-up time.
 
 "auto" is the direct transport, which works on every kernel and with every privilege that a mount works with.
 """

@@ -1,7 +1,7 @@
-"""Which errno a caller sees where the daemon's own one would say something untrue of the caller.
+"""Errnos that are true of the daemon and would be wrong for the caller.
 
-Errnos are chosen in `overlay`; here are only those that the system gives the daemon because it is a process
-with limits, which kernel overlayfs is not.
+Errnos are chosen in `overlay`; here are only those that the daemon gets because it is a process with limits,
+which kernel overlayfs is not.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import errno
 
 
 def errno_for_caller(code: int) -> int:
-    """ENFILE, "the system has no more", for EMFILE, "you have too many": it is the daemon that has.
+    """ENFILE (too many open files in the system) for the daemon's EMFILE (too many in this process).
 
-    EMFILE of the caller's own the kernel answers before it asks.
+    For the caller's own limit the kernel returns EMFILE without a request.
     """
     return errno.ENFILE if code == errno.EMFILE else code

@@ -1,8 +1,8 @@
-"""Getting a /dev/fuse descriptor that is mounted somewhere.
+"""Opens /dev/fuse and mounts it.
 
 With the privilege to mount, mount(2) is called with flags of our own choice; without it fusermount3, which is
-setuid, mounts and hands the descriptor over. A transport is given the ready descriptor. Nothing here reads or
-answers a request.
+setuid, mounts and passes the descriptor. A transport gets the mounted descriptor. Nothing here reads a
+request or replies.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import stat
 from dataclasses import dataclass
 
 from unionfs.errors import MountError, explain
-from unionfs.linux import mount as linux
+from unionfs.linux import mount
 from unionfs.linux.process import try_in_child
 from unionfs.transport.auto_unmount import Guard
 from unionfs.transport.detach import detach
@@ -23,30 +23,30 @@ FUSE_DEVICE = "/dev/fuse"
 SUBTYPE = "pyunionfs"
 FSTYPE = f"fuse.{SUBTYPE}"
 
-_ANSWER_TIME = 5.0
+_STATVFS_TIMEOUT = 5.0
 
 _FLAGS = {
-    "ro": linux.MS_RDONLY,
-    "nosuid": linux.MS_NOSUID,
-    "nodev": linux.MS_NODEV,
-    "noexec": linux.MS_NOEXEC,
-    "nosymfollow": linux.MS_NOSYMFOLLOW,
-    "noatime": linux.MS_NOATIME,
-    "strictatime": linux.MS_STRICTATIME,
-    "nodiratime": linux.MS_NODIRATIME,
-    "lazytime": linux.MS_LAZYTIME,
-    "sync": linux.MS_SYNCHRONOUS,
-    "dirsync": linux.MS_DIRSYNC,
+    "ro": mount.MS_RDONLY,
+    "nosuid": mount.MS_NOSUID,
+    "nodev": mount.MS_NODEV,
+    "noexec": mount.MS_NOEXEC,
+    "nosymfollow": mount.MS_NOSYMFOLLOW,
+    "noatime": mount.MS_NOATIME,
+    "strictatime": mount.MS_STRICTATIME,
+    "nodiratime": mount.MS_NODIRATIME,
+    "lazytime": mount.MS_LAZYTIME,
+    "sync": mount.MS_SYNCHRONOUS,
+    "dirsync": mount.MS_DIRSYNC,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class FuseMountOptions:
-    """What the kernel is told at mount(2). The defaults are overlayfs's: devices and setuid bits work.
+    """Flags and options for mount(2). The defaults are overlayfs's: devices and setuid bits work.
 
-    `allow_other` lets other users in. `default_permissions` is always given: the kernel checks modes and
-    ACLs (not with `acl` False). `access_times` is "noatime", "strictatime", or
-    empty for what the kernel does by default. `context` and so on are SELinux's.
+    `allow_other` permits other users. `default_permissions` is always set: the kernel checks modes and ACLs
+    (these not with `acl` False). `access_times` is "noatime", "strictatime", or empty for the kernel's
+    default. `context` and so on are SELinux's.
     """
 
     fsname: str = "pyunionfs"
@@ -71,7 +71,7 @@ class FuseMountOptions:
     rootcontext: str | None = None
 
     def flag_names(self) -> list[str]:
-        """The generic mount flags that are set, by their names for mount(8)."""
+        """The generic mount flags that are set, by their names in mount(8)."""
         names = ["ro"] if self.read_only else []
         names += [name for name in ("nosuid", "nodev", "noexec", "nosymfollow") if getattr(self, name)]
         names += [self.access_times] if self.access_times else []
@@ -84,7 +84,7 @@ class FuseMountOptions:
         return [(name, value) for name in names if (value := getattr(self, name)) is not None]
 
     def fuse_options(self) -> list[str]:
-        """The options of the filesystem type, but for those that the mounting program finds out."""
+        """The options of the filesystem type, except those that the mounting program adds."""
         names = ["default_permissions"]
         if self.allow_other:
             names.append("allow_other")
@@ -100,13 +100,13 @@ class FuseMount:
     fd: int
     device: tuple[int, int] | None
     guard: Guard | None
-    """Takes the mount away when this process dies; to be released when it has ended well."""
-    entry: linux.MountPoint | None = None
-    """What the table of mounts said of it when it was made."""
+    """Detaches the mount when this process dies; to be released after a regular end."""
+    entry: mount.MountPoint | None = None
+    """Its line of the mount table when it was made."""
 
     def detach(self) -> None:
-        """Take it out of the tree wherever it still is."""
-        # Once the kernel has ended the session because it is unmounted, its number may be another mount's.
+        """Detach it wherever it still is."""
+        # Once the kernel has ended the session because it is unmounted, its device number may be another's.
         detach(self.device, only_dead=self._has_ended())
 
     def _has_ended(self) -> bool:
@@ -116,29 +116,29 @@ class FuseMount:
 
 
 def check_mountpoint(mountpoint: str) -> None:
-    """Refuse a mountpoint that is missing, not a directory, or a mount that does not answer."""
-    answer: int | None
-    # statvfs, because the answer to a stat may still be cached when the daemon is dead.
-    if any(entry.fstype.startswith("fuse") for entry in linux.mount_table()):
-        # Its daemon may be stuck, and then so would we be.
-        answer = try_in_child(lambda: os.statvfs(mountpoint), _ANSWER_TIME)
+    """Refuse a mountpoint that is missing, not a directory, or a mount whose daemon does not reply."""
+    code: int | None
+    # statvfs, because attributes may still be cached when the daemon is dead.
+    if any(entry.fstype.startswith("fuse") for entry in mount.mount_table()):
+        # Its daemon may be stuck, and then statvfs(2) would not return.
+        code = try_in_child(lambda: os.statvfs(mountpoint), _STATVFS_TIMEOUT)
     else:
-        answer = _errno_of_statvfs(mountpoint)
-    if answer is None or answer == errno.ENOTCONN:
+        code = _errno_of_statvfs(mountpoint)
+    if code is None or code == errno.ENOTCONN:
         import shlex
 
-        what = "that does not answer" if answer is None else "whose daemon has died"
-        entry = linux.mount_at(mountpoint)
+        what = "that does not answer" if code is None else "whose daemon has died"
+        entry = mount.mount_at(mountpoint)
         program = "umount" if entry is not None and entry.fstype != FSTYPE else "pyunionfs umount"
-        lazy = "--lazy " if answer is None else ""
+        lazy = "--lazy " if code is None else ""
         raise MountError(
             f"cannot mount on {mountpoint}: a FUSE mount {what} lies there;"
             f" `{program} {lazy}{shlex.quote(mountpoint)}` mends it"
         )
-    if answer == errno.ENOENT:
+    if code == errno.ENOENT:
         raise MountError(f"the mountpoint {mountpoint} does not exist: create it with `mkdir`")
-    if answer:
-        raise MountError(f"cannot mount on {explain(OSError(answer, os.strerror(answer), mountpoint))}")
+    if code:
+        raise MountError(f"cannot mount on {explain(OSError(code, os.strerror(code), mountpoint))}")
     if not stat.S_ISDIR(os.stat(mountpoint).st_mode):
         raise MountError(f"the mountpoint {mountpoint} is not a directory: a union is mounted on one")
 
@@ -152,10 +152,10 @@ def _errno_of_statvfs(path: str) -> int:
 
 
 def open_fuse(mountpoint: str, options: FuseMountOptions) -> FuseMount:
-    """Mount at `mountpoint`; the descriptor is the caller's to close.
+    """Mount at `mountpoint`; the caller closes the descriptor.
 
-    From here on whoever touches the mountpoint waits until the descriptor is served. Must be called before
-    this process has threads, because `auto_unmount` may fork.
+    From here on a process that accesses the mountpoint waits until the descriptor is served. Must be called
+    before this process has threads, because `auto_unmount` forks.
     """
     try:
         fd = os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -180,16 +180,16 @@ def open_fuse(mountpoint: str, options: FuseMountOptions) -> FuseMount:
             os.close(fd)
             raise
         else:
-            return _mounted(fd, mountpoint, options)
+            return _find_mount(fd, mountpoint, options)
     from unionfs.transport import fusermount
 
     _refuse_contexts(mountpoint, options)
-    return _mounted(fusermount.mount(mountpoint, _words(options)), mountpoint, options)
+    return _find_mount(fusermount.mount(mountpoint, _fusermount_options(options)), mountpoint, options)
 
 
-def _mounted(fd: int, mountpoint: str, options: FuseMountOptions) -> FuseMount:
-    entry = linux.mount_at(mountpoint)
-    if entry is None:  # somebody was quick to take it away
+def _find_mount(fd: int, mountpoint: str, options: FuseMountOptions) -> FuseMount:
+    entry = mount.mount_at(mountpoint)
+    if entry is None:  # it is already unmounted
         return FuseMount(fd, None, None)
     return FuseMount(fd, entry.device, Guard(entry.device) if options.auto_unmount else None, entry)
 
@@ -202,15 +202,15 @@ def _no_device(mountpoint: str) -> MountError:
 
 
 def _mount_directly(fd: int, mountpoint: str, options: FuseMountOptions) -> None:
-    # MS_POSIXACL makes the kernel leave creation modes unmasked and send the umask beside them, as default
-    # ACLs need: where a directory has one, the umask must not count.
-    flags = (linux.MS_POSIXACL if options.acl else 0) | _mount_flags(options)
+    # MS_POSIXACL makes the kernel send creation modes unmasked, with the umask beside them, as default ACLs
+    # need: in a directory that has one, the umask must not apply.
+    flags = (mount.MS_POSIXACL if options.acl else 0) | _mount_flags(options)
     root_mode = stat.S_IFMT(os.stat(mountpoint).st_mode)
     data = [f"fd={fd}", f"rootmode={root_mode:o}", f"user_id={os.geteuid()}", f"group_id={os.getegid()}"]
     data += options.fuse_options()
     # Quoted, because categories are separated by commas; SELinux takes the quotes off.
     data += [f'{name}="{value}"' for name, value in options.contexts()]
-    linux.mount(options.fsname, mountpoint, f"fuse.{options.subtype}", flags, ",".join(data))
+    mount.mount(options.fsname, mountpoint, f"fuse.{options.subtype}", flags, ",".join(data))
 
 
 def _mount_flags(options: FuseMountOptions) -> int:
@@ -221,20 +221,20 @@ def _mount_flags(options: FuseMountOptions) -> int:
 
 
 def change_flags(mountpoint: str, options: FuseMountOptions) -> None:
-    """Give what is mounted there these flags instead of its own. OSError as mount(2) has it."""
-    flags = linux.MS_REMOUNT | _mount_flags(options)
+    """Remount with these flags. OSError as mount(2) returns it."""
+    flags = mount.MS_REMOUNT | _mount_flags(options)
     if not options.access_times:
-        # Where none of these flags is given, path_mount() keeps those that the mount has.
-        flags |= linux.MS_RELATIME
-    # fuse.ko looks at no option then, and the type is that of what is there.
-    linux.mount(options.fsname, mountpoint, "none", flags, "")
+        # With none of these flags, path_mount() keeps those of the mount.
+        flags |= mount.MS_RELATIME
+    # fuse.ko ignores options of a remount, and the type is that of the mount.
+    mount.mount(options.fsname, mountpoint, "none", flags, "")
 
 
 def _hint(error: OSError, options: FuseMountOptions) -> str:
     names = [name for name, _ in options.contexts()]
     if error.errno != errno.EINVAL or not names:
         return ""
-    return f"; {' and '.join(names)} need SELinux and a context that it knows: leave out what is not so"
+    return f"; {' and '.join(names)} need SELinux and a context that it knows: leave out the others"
 
 
 def _refuse_contexts(mountpoint: str, options: FuseMountOptions) -> None:
@@ -245,8 +245,8 @@ def _refuse_contexts(mountpoint: str, options: FuseMountOptions) -> None:
         )
 
 
-def _words(options: FuseMountOptions) -> list[str]:
-    """Everything that fusermount3 is told by -o."""
+def _fusermount_options(options: FuseMountOptions) -> list[str]:
+    """What fusermount3 gets by -o."""
     names = [("subtype", options.subtype), ("fsname", options.fsname)]
     texts = [f"{name}=" + value.replace("\\", "\\\\").replace(",", "\\,") for name, value in names]
     return [*options.flag_names(), *options.fuse_options(), *texts]

@@ -35,14 +35,14 @@ class FakeServer:
         self.task = SlowWork()
         self.answers = 0
 
-    async def settle(self, task: Task, opcode: str) -> None:
+    async def run_task(self, task: Task, opcode: str) -> None:
         task.run()
         task.finish(None)
 
     async def give_up(self, owner: Owner, task: Task) -> None:
         give_up(owner, task)
 
-    def answered(self) -> None:
+    def after_operation(self) -> None:
         self.answers += 1
 
     @op("GOOD")
@@ -86,7 +86,7 @@ def test_a_bug_costs_one_request(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR), pytest.raises(pyfuse3.FUSEError) as failure:
         trio.run(server.bug)
     assert failure.value.errno == errno.EIO
-    assert "a bug has cost one BUG request" in caplog.text
+    assert "BUG: unhandled exception, replied EIO" in caplog.text
     assert "nobody expected this" in caplog.text
     assert "Traceback" in caplog.text
     assert trio.run(server.good, 1) == 2

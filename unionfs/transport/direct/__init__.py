@@ -1,4 +1,4 @@
-"""The kernel's FUSE protocol on /dev/fuse, spoken by this package itself."""
+"""The transport that speaks the kernel's FUSE protocol on /dev/fuse itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests by way of libfuse and pyfuse3: a thin translation that holds no union rule."""
+"""The transport over libfuse and pyfuse3: a thin translation that has no union rule."""
 
 from __future__ import annotations
 

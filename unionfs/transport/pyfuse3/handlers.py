@@ -1,4 +1,4 @@
-"""Making pyfuse3 handlers of the union's operations: counting, slow work, and what a failure answers.
+"""Wraps the union's operations as pyfuse3 handlers: counts requests, runs slow work, converts exceptions.
 
 Only `FUSEError` may leave a handler: anything else ends pyfuse3's main loop and the mount with it.
 """
@@ -20,19 +20,19 @@ log = logging.getLogger(__name__)
 
 
 class Server(Protocol):
-    """What a handler needs of the object that it is a method of."""
+    """What a handler needs of its object."""
 
     counts: dict[str, int]
     debug: bool
 
-    async def settle(self, task: Task, opcode: str) -> None:
-        """Have slow work done; the operation is called again after it."""
+    async def run_task(self, task: Task, opcode: str) -> None:
+        """Run slow work; the operation is called again after it."""
 
     async def give_up(self, owner: Owner, task: Task) -> None:
-        """The operation is not called again after *task*: have cleared away what it has begun."""
+        """The operation is not called again after *task*: undo what it has begun."""
 
-    def answered(self) -> None:
-        """Called after each operation that has done its work, before its answer."""
+    def after_operation(self) -> None:
+        """Called after each operation that has done its work, before its reply."""
 
 
 P = ParamSpec("P")
@@ -44,7 +44,7 @@ Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
 
 
 def op(opcode: str) -> Callable[[Method[S, P, T]], Handler[S, P, T]]:
-    """Make a handler of an operation that does not wait: call it, again after slow work it asks for."""
+    """Make a handler of an operation that does not wait: call it, and again after each task it raises."""
 
     def decorate(operation: Method[S, P, T]) -> Handler[S, P, T]:
         @wraps(operation)
@@ -55,14 +55,14 @@ def op(opcode: str) -> Callable[[Method[S, P, T]], Handler[S, P, T]]:
             while True:
                 try:
                     result = operation(self, *args, **kwargs)
-                    self.answered()
+                    self.after_operation()
                     return result
                 except Wait as wait:
                     task, owner = wait.task, wait.owner
                 except Exception as error:
-                    raise answer(error, opcode) from None
+                    raise to_fuse_error(error, opcode) from None
                 try:
-                    await self.settle(task, opcode)
+                    await self.run_task(task, opcode)
                 except BaseException:
                     if owner is not None:
                         await self.give_up(owner, task)
@@ -85,7 +85,7 @@ def slow_op(opcode: str) -> Callable[[Handler[S, P, T]], Handler[S, P, T]]:
             try:
                 return await operation(self, *args, **kwargs)
             except Exception as error:
-                raise answer(error, opcode) from None
+                raise to_fuse_error(error, opcode) from None
 
         return handler
 
@@ -93,7 +93,7 @@ def slow_op(opcode: str) -> Callable[[Handler[S, P, T]], Handler[S, P, T]]:
 
 
 def _log_request(opcode: str, args: tuple[object, ...]) -> None:
-    """What `debug` shows of a request: numbers and names, of data only how much it is."""
+    """Log numbers and names of a request, and of data only the size."""
     shown = []
     for arg in args:
         if isinstance(arg, bytes):
@@ -105,11 +105,11 @@ def _log_request(opcode: str, args: tuple[object, ...]) -> None:
     log.debug("%s(%s)", opcode, ", ".join(shown))
 
 
-def answer(error: BaseException, opcode: str) -> pyfuse3.FUSEError:
-    """What the kernel is told of a failure: its errno, and EIO for a bug, which is logged."""
+def to_fuse_error(error: BaseException, opcode: str) -> pyfuse3.FUSEError:
+    """The errno to reply with: that of an OSError, and EIO for any other exception, which is logged."""
     if isinstance(error, pyfuse3.FUSEError):
         return error
     if isinstance(error, OSError) and error.errno:
         return pyfuse3.FUSEError(errno_for_caller(error.errno))
-    log.error("a bug has cost one %s request", opcode, exc_info=error)
+    log.error("%s: unhandled exception, replied EIO", opcode, exc_info=error)
     return pyfuse3.FUSEError(errno.EIO)

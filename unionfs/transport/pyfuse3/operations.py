@@ -1,10 +1,10 @@
 """The handlers that pyfuse3 calls: a thin translation between its requests and `Union`.
 
 Facts about pyfuse3 that shape this file: listings are always readdirplus, and each entry that `readdir_reply`
-takes counts as one lookup; `st_ino` is the node number too; `open` and `opendir` must never answer ENOSYS.
+takes counts as one lookup; `st_ino` is the node id too; `open` and `opendir` must never raise ENOSYS.
 
-Handlers run on the state thread and do not wait, except where the union asks for slow work (`Wait`), the disk
-must be read or something is synced: then a worker thread does it.
+Handlers run on the state thread and do not wait, except where the union needs slow work (`Wait`), reads from
+the disk or syncs: then a worker thread does it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from unionfs.overlay.inode import Inode
 from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.super import Union
 from unionfs.overlay.wait import Owner, Task
-from unionfs.transport.pyfuse3.handlers import answer, op, slow_op
+from unionfs.transport.pyfuse3.handlers import op, slow_op, to_fuse_error
 
 log = logging.getLogger(__name__)
 
 _FOREVER = 1e9
-"""Seconds that the kernel may keep what it knows when every change comes through the mount."""
+"""Seconds for which the kernel may cache where every change comes through the mount."""
 
-_COPIERS = 4
-_SYNCERS = 8
+_COPY_THREADS = 4
+_SYNC_THREADS = 8
 
 _LOCAL_FILESYSTEMS = frozenset((0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x794C7630))
 """f_type of ext4, xfs, btrfs, tmpfs, f2fs and overlayfs: their close(2) reports no late error."""
@@ -44,8 +44,8 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
 
 
-class _DropPages:
-    """Has the kernel drop a file's pages. A chore, because it waits for requests of theirs to be answered."""
+class _InvalidatePages:
+    """Has the kernel drop a file's pages. In the background: it waits for the replies to their requests."""
 
     __slots__ = ("_ino",)
 
@@ -59,7 +59,7 @@ class _DropPages:
 
 
 class Operations(pyfuse3.Operations):
-    """The handlers. `counts` says how many requests of which kind came."""
+    """The handlers. `counts` has the number of requests of each opcode."""
 
     enable_acl = True
     enable_writeback_cache = False
@@ -75,35 +75,35 @@ class Operations(pyfuse3.Operations):
         self.files: dict[int, OpenFile] = {}
         self.dirs: dict[int, DirHandle] = {}
         self._next_handle = 0
-        self.waiters: dict[Task, trio.Event] = {}
-        self.chores = trio.Event()
+        self.pending_tasks: dict[Task, trio.Event] = {}
+        self.background_event = trio.Event()
         # Apart from each other and from reads of the disk: long copies must not keep those waiting.
-        self._copiers = trio.CapacityLimiter(_COPIERS)
-        self._syncers = trio.CapacityLimiter(_SYNCERS)
+        self._copiers = trio.CapacityLimiter(_COPY_THREADS)
+        self._syncers = trio.CapacityLimiter(_SYNC_THREADS)
         timeout = union.fs.config.timeout
         self._links = link_counter(union.fs)
         self._timeout = _FOREVER if timeout is None else timeout
         self._keep_cache = timeout is None
-        self._flush_matters = filesystem_type(union.fs.root.top.open()) not in _LOCAL_FILESYSTEMS
+        self._needs_flush = filesystem_type(union.fs.root.top.open()) not in _LOCAL_FILESYSTEMS
 
     # --- helpers ---------------------------------------------------------------------------------
 
     @staticmethod
-    def _need(available: bool) -> None:
-        """ENOSYS for what the mount's options leave out.
+    def _require(available: bool) -> None:
+        """ENOSYS for what the mount's options disable.
 
-        The kernel asks no more after that: of attributes it says EOPNOTSUPP, of a sync that it is done.
+        The kernel sends no more of these: it answers EOPNOTSUPP for xattrs, and success for a sync.
         """
         if not available:
             raise pyfuse3.FUSEError(errno.ENOSYS)
 
-    async def settle(self, task: Task, opcode: str) -> None:
-        """Have slow work done once, whoever asked; the first who asks gets its failure."""
-        done = self.waiters.get(task)
+    async def run_task(self, task: Task, opcode: str) -> None:
+        """Run slow work once for all requests that need it; the first of them gets its failure."""
+        done = self.pending_tasks.get(task)
         if done is not None:
             await done.wait()
             return
-        done = self.waiters[task] = trio.Event()
+        done = self.pending_tasks[task] = trio.Event()
         failure: BaseException | None = None
         try:
             with trio.CancelScope(shield=True):
@@ -116,30 +116,30 @@ class Operations(pyfuse3.Operations):
                 except BaseException as error:
                     failure = failure or error
         finally:
-            del self.waiters[task]
+            del self.pending_tasks[task]
             done.set()
         if failure is not None:
-            raise answer(failure, opcode) from None
+            raise to_fuse_error(failure, opcode) from None
 
     async def give_up(self, owner: Owner, task: Task) -> None:
-        """Clear away in slices, between which other requests have their turn."""
+        """Undo in slices, between which other requests are handled."""
         with trio.CancelScope(shield=True):
             following = owner.given_up(task)
             while following is not None:
                 await trio.lowlevel.checkpoint()
                 following = owner.given_up(following)
-        self.answered()
+        self.after_operation()
 
-    def answered(self) -> None:
-        """Pass on what an operation has left: attributes that the kernel must forget, and chores."""
+    def after_operation(self) -> None:
+        """Invalidate attributes that an operation has changed, and start its background jobs."""
         fs = self.fs
         if fs.stale:
             for ino in self.union.take_stale():
-                # Unlike that of data, this takes no lock and cannot deadlock.
+                # Unlike an invalidation of data, this takes no lock and cannot deadlock.
                 with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten the inode already
                     pyfuse3.invalidate_inode(ino, attr_only=True)
         if fs.chores:
-            self.chores.set()
+            self.background_event.set()
 
     def _attributes(self, inode: Inode, st: os.stat_result) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
@@ -159,7 +159,7 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _placeholder(self) -> pyfuse3.EntryAttributes:
-        """What a listing shows of a name whose lookup fails; the kernel must ask again at once."""
+        """The entry of a name whose lookup fails; the kernel must not cache it."""
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = self.union.unused_number()
         entry.st_mode = stat.S_IFREG
@@ -181,7 +181,7 @@ class Operations(pyfuse3.Operations):
     def lookup(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         entry = self.union.lookup(parent, name)
         if entry is None:
-            # Number 0 lets the kernel remember that there is no such name.
+            # Node 0 has the kernel cache that there is no such name.
             miss = pyfuse3.EntryAttributes()
             miss.st_ino = 0
             miss.entry_timeout = self._timeout
@@ -194,7 +194,7 @@ class Operations(pyfuse3.Operations):
             try:
                 self.union.forget(ino, count)
             except Exception:
-                log.exception("a bug in forgetting inode %d", ino)
+                log.exception("FORGET of inode %d: unhandled exception", ino)
         self.union.give_memory_back()
 
     @op("MKDIR")
@@ -263,11 +263,11 @@ class Operations(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        # No system call changes the mode together with size or owner: such a mode is fuse.ko's own reckoning
-        # of which set-id bits are to go, and the union's is exact (setgid without group execute).
-        reckoned = fields.update_size or fields.update_uid or fields.update_gid
+        # No system call changes the mode together with size or owner: such a mode is fuse.ko's own idea of
+        # which set-id bits to clear, and the union's rule is exact (setgid without group execute).
+        killpriv_mode = fields.update_size or fields.update_uid or fields.update_gid
         changes = Changes(
-            mode=attr.st_mode if fields.update_mode and not reckoned else None,
+            mode=attr.st_mode if fields.update_mode and not killpriv_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
             gid=attr.st_gid if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
@@ -286,39 +286,39 @@ class Operations(pyfuse3.Operations):
 
     @op("STATFS")
     def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        there = self.union.statfs()
+        st = self.union.statfs()
         data = pyfuse3.StatvfsData()
-        data.f_bsize = there.f_bsize
-        data.f_frsize = there.f_frsize
-        data.f_blocks = there.f_blocks
-        data.f_bfree = there.f_bfree
-        data.f_bavail = there.f_bavail
-        data.f_files = there.f_files
-        data.f_ffree = there.f_ffree
-        data.f_favail = there.f_favail
-        data.f_namemax = there.f_namemax
+        data.f_bsize = st.f_bsize
+        data.f_frsize = st.f_frsize
+        data.f_blocks = st.f_blocks
+        data.f_bfree = st.f_bfree
+        data.f_bavail = st.f_bavail
+        data.f_files = st.f_files
+        data.f_ffree = st.f_ffree
+        data.f_favail = st.f_favail
+        data.f_namemax = st.f_namemax
         return data
 
     @op("GETXATTR")
     def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        self._need(self.fs.config.xattrs)
+        self._require(self.fs.config.xattrs)
         return self.union.getxattr(inode, name)
 
     @op("LISTXATTR")
     def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        self._need(self.fs.config.xattrs)
+        self._require(self.fs.config.xattrs)
         return self.union.listxattr(inode, _caller(ctx))
 
     @op("SETXATTR")
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
-        self._need(self.fs.config.xattrs)
+        self._require(self.fs.config.xattrs)
         # pyfuse3 has checked XATTR_CREATE and XATTR_REPLACE by a getxattr; the kernel holds the inode's
         # lock all the while, so nothing comes in between.
         self.union.setxattr(inode, name, value, 0, _caller(ctx))
 
     @op("REMOVEXATTR")
     def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        self._need(self.fs.config.xattrs)
+        self._require(self.fs.config.xattrs)
         self.union.removexattr(inode, name, _caller(ctx))
 
     # --- open files ------------------------------------------------------------------------------
@@ -343,15 +343,15 @@ class Operations(pyfuse3.Operations):
             written = file.write(off, buf)
         finally:
             if written != len(buf):
-                # It may have come from a mapping, whose pages fuse.ko would go on showing.
-                self.fs.chores.append(_DropPages(file.inode.ino))
-                self.chores.set()
+                # It may come from a mapping, whose pages fuse.ko would keep.
+                self.fs.chores.append(_InvalidatePages(file.inode.ino))
+                self.background_event.set()
         return written
 
     @slow_op("FLUSH")
     async def flush(self, fh: int) -> None:
-        if not self._flush_matters:
-            # The kernel asks no more after this.
+        if not self._needs_flush:
+            # The kernel sends no FLUSH after this.
             raise pyfuse3.FUSEError(errno.ENOSYS)
         await trio.to_thread.run_sync(self.files[fh].flush)
 
@@ -362,8 +362,8 @@ class Operations(pyfuse3.Operations):
     @slow_op("FSYNC")
     async def fsync(self, fh: int, datasync: bool) -> None:
         if not self.fs.config.fsync:
-            # The kernel goes on asking after this, as it must: else what a mapping has stored would be said
-            # to be safe when the daemon was killed.
+            # The kernel sends the next FSYNC too, as it must: else data stored through a mapping would be
+            # reported as safe after the daemon was killed.
             return
         await self._sync(self.union.sync_file(self.files[fh]), datasync)
 
@@ -396,7 +396,7 @@ class Operations(pyfuse3.Operations):
 
     @slow_op("FSYNCDIR")
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        self._need(self.fs.config.fsync)
+        self._require(self.fs.config.fsync)
         await self._sync(self.union.sync_dir(self.dirs[fh].directory.ino), datasync)
 
     async def _sync(self, fd: int | None, data_only: bool) -> None:
@@ -408,11 +408,11 @@ class Operations(pyfuse3.Operations):
             finally:
                 os.close(fd)
 
-    async def do_chores(self) -> None:
-        """Have done in the background what operations have left to be done."""
+    async def run_background_jobs(self) -> None:
+        """Run the jobs that operations have left for the background."""
         while True:
-            await self.chores.wait()
-            self.chores = trio.Event()
+            await self.background_event.wait()
+            self.background_event = trio.Event()
             for chore in self.union.take_chores():
                 try:
                     await trio.to_thread.run_sync(chore.run, limiter=self._copiers)
