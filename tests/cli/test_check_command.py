@@ -90,11 +90,11 @@ def test_for_people(base: Path, said: pytest.CaptureFixture[str]) -> None:
     assert err == ""
     assert out.splitlines() == [
         f"warning {base}/work/work/#1",
-        "    a temporary object, left by a mount that was cut off: it was no part of the union yet",
-        "    next: nothing needs to be done: the next mount clears it away",
+        "    a temporary object, left by a mount that was killed: it was not part of the union yet",
+        "    next: nothing needs to be done: the next mount removes it",
         f"warning {base}/work/work/notes",
-        "    no union makes such a thing here, and the next mount deletes whatever is here",
-        "    next: move it somewhere else if it is of any use, else delete it",
+        "    no union makes such an object here, and the next mount deletes all that is here",
+        "    next: move it somewhere else if you need it, else delete it",
         f"warning {base}/upper/one",
         "    a whiteout over nothing: no lower has the name there, so it hides nothing",
         "    next: remove it: nothing changes in the union",

@@ -13,7 +13,7 @@ from unionfs.offline import consistency
 from unionfs.offline import repair as mending
 from unionfs.offline.findings import Consent, Finding
 from unionfs.offline.repair import Outcome
-from unionfs.offline.stack import opened
+from unionfs.offline.stack import open_stack
 from unionfs.overlay.config import UnionConfig
 
 Found = tuple[str, str, str]
@@ -28,7 +28,7 @@ def check(config: UnionConfig, *, watch: bool = True, user: int = 0) -> list[Fin
     before = [fingerprint(Path(place)) for place in places]
     os.seteuid(user)
     try:
-        with opened(config, writable=False) as layers:
+        with open_stack(config, writable=False) as layers:
             found = list(consistency.examine(layers))
     finally:
         os.seteuid(0)
@@ -41,7 +41,7 @@ def repair(config: UnionConfig, consents: Iterable[Consent] = (), *, user: int =
     before = [fingerprint(Path(lower)) for lower in config.lowers]
     os.seteuid(user)
     try:
-        with opened(config, writable=True) as layers:
+        with open_stack(config, writable=True) as layers:
             outcomes = list(mending.repair(layers, list(consistency.examine(layers)), list(consents)))
     finally:
         os.seteuid(0)

@@ -91,7 +91,7 @@ def run(words: list[str]) -> int:
     if given.accept_volatile:
         consents.append(Consent.VOLATILE)
     looked_at = 0
-    with _named(config), stack.opened(config, writable=given.repair) as layers:
+    with _named(config), stack.open_stack(config, writable=given.repair) as layers:
         with terminal.progress(f"checking {config.upper}") as shown:
 
             def advance() -> None:
@@ -107,7 +107,7 @@ def run(words: list[str]) -> int:
                     outcomes.append(outcome)
                     shown()
         else:
-            outcomes = repair.look(findings)
+            outcomes = repair.preview(findings)
     left = sum(outcome.done is None and outcome.finding.counts for outcome in outcomes)
     if given.json:
         print(json.dumps(as_json(config, outcomes, looked_at, left), indent=2))
@@ -148,7 +148,7 @@ def _finding_as_json(finding: Finding, outcome: Outcome) -> dict[str, Any]:
         "path": finding.shown_path,
         "reason": finding.reason,
         "next_step": outcome.next_step,
-        "repairable": finding.mend is not None,
+        "repairable": finding.repair is not None,
         "mended": outcome.done,
         "not_mended": outcome.left,
     }
@@ -188,8 +188,8 @@ def _summary(outcomes: list[Outcome], looked_at: int, *, repaired: bool) -> str:
     mended = sum(outcome.done is not None for outcome in outcomes)
     if repaired:
         text += f"; {mended} mended"
-    mendable = sum(outcome.finding.mend is not None for outcome in outcomes)
-    vouched = sum(outcome.missing is not None for outcome in outcomes)
+    mendable = sum(outcome.finding.repair is not None for outcome in outcomes)
+    vouched = sum(outcome.missing_consent is not None for outcome in outcomes)
     if not repaired and mendable > vouched:
         text += f"; --repair can mend {mendable - vouched}"
     if vouched:
@@ -201,5 +201,5 @@ def _with_consent(outcomes: list[Outcome]) -> str:
     """The options that mend whatever can be mended."""
     from unionfs.offline.repair import FLAGS
 
-    missing = {outcome.missing for outcome in outcomes}
+    missing = {outcome.missing_consent for outcome in outcomes}
     return " ".join(["--repair", *(flag for consent, flag in FLAGS.items() if consent in missing)])

@@ -1,4 +1,4 @@
-"""What is done to the layers of a union without mounting it: looking at them, and mending them.
+"""Operations on the layers of a union without mounting it: listing changes, checking, repairing.
 
 May use `overlay` and `linux`, never a command, a daemon or a transport. Nothing here prints.
 """

@@ -1,9 +1,8 @@
-"""Changes told by comparing the union with its lowers, name by name, wherever upper holds something.
+"""Changes by comparing the union with its lowers, name by name, wherever upper has something.
 
-Upper is walked; of the lowers only those names are looked up that upper has. A lower directory is listed only
-where upper has put it elsewhere (a redirect) or hidden it (opaque, or another object in its place), for then
-what is in it is added or deleted. What the union shows and what the lowers do is found by the union's own
-lookup. Writes nothing.
+Walks upper; of the lowers only the names that upper has are looked up. A lower directory is listed only where
+upper has renamed it (a redirect) or hides it (opaque, or another object in its place), because its names are
+then added or deleted. What the union and the lowers show is found by the union's own lookup. Writes nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import stat
 from collections.abc import Iterator
 
 from unionfs.offline.change import Change, Kind, Problem, type_name
-from unionfs.offline.differ import attribute_differences, differences
-from unionfs.offline.look import Look, Place, directory_of, places, root_hit, top
+from unionfs.offline.compare import attribute_differences, differences
+from unionfs.offline.layer_view import LayerView, Place, directory_of, places, root_hit, top
 from unionfs.overlay.iget import Found, Hit
 from unionfs.overlay.inode import Directory
 from unionfs.overlay.readdir import Sources, scan
@@ -55,11 +54,11 @@ class _Node:
         self.disk, self.number = _space(shown), _number(shown)
 
 
-def changes(look: Look) -> Iterator[Change | Problem]:
-    """Every change, in no order; a problem for each path that cannot be looked at."""
-    ours, theirs = root_hit(look.upper.root), root_hit(look.fs.lowers[0].root)
+def changes(view: LayerView) -> Iterator[Change | Problem]:
+    """Every change, in no order; a problem for each path that cannot be read."""
+    ours, theirs = root_hit(view.upper.root), root_hit(view.fs.lowers[0].root)
     try:
-        differs = tuple(attribute_differences(look.fs.format, ours, theirs))
+        differs = tuple(attribute_differences(view.fs.format, ours, theirs))
     except OSError as error:
         yield Problem(b"/", error)
         differs = ()
@@ -67,22 +66,22 @@ def changes(look: Look) -> Iterator[Change | Problem]:
         yield Change("C", b"/", "directory", None, _space(ours), None, None, differs, None, 0, _number(ours))
     # The root itself has no line for what is in it: there is no union without it.
     todo = [
-        _Node(b"", None, look.union, look.below, same=True, source=b"", listed=True, shown=ours),
+        _Node(b"", None, view.union, view.below, same=True, source=b"", listed=True, shown=ours),
     ]
     while todo:
-        yield from _Walk(look, todo).directory(todo.pop())
+        yield from _Walk(view, todo).directory(todo.pop())
 
 
 class _Walk:
-    __slots__ = ("look", "todo")
+    __slots__ = ("todo", "view")
 
-    def __init__(self, look: Look, todo: list[_Node]) -> None:
-        self.look = look
+    def __init__(self, view: LayerView, todo: list[_Node]) -> None:
+        self.view = view
         self.todo = todo
 
     def directory(self, node: _Node) -> Iterator[Change | Problem]:
-        look = self.look
-        look.fs.dirfds.trim()
+        view = self.view
+        view.fs.dirfds.trim()
         try:
             names = self._names(node)
         except OSError as error:
@@ -91,7 +90,7 @@ class _Walk:
         for name in names:
             path = node.path + b"/" + name
             try:
-                union, below = look.find(node.union, name), look.find(node.below, name)
+                union, below = view.lookup(node.union, name), view.lookup(node.below, name)
                 change = self._compare(node, name, path, union, below)
             except OSError as error:
                 yield Problem(path, error)
@@ -107,7 +106,7 @@ class _Walk:
 
     def _names(self, node: _Node) -> list[bytes]:
         """The names in a directory at which there can be a change."""
-        fs = self.look.fs
+        fs = self.view.fs
         if not node.same:
             names = set(self._listed(node.union))
             if node.below is not None:
@@ -124,7 +123,7 @@ class _Walk:
         return list({*found.names, *found.marks})
 
     def _listed(self, directory: Directory) -> list[bytes]:
-        sources = Sources(self.look.fs, directory)
+        sources = Sources(self.view.fs, directory)
         try:
             return sources.index(sources.scan()).names()
         finally:
@@ -142,7 +141,7 @@ class _Walk:
             return self._there("A", path, union, None, source)
         if union.upper is None and places(union.lowers) == places(below.lowers):
             return None
-        differs = differences(self.look.fs, union, below)
+        differs = differences(self.view.fs, union, below)
         self._enter(node, path, union, below, source, listed=bool(differs))
         return self._there("C", path, union, below, source, differs) if differs else None
 
@@ -202,7 +201,7 @@ class _Walk:
         hit = union.upper
         if hit is None or stat.S_ISDIR(hit.st.st_mode) or hit.st.st_nlink < 2:
             return 0
-        fmt = self.look.fs.format
+        fmt = self.view.fs.format
         value = fmt.read_at(hit.directory, hit.name, fmt.nlink) or b""
         if not _NLINK.fullmatch(value):
             return 0

@@ -1,7 +1,7 @@
-"""Changes told from upper alone, by the marks that its objects bear. No lower is needed, or looked at.
+"""Changes from upper alone, by the marks of its objects. No lower is needed or read.
 
-What an object's marks say of the lowers is all that is known of them; docs/offline.md says where that is not
-enough. Reads marks of overlayfs, fuse-overlayfs and AUFS. Writes nothing.
+Of the lowers only the marks are known; docs/offline.md says where that is not enough. Reads marks of
+overlayfs, fuse-overlayfs and AUFS. Writes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FUSE_ORIGIN = FUSE_OVERLAYFS_PREFIX + "origin"
 
 
 class _State(enum.Enum):
-    """What lies below a directory of upper, as far as marks tell."""
+    """What a directory of upper merges, as far as marks say."""
 
     MERGED = enum.auto()  # the lowers' directory of the same path
     MOVED = enum.auto()  # a directory that the lowers have under another path
@@ -50,7 +50,7 @@ class _Node:
 
 
 def changes(upper: Layer, fmt: Format) -> Iterator[Change | Problem]:
-    """Every change, in no order; a problem for each path that cannot be looked at."""
+    """Every change, in no order; a problem for each path that cannot be read."""
     walk = _Walk(fmt)
     walk.todo.append(_Node(b"", None, upper.root, _State.MERGED, b""))
     while walk.todo:
@@ -177,7 +177,7 @@ class _Walk:
         except PermissionError:
             return marked  # listing it will say so
         if marked and has_file:
-            self.by_fuse_overlayfs = True  # who alone writes both
+            self.by_fuse_overlayfs = True  # which alone writes both
         return marked or has_file
 
     def _source(self, node: _Node, name: bytes, marks: list[str]) -> bytes | None:
@@ -191,7 +191,7 @@ class _Walk:
 
 
 def _is_merged(node: _Node | None) -> None:
-    """Take note that a directory, and so all those above it, are in the lowers."""
+    """Record that a directory, and so all those above it, are in the lowers."""
     while node is not None and node.state is _State.UNMARKED:
         node.state = _State.MERGED
         node = node.above

@@ -1,4 +1,4 @@
-"""What can be said of a change, in plain data: the changes themselves, their totals, what could not be read.
+"""Changes as plain data, their totals, and what could not be read.
 
 Knows no layer and no mark; `by_marks.py` and `by_lowers.py` make these.
 """
@@ -33,7 +33,7 @@ class Change:
     """One path that is not in the union as it is in the lowers.
 
     `path` is absolute from the union's root. `type` is what is there now (of a deletion: what was; None where
-    nobody has looked). `size` is the length in bytes of a regular file or symlink (else None), `disk` how
+    it is not known). `size` is the length in bytes of a regular file or symlink (else None), `disk` how
     many bytes the object occupies in upper. `in_upper` says of a regular file whether its data is in upper;
     it is not for a metacopy, and for a lower's file in a directory that was renamed. `source` is where the
     lowers have the object, if that is another path. `differs` says in which respects a changed object does,
@@ -58,7 +58,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A path that could not be looked at, and why. What lies below it is not known either."""
+    """A path that could not be read, and why. What is below it is not known either."""
 
     path: bytes
     error: OSError

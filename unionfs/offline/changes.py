@@ -13,7 +13,7 @@ from unionfs.errors import MountError
 from unionfs.linux import process, xattr
 from unionfs.offline import by_lowers, by_marks
 from unionfs.offline.change import Change, Problem
-from unionfs.offline.look import opened, owners_told
+from unionfs.offline.layer_view import open_view, owners_by_xattr
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.format import Format
 from unionfs.overlay.layer import DirFds, open_upper_to_look
@@ -31,10 +31,10 @@ def changes(
     *,
     userxattr: bool | None = None,
 ) -> Iterator[Change | Problem]:
-    """Every change, in no order, and a `Problem` for each path that could not be looked at.
+    """Every change, in no order, and a `Problem` for each path that could not be read.
 
     With *lowers* (absolute paths, top first) each change is what a comparison of the whole trees would find;
-    without, it is what upper's marks say. *userxattr* as the mount option; None: `uses_userxattr` tells.
+    without, it is what upper's marks say. *userxattr* as the mount option; None: `uses_userxattr` decides.
     Raises MountError where a layer cannot be opened.
     """
     check_layer("upper", upper)
@@ -43,13 +43,13 @@ def changes(
     if userxattr is None:
         userxattr = uses_userxattr(upper)
     if lowers is not None:
-        with opened(upper, lowers, data_lowers, userxattr=userxattr) as look:
-            yield from by_lowers.changes(look)
+        with open_view(upper, lowers, data_lowers, userxattr=userxattr) as view:
+            yield from by_lowers.changes(view)
         return
     dirfds = DirFds(_OPEN_DIRECTORIES)
     layer = open_upper_to_look(upper, dirfds)
     try:
-        owners_told(UnionConfig((), userxattr=userxattr), [layer])
+        owners_by_xattr(UnionConfig((), userxattr=userxattr), [layer])
         yield from by_marks.changes(layer, Format(userxattr))
     finally:
         dirfds.close_all()
@@ -59,10 +59,10 @@ def changes(
 def uses_userxattr(upper: str) -> bool:
     """Whether the marks of an upper are `user.overlay.*` attributes.
 
-    Its root and what is in there tell, the root first; overlayfs marks the root when it copies up. Where
-    nothing is marked (and then little can be), it is so for whoever may not use `trusted.*`. Both kinds
-    together are a union's marks and a caller's own attributes of the other kind: only `trusted.*` cannot be
-    set by just anybody.
+    Decided by its root, then by the objects in there; overlayfs marks the root when it copies up. Where
+    nothing is marked (and then little can be), it is so for users who may not use `trusted.*`. Both kinds
+    together are a union's marks and a user's own attributes of the other kind: only `trusted.*` needs a
+    privilege.
     """
     if not process.may_use_trusted_xattrs():
         return True
@@ -87,7 +87,7 @@ def _attributes(dirfd: int, name: bytes) -> list[str]:
 
 
 def check_layer(kind: str, path: str) -> None:
-    """Raise MountError for what is no directory."""
+    """Raise MountError unless it is a directory."""
     if not os.path.isdir(path):
         what = "is not a directory" if os.path.lexists(path) else "does not exist"
         raise MountError(f"{kind} {path} {what}: give a directory that is a layer of a union")

@@ -1,13 +1,13 @@
-"""Whether the layers of a union fit together: a walk through all that it shows, with the core's own lookups.
+"""Whether the layers of a union are consistent: a walk of all that it shows, with the core's own lookups.
 
 `examine` gives a `Finding` for each thing that does not fit; what can be wrong with one object's marks is in
 `marks.py`, with the work directory in `workdir.py`, and what may be done about it in `repair.py`. Changes
-nothing, but that an ordinary user's check lends itself the owner's permissions on upper's objects for a
+nothing, except that an ordinary user's check lends itself the owner's permissions on upper's objects for a
 moment, as that user's mount does.
 
 What counts as wrong is measured by what overlayfs and this program leave behind in use: they write a whiteout
-only where a lower has the name, a redirect only where it leads to a directory. Lowers are other people's: of
-these only what makes names unreachable or incomplete is told, not whiteouts over nothing.
+only where a lower has the name, a redirect only where it leads to a directory. Lowers may belong
+to others: of these only what makes names unreachable or incomplete is reported, not whiteouts over nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import stat
 from collections.abc import Callable, Iterator
 
 from unionfs.offline.findings import Finding, Kind, Severity
-from unionfs.offline.marks import Marks, read_marks
-from unionfs.offline.mends import ChangeMarks, RemoveWhiteout
+from unionfs.offline.marks import MarkChecker, read_marks
 from unionfs.offline.origins import Origins
+from unionfs.offline.repair_steps import ChangeMarks, RemoveWhiteout
 from unionfs.offline.stack import Stack, real_path
 from unionfs.offline.unreachable import missing_data, unreachable, unreadable
 from unionfs.offline.workdir import examine as examine_work
@@ -37,9 +37,9 @@ _FUSE_OVERLAYFS_OPAQUE = b".opq"
 
 
 def examine(stack: Stack, advance: Callable[[], None] = lambda: None) -> Iterator[Finding]:
-    """Look at everything; *advance* is called for each name that was looked at.
+    """Check everything; *advance* is called for each name that was checked.
 
-    Raises OSError only for what stops the check altogether.
+    Raises OSError only for what ends the check.
     """
     origins = Origins(stack)
     yield from examine_work(stack, origins)
@@ -48,13 +48,13 @@ def examine(stack: Stack, advance: Callable[[], None] = lambda: None) -> Iterato
 
 
 class _Walk:
-    """One walk, and what it must remember: which lower directory shows where."""
+    """One walk; `_places` has the path at which each lower directory shows."""
 
     __slots__ = ("_advance", "_marks", "_places", "_stack")
 
     def __init__(self, stack: Stack, origins: Origins, advance: Callable[[], None]) -> None:
         self._stack = stack
-        self._marks = Marks(stack, origins)
+        self._marks = MarkChecker(stack, origins)
         self._advance = advance
         self._places: dict[tuple[int, int, int], bytes] = {}
 
@@ -67,7 +67,7 @@ class _Walk:
             directory, path = pending.pop()
             yield from self._directory(directory, path, pending)
             directory.index = None
-        yield from self._marks.tally.findings(self._stack.fs.format)
+        yield from self._marks.summary.findings(self._stack.fs.format)
 
     # --- one directory ------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class _Walk:
             upper = self._in_upper(directory, name, found)
             if upper is not None:
                 if found is None and not failed:
-                    # Of a form that a listing does not tell: by an attribute.
+                    # Marked by an attribute, which a listing does not show.
                     yield from self._whiteout(directory, path, name)
                     continue
                 marks = self._marks_of(upper)
@@ -197,19 +197,22 @@ class _Walk:
         real = directory.upper
         st = real.lstat(name)
         shown = name if st is not None else WHITEOUT_PREFIX + name
-        mend: RemoveWhiteout | None = RemoveWhiteout(path, name)
+        step: RemoveWhiteout | None = RemoveWhiteout(path, name)
         mark = real.lstat(WHITEOUT_PREFIX + name)
         advice = "remove it: nothing changes in the union"
         if mark is not None and mark.st_size:
-            mend, advice = None, "it is not empty, as a whiteout is: look what it is, and rename or remove it"
+            step, advice = (
+                None,
+                "it is not empty, as a whiteout is: inspect it, and rename or remove it",
+            )
         yield Finding(
             Kind.WHITEOUT,
             Severity.WARNING,
             real_path(real, shown),
             "a whiteout over nothing: no lower has the name there, so it hides nothing",
             advice,
-            mend,
-            by_lowers=True,
+            step,
+            needs_lowers=True,
         )
 
     def _impure(self, real: RealDir, path: bytes) -> Iterator[Finding]:
@@ -231,8 +234,8 @@ class _Walk:
 
     def _marks_of(self, hit: Hit) -> dict[str, bytes]:
         marks = read_marks(self._stack, hit.directory, hit.name, is_dir=stat.S_ISDIR(hit.st.st_mode))
-        if not marks and not self._marks.tally.own:
-            self._marks.tally.note_other(self._stack.fs.format, hit)
+        if not marks and not self._marks.summary.own:
+            self._marks.summary.note_other(self._stack.fs.format, hit)
         return marks
 
     def _own_marks(self, real: RealDir) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
 """What a check of a union's layers reports: one `Finding` for each thing that does not fit together.
 
-Plain data for people and programs. Nothing here looks at a layer or changes one; what a `Mend` does is in
-`mends.py`.
+Plain data for people and programs. Nothing here reads or changes a layer; what a `RepairStep` does is in
+`repair_steps.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unionfs.offline.mends import Mend
+    from unionfs.offline.repair_steps import RepairStep
 
 
 class Severity(StrEnum):
@@ -23,7 +23,7 @@ class Severity(StrEnum):
     WARNING = "warning"
     """Something does not fit; what the union shows is not, or hardly, affected."""
     NOTE = "note"
-    """Worth knowing and nothing to mend."""
+    """Worth knowing, and nothing to repair."""
 
 
 class Kind(StrEnum):
@@ -49,7 +49,7 @@ class Kind(StrEnum):
 
 
 class Consent(StrEnum):
-    """What somebody must vouch for before a mend is safe."""
+    """What the user must confirm before a repair is safe."""
 
     LOWERS = "lowers"
     """That the lowers given are the ones that belong to this upper."""
@@ -62,9 +62,9 @@ class Finding:
     """One thing that does not fit: where, why, and what can be done.
 
     `path` is the real object's, in its layer or in work. `reason` says what is wrong, `advice` the next step
-    for somebody who mends it by hand. `mend` is what `--repair` does, None where nothing is safe;
-    `by_lowers` says that it is safe only with the lowers that belong to this upper, `consent` what must be
-    vouched for in any case.
+    of a repair by hand. `repair` is what `--repair` does, None where nothing is safe; `needs_lowers` says
+    that it is safe only with the lowers that belong to this upper, `consent` what must be confirmed in any
+    case.
     """
 
     kind: Kind
@@ -72,8 +72,8 @@ class Finding:
     path: bytes
     reason: str
     advice: str
-    mend: Mend | None = None
-    by_lowers: bool = False
+    repair: RepairStep | None = None
+    needs_lowers: bool = False
     consent: Consent | None = None
 
     @property
@@ -82,5 +82,5 @@ class Finding:
 
     @property
     def counts(self) -> bool:
-        """Whether it is something to be mended."""
+        """Whether it is something to be repaired."""
         return self.severity is not Severity.NOTE

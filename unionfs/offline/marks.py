@@ -1,7 +1,7 @@
-"""The marks of one object in upper: which of them lead nowhere, say nothing, or contradict each other.
+"""Checks the marks of one object in upper: stale, meaningless, or contradicting each other.
 
-What the union finds at the name is known already (`consistency.py`). Reads only. What kernel overlayfs does
-with such a mark is told where a reader would want to know.
+The lookup of the name has been done before (`consistency.py`). Reads only. Findings say what kernel overlayfs
+does with such a mark where that matters.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import stat
 from collections.abc import Iterator
 
 from unionfs.offline.findings import Consent, Finding, Kind, Severity
-from unionfs.offline.mends import ChangeMarks
-from unionfs.offline.origins import Origins, Seen, State
+from unionfs.offline.origins import Origins, OriginState, OriginTarget
+from unionfs.offline.repair_steps import ChangeMarks
 from unionfs.offline.stack import Stack, real_path
-from unionfs.offline.tally import Tally
+from unionfs.offline.summary import Summary
 from unionfs.offline.workdir import NLINK, malformed_nlink
 from unionfs.overlay.access import reachable
 from unionfs.overlay.format import Format
@@ -41,16 +41,16 @@ def read_marks(stack: Stack, directory: RealDir, name: bytes, *, is_dir: bool) -
     return found
 
 
-class Marks:
-    """Looks at the marks of upper's objects."""
+class MarkChecker:
+    """Checks the marks of upper's objects."""
 
-    __slots__ = ("_fmt", "_origins", "_stack", "live_origins", "tally")
+    __slots__ = ("_fmt", "_origins", "_stack", "live_origins", "summary")
 
     def __init__(self, stack: Stack, origins: Origins) -> None:
         self._stack = stack
         self._fmt: Format = stack.fs.format
         self._origins = origins
-        self.tally = Tally()
+        self.summary = Summary()
         self.live_origins = 0
         """Objects so far whose inode number is that of a lower one."""
 
@@ -61,7 +61,7 @@ class Marks:
 
         *found* is what the union finds at the name, None where it finds an error.
         """
-        self.tally.own += 1
+        self.summary.own += 1
         mode = hit.st.st_mode
         shown = real_path(hit.directory, hit.name)
         if "origin" in marks:
@@ -94,7 +94,7 @@ class Marks:
             if mark in marks:
                 yield self._stray(b"", shown, mark, "it is upper's root, which always merges")
         if "opaque" in marks:
-            # No mend: a container engine's mount would show another tree after it.
+            # No repair: a container engine's mount would show another tree after it.
             yield Finding(
                 Kind.OPAQUE,
                 Severity.WARNING,
@@ -121,26 +121,26 @@ class Marks:
     def _origin(
         self, hit: Hit, path: bytes, shown: bytes, marks: dict[str, bytes], found: Found | None
     ) -> Iterator[Finding]:
-        seen = self._origins.look(marks["origin"])
-        self.live_origins += seen.state in (State.LIVE, State.UNOPENED)
-        tally = self.tally
+        seen = self._origins.resolve(marks["origin"])
+        self.live_origins += seen.state in (OriginState.LIVE, OriginState.UNOPENED)
+        summary = self.summary
         is_dir = stat.S_ISDIR(hit.st.st_mode)
-        if seen.state is State.FOREIGN:
-            tally.foreign += 1
-            tally.foreign_path = tally.foreign_path or shown
-        elif seen.state is State.UNOPENED:
+        if seen.state is OriginState.FOREIGN:
+            summary.foreign += 1
+            summary.foreign_path = summary.foreign_path or shown
+        elif seen.state is OriginState.UNOPENED:
             if is_dir and found is not None and not found.lowers and not found.upper_opaque:
-                tally.unfound += 1
-                tally.unfound_path = tally.unfound_path or shown
-        elif seen.state is State.OTHER_FORMAT:
-            tally.other_format += 1
-            tally.other_format_path = tally.other_format_path or shown
-        elif seen.state is State.STALE and (found is None or _leads_nowhere(marks, found)):
-            pass  # what it should lead to is missing, and that is told; until then it stays as a trace
-        elif seen.state in (State.MALFORMED, State.STALE):
+                summary.unfound += 1
+                summary.unfound_path = summary.unfound_path or shown
+        elif seen.state is OriginState.OTHER_FORMAT:
+            summary.other_format += 1
+            summary.other_format_path = summary.other_format_path or shown
+        elif seen.state is OriginState.STALE and (found is None or _leads_nowhere(marks, found)):
+            pass  # its target is missing, which is reported; until that is repaired the mark may help
+        elif seen.state in (OriginState.MALFORMED, OriginState.STALE):
             what = (
                 "is malformed"
-                if seen.state is State.MALFORMED
+                if seen.state is OriginState.MALFORMED
                 else "leads to a lower object that does not exist any more"
             )
             yield Finding(
@@ -151,7 +151,7 @@ class Marks:
                 "set the mark to the empty value, which says that the origin is not known",
                 self._forget_origin(path, marks, is_dir=is_dir),
             )
-        elif seen.state is State.LIVE and seen.st is not None:
+        elif seen.state is OriginState.LIVE and seen.st is not None:
             yield from self._live_origin(hit, path, shown, marks, found, seen)
 
     def _live_origin(
@@ -161,7 +161,7 @@ class Marks:
         shown: bytes,
         marks: dict[str, bytes],
         found: Found | None,
-        seen: Seen,
+        seen: OriginTarget,
     ) -> Iterator[Finding]:
         assert seen.st is not None
         is_dir = stat.S_ISDIR(hit.st.st_mode)
@@ -172,8 +172,8 @@ class Marks:
                 Kind.ORIGIN,
                 Severity.ERROR,
                 shown,
-                "overlay.origin leads to an object of another type: kernel overlayfs answers EIO to whoever"
-                " looks at the name",
+                "overlay.origin leads to an object of another type: kernel overlayfs returns EIO for lookups"
+                " of the name",
                 "set the mark to the empty value, which says that the origin is not known",
                 self._forget_origin(path, marks, is_dir=is_dir),
             )
@@ -182,8 +182,8 @@ class Marks:
         lowers = [] if found is None else [(each.st.st_dev, each.st.st_ino) for each in found.lowers]
         if is_dir and own not in lowers:
             if seen.inside is False:
-                self.tally.outside.append(self._forget_origin(path, marks, is_dir=True))
-                self.tally.outside_path = self.tally.outside_path or shown
+                self.summary.outside.append(self._forget_origin(path, marks, is_dir=True))
+                self.summary.outside_path = self.summary.outside_path or shown
             elif "redirect" in marks and lowers:
                 yield Finding(
                     Kind.REDIRECT,
@@ -209,19 +209,19 @@ class Marks:
         """With index=on the top lower's root is kept here, and another refused (`overlay/ties.py`)."""
         value = marks["origin"]
         if self._fmt.decode_origin(value) is None:
-            return  # it counts as none, and the next such mount writes it anew
+            return  # it is ignored, and the next such mount writes it again
         roots = [layer.root_fd for layer in self._stack.fs.lowers]
-        if self._origins.is_object(value, roots[0]):
+        if self._origins.names_object(value, roots[0]):
             return
         severity = Severity.ERROR if self._stack.config.index else Severity.WARNING
         consequence = "a mount with index=on is refused (ESTALE in the kernel)"
-        mend = ChangeMarks(
+        step = ChangeMarks(
             b"",
             "overlay.origin was removed: the next mount with index=on sets it anew",
             remove=(self._fmt.origin,),
             was={self._fmt.origin: value},
         )
-        if any(self._origins.is_object(value, root) for root in roots[1:]):
+        if any(self._origins.names_object(value, root) for root in roots[1:]):
             reason = f"another of the lowers was the top one when this upper was made; {consequence}"
         else:
             reason = f"this upper was made over another top lower, or the lowers were copied; {consequence}"
@@ -232,7 +232,7 @@ class Marks:
             reason,
             "give the lowers in the order in which they were mounted; if they have really changed for good,"
             " `--repair --accept-lowers` forgets the old ones",
-            mend,
+            step,
             consent=Consent.LOWERS,
         )
 
@@ -264,7 +264,7 @@ class Marks:
         redirect = marks["redirect"]
         # Safe without a doubt only where the lower directory is seen to be gone: with the wrong lowers given,
         # this would cut the directory off its content for good.
-        gone = self._origins.look(marks.get("origin", b"")).state is State.STALE
+        gone = self._origins.resolve(marks.get("origin", b"")).state is OriginState.STALE
         yield Finding(
             Kind.REDIRECT,
             Severity.WARNING,
@@ -280,7 +280,7 @@ class Marks:
                 remove=(self._fmt.redirect, *((self._fmt.origin,) if gone else ())),
                 was={self._fmt.redirect: redirect},
             ),
-            by_lowers=True,
+            needs_lowers=True,
             consent=None if gone else Consent.LOWERS,
         )
 
@@ -296,8 +296,8 @@ class Marks:
                 Kind.METACOPY,
                 Severity.ERROR,
                 shown,
-                "overlay.metacopy is malformed: kernel overlayfs answers EIO to whoever looks at the name",
-                "look whether the file's data in the lower are the right ones; if so, set the mark to the"
+                "overlay.metacopy is malformed: kernel overlayfs returns EIO for lookups of the name",
+                "check that the file's data in the lower are the right ones; if so, set the mark to the"
                 f" empty value: setfattr -n {self._fmt.metacopy} -v '' FILE",
             )
 
@@ -308,7 +308,7 @@ class Marks:
             Kind.REDIRECT if mark == "redirect" else Kind.METACOPY if mark == "metacopy" else kind,
             Severity.WARNING,
             shown,
-            f"overlay.{mark} means nothing on it, for {why}",
+            f"overlay.{mark} has no meaning on it: {why}",
             "remove the mark",
             ChangeMarks(path, f"overlay.{mark} was removed", remove=(self._fmt.prefix + mark,)),
         )

@@ -1,4 +1,4 @@
-"""Where an `overlay.origin` leads: to an object of a lower, of something else, or nowhere any more.
+"""Resolves `overlay.origin`: to an object of a lower, to another object, or to none any more.
 
 The rules are those of ovl_decode_real_fh() and ovl_check_origin_fh(). Opening a handle needs
 CAP_DAC_READ_SEARCH: without it all that is told is whether an origin is well-formed and of which filesystem.
@@ -24,8 +24,8 @@ _NO_UUID = bytes(16)
 _GONE = (errno.ESTALE, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT)
 
 
-class State(Enum):
-    """What became of the object that an origin names."""
+class OriginState(Enum):
+    """The state of the object that an origin names."""
 
     EMPTY = auto()
     """It names none: copied up from a filesystem without handles."""
@@ -37,19 +37,19 @@ class State(Enum):
     STALE = auto()
     LIVE = auto()
     UNKNOWN = auto()
-    """It does not say enough for overlayfs to look for it: the filesystem has no UUID that tells it apart."""
+    """overlayfs does not resolve it: the filesystem has no unique UUID."""
     UNOPENED = auto()
-    """Of a lower's filesystem; but we may not open handles."""
+    """On a lower's filesystem, without the privilege to open handles."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What is known of an origin; `st` and `inside` (whether it lies in one of the lowers) of a live one.
+class OriginTarget:
+    """What an origin resolves to; `st` and `inside` (whether it lies in one of the lowers) of a live one.
 
-    `inside` is known of directories only: other objects do not tell where they lie.
+    `inside` is known of directories only: other objects have no `..`.
     """
 
-    state: State
+    state: OriginState
     st: os.stat_result | None = None
     inside: bool | None = None
 
@@ -66,28 +66,28 @@ class Origins:
         self._upper_device = os.fstat(stack.upper.root_fd).st_dev
         self._roots = {_identity(os.fstat(layer.root_fd)) for layer in self._lowers}
 
-    def look(self, value: bytes) -> Seen:
-        """Where an origin leads."""
-        return self.look_in(value, self._lowers)
+    def resolve(self, value: bytes) -> OriginTarget:
+        """What an origin resolves to."""
+        return self.resolve_in(value, self._lowers)
 
-    def look_in(self, value: bytes, layers: Sequence[Layer]) -> Seen:
+    def resolve_in(self, value: bytes, layers: Sequence[Layer]) -> OriginTarget:
         """The same among other layers' filesystems."""
         if not value:
-            return Seen(State.EMPTY)
+            return OriginTarget(OriginState.EMPTY)
         origin = self._format.decode_origin(value)
         if origin is None:
             other = len(value) > 3 and value[1] == _MAGIC and value[2] == len(value) > 21
-            return Seen(State.OTHER_FORMAT if other else State.MALFORMED)
+            return OriginTarget(OriginState.OTHER_FORMAT if other else OriginState.MALFORMED)
         if any(layer.uuid is None for layer in layers):
-            return Seen(State.UNKNOWN)
+            return OriginTarget(OriginState.UNKNOWN)
         places = [layer for layer in layers if layer.uuid == origin.uuid]
         if origin.uuid == _NO_UUID:
             # So does overlayfs with uuid=null; and of filesystems without one it trusts upper's own alone.
             places = [layer for layer in places if os.fstat(layer.root_fd).st_dev == self._upper_device]
             if not places:
-                return Seen(State.UNKNOWN)
+                return OriginTarget(OriginState.UNKNOWN)
         if not places:
-            return Seen(State.FOREIGN)
+            return OriginTarget(OriginState.FOREIGN)
         for layer in places:
             fd = self._open(layer, origin)
             if fd is not None:
@@ -95,15 +95,15 @@ class Origins:
                     return self._seen(fd)
                 finally:
                     os.close(fd)
-        return Seen(State.STALE if self._can_open else State.UNOPENED)
+        return OriginTarget(OriginState.STALE if self._can_open else OriginState.UNOPENED)
 
     def _open(self, layer: Layer, origin: Origin) -> int | None:
         if not self._can_open:
             return None
         # Through a descriptor of the whole mount: with the private one of the layer's own tree a directory
-        # outside of it could not be told from one that is gone.
+        # outside of it could not be distinguished from a deleted one.
         try:
-            with _Plain(layer) as mount_fd:
+            with _LayerMount(layer) as mount_fd:
                 return linux.open_by_handle(mount_fd, origin.type, origin.handle, os.O_PATH)
         except OSError as error:
             if error.errno == errno.EPERM:
@@ -112,11 +112,11 @@ class Origins:
                 raise
         return None
 
-    def _seen(self, fd: int) -> Seen:
+    def _seen(self, fd: int) -> OriginTarget:
         st = os.fstat(fd)
         if not st.st_nlink:
-            return Seen(State.STALE)  # deleted, and held open by somebody
-        return Seen(State.LIVE, st, self._is_inside(fd) if stat.S_ISDIR(st.st_mode) else None)
+            return OriginTarget(OriginState.STALE)  # deleted, and still open somewhere
+        return OriginTarget(OriginState.LIVE, st, self._is_inside(fd) if stat.S_ISDIR(st.st_mode) else None)
 
     def _is_inside(self, fd: int) -> bool:
         """Whether a directory lies in one of the lowers: by its parents, up to the top."""
@@ -136,8 +136,8 @@ class Origins:
         finally:
             os.close(here)
 
-    def is_object(self, value: bytes, fd: int) -> bool:
-        """Whether an origin names the object that *fd* is open on; True where nobody can tell."""
+    def names_object(self, value: bytes, fd: int) -> bool:
+        """Whether an origin names the object of *fd*; True where that cannot be decided."""
         origin = self._format.decode_origin(value)
         uuid = linux.fs_uuid(fd)
         if origin is None or uuid is None:
@@ -155,8 +155,8 @@ class Origins:
         return self._format.encode_origin(directory.layer, directory, name)
 
 
-class _Plain:
-    """A descriptor of a layer's root as the machine has it mounted."""
+class _LayerMount:
+    """A descriptor of a layer's root on the mount that the system has, not on the private one."""
 
     __slots__ = ("_fd", "_layer")
 

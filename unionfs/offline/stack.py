@@ -1,8 +1,7 @@
-"""The layers of a union that is not mounted, taken and opened to be looked at.
+"""The layers of a union that is not mounted, locked and opened for a check.
 
-The core's own view of them, without a work directory of its own: nothing that is in here can copy up or
-clear away. Holds the lock that a mount takes, so that no mount has the same upper meanwhile. Lowers are
-opened read-only.
+The core's own view of them, without a work directory of its own: nothing here can copy up or clean up. Holds
+the lock that a mount takes, so that no mount has the same upper meanwhile. Lowers are opened read-only.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import replace
 
 from unionfs.errors import MountError
 from unionfs.linux import process
-from unionfs.offline.look import owners_told
+from unionfs.offline.layer_view import owners_by_xattr
 from unionfs.overlay import check
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import CAP_SETUID, Identity
@@ -53,7 +52,7 @@ class Stack:
 
 
 def real_path(directory: RealDir, name: bytes = b"") -> bytes:
-    """Where an object of a layer lies, for people."""
+    """The path of an object of a layer."""
     parts = [name] if name else []
     at: RealDir | None = directory
     while at is not None and at.parent is not None:
@@ -63,12 +62,12 @@ def real_path(directory: RealDir, name: bytes = b"") -> bytes:
 
 
 @contextmanager
-def opened(config: UnionConfig, *, writable: bool) -> Iterator[Stack]:
-    """Take and open the layers of *config*, which has an upper.
+def open_stack(config: UnionConfig, *, writable: bool) -> Iterator[Stack]:
+    """Lock and open the layers of *config*, which has an upper.
 
-    Raises MountError where a mount would be refused for what its directories are, or is there.
+    Raises MountError where a mount would be refused because of its directories, or is mounted.
     """
-    # As for a mount whose layers do not change: nobody else may change them now.
+    # As for a mount with static layers: nothing else may change them now.
     config = replace(config, timeout=None)
     assert config.upper is not None
     assert config.work is not None
@@ -84,7 +83,7 @@ def opened(config: UnionConfig, *, writable: bool) -> Iterator[Stack]:
         layers.append(upper)
         identity = Identity(privileged=process.has_capability(CAP_SETUID))
         data_only = DataLayers(data) if data else None
-        owners = owners_told(config, [upper, *lowers]) if config.heeds_overrides else None
+        owners = owners_by_xattr(config, [upper, *lowers]) if config.heeds_overrides else None
         fs = OverlayFs(config, upper, None, lowers, dirfds, identity, data_only, owners)
         yield Stack(config, fs, upper, upper.root.aside(work_fd))
     except PermissionError as error:

@@ -1,4 +1,4 @@
-"""Why a name of a union, or its data, cannot be reached: the finding for what a lookup did not accept.
+"""Why a name of a union, or its data, cannot be reached: the finding for a lookup that failed.
 
 Reads only.
 """
@@ -17,7 +17,7 @@ from unionfs.overlay.layer import RealDir
 
 
 def unreachable(stack: Stack, directory: Directory, name: bytes, error: OSError) -> Finding:
-    """Why a name cannot be looked up: what the lookup did not accept, and in which layer."""
+    """Why a lookup of a name fails, and in which layer the reason is."""
     fmt = stack.fs.format
     reals = [real for real in directory.real_dirs() if real.has(name)]
     top = reals[0] if reals else next(directory.real_dirs())
@@ -34,7 +34,7 @@ def unreachable(stack: Stack, directory: Directory, name: bytes, error: OSError)
             Severity.ERROR,
             shown,
             "it was renamed by a redirect, which is not followed with these options"
-            f" (redirect_dir={stack.config.redirect_dir}), so nobody can reach it",
+            f" (redirect_dir={stack.config.redirect_dir}), so lookups of it fail",
             "mount, and check, with -o redirect_dir=on",
         )
     if error.errno == errno.EPERM and stack.config.userxattr:
@@ -43,7 +43,7 @@ def unreachable(stack: Stack, directory: Directory, name: bytes, error: OSError)
             Severity.ERROR,
             shown,
             "it has no data of its own, and with user.overlay.* marks those of a lower are not used, so"
-            " nobody can open it",
+            " open(2) of it fails",
             f"copy the file anew from the lower, or remove {fmt.metacopy} if its own data are complete",
         )
     if error.errno == errno.EIO and metacopies:
@@ -51,7 +51,7 @@ def unreachable(stack: Stack, directory: Directory, name: bytes, error: OSError)
             Kind.METACOPY,
             Severity.ERROR,
             shown,
-            "it has no data of its own, and no lower has them: nobody can open it",
+            "it has no data of its own, and no lower has them: open(2) of it fails",
             "give the lowers that it was made with, put the lower file back from a backup, or remove the file"
             if top.layer.is_upper
             else "give all lowers that belong to this one; a lower is never written",
@@ -76,11 +76,11 @@ def _bad_redirect(stack: Stack, directory: RealDir, name: bytes) -> Finding | No
         Kind.REDIRECT,
         Severity.ERROR,
         shown,
-        f"its redirect is {value!r}: neither one name nor a path from the root without . and .., so nobody"
-        " can reach the object",
+        f"its redirect is {value!r}: neither one name nor a path from the root without . and .., so lookups"
+        " of the object fail",
         "set overlay.redirect to where the lowers have it, or remove it if they have it by the same name"
         if directory.layer.is_upper
-        else "a lower is never written: mend it where it is an upper, or leave the layer out",
+        else "a lower is never written: repair it where it is an upper, or leave the layer out",
     )
 
 
@@ -119,23 +119,23 @@ def missing_data(stack: Stack, found: Found) -> Finding | None:
 
 
 def unreadable(directory: RealDir, name: bytes, error: OSError) -> Finding:
-    """What cannot be looked at, for whatever reason the system has."""
+    """The finding for what cannot be read, for any other reason."""
     mine = directory.layer.is_upper
     if error.errno in (errno.EACCES, errno.EPERM) and not mine:
-        # Somebody else's, in a lower: an ordinary user's mount does not show it either.
+        # Another user's, in a lower: an ordinary user's mount does not show it either.
         return Finding(
             Kind.UNREADABLE,
             Severity.NOTE,
             real_path(directory, name),
             f"it cannot be read by user {os.geteuid()}, so what is in it was not checked",
-            "run the check as root, if you want to know",
+            "run the check as root to include it",
         )
     return Finding(
         Kind.UNREADABLE,
         Severity.ERROR,
         real_path(directory, name),
-        f"it cannot be looked at: {error.strerror or error}",
+        f"it cannot be read: {error.strerror or error}",
         "make it readable, or run the check as root"
         if error.errno in (errno.EACCES, errno.EPERM)
-        else "look at the kernel's log for faults of the filesystem",
+        else "see the kernel's log for errors of the filesystem",
     )

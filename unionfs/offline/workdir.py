@@ -1,4 +1,4 @@
-"""What lies in a work directory that no mount uses: litter of a crash, index entries, a volatile mark.
+"""Checks a work directory that no mount uses: temporary objects of a crash, index entries, a volatile mark.
 
 Reads only. The rules for index entries are those of ovl_verify_index(), by which kernel overlayfs decides at
 a mount with index=on which of them it keeps, removes, or refuses to go on with.
@@ -13,14 +13,14 @@ import time
 from collections.abc import Iterator
 
 from unionfs.offline.findings import Consent, Finding, Kind, Severity
-from unionfs.offline.mends import (
+from unionfs.offline.origins import Origins, OriginState
+from unionfs.offline.repair_steps import (
     ChangeMarks,
     RemoveIndexEntry,
-    RemoveLitter,
+    RemoveTemporary,
     RemoveVolatile,
     is_temporary,
 )
-from unionfs.offline.origins import Origins, State
 from unionfs.offline.stack import Stack
 from unionfs.overlay.access import listing_fd
 from unionfs.overlay.layer import RealDir, is_whiteout_device
@@ -62,7 +62,7 @@ def examine(stack: Stack, origins: Origins) -> Iterator[Finding]:
                     Kind.UNREADABLE,
                     Severity.WARNING,
                     real_path_in_work(stack, name),
-                    f"it cannot be looked at by user {os.geteuid()}, so what is in it was not checked",
+                    f"it cannot be read by user {os.geteuid()}, so its content was not checked",
                     "run the check as root, or as the user who mounted the union",
                 )
 
@@ -92,8 +92,8 @@ def _temporary(stack: Stack, real: RealDir) -> Iterator[Finding]:
                 Kind.LITTER,
                 Severity.WARNING,
                 real_path_in_work(stack, b"work", name),
-                "no union makes such a thing here, and the next mount deletes whatever is here",
-                "move it somewhere else if it is of any use, else delete it",
+                "no union makes such an object here, and the next mount deletes all that is here",
+                "move it somewhere else if you need it, else delete it",
             )
         elif not _is_shared_whiteout(real, name):
             yield _litter(stack, b"work", name)
@@ -104,9 +104,9 @@ def _litter(stack: Stack, inside: bytes, name: bytes) -> Finding:
         Kind.LITTER,
         Severity.WARNING,
         real_path_in_work(stack, inside, name),
-        "a temporary object, left by a mount that was cut off: it was no part of the union yet",
-        "nothing needs to be done: the next mount clears it away",
-        RemoveLitter(inside, name),
+        "a temporary object, left by a mount that was killed: it was not part of the union yet",
+        "nothing needs to be done: the next mount removes it",
+        RemoveTemporary(inside, name),
     )
 
 
@@ -136,17 +136,17 @@ def _incompatible(stack: Stack, incompat: RealDir) -> Iterator[Finding]:
 def _volatile(path: bytes, since: float | None) -> Finding:
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     if since is None or since < booted:
-        told = (
+        since_boot = (
             "the machine has been started since, so data may be missing if it was not shut down in good order"
         )
     else:
-        told = "the machine has not been started since, so nothing is lost unless the disk was cut off"
+        since_boot = "the machine has not been started since, so nothing is lost unless the disk was cut off"
     return Finding(
         Kind.VOLATILE,
         Severity.ERROR,
         path,
-        f"a volatile mount used this upper, and nothing was synced; {told}. A mount is refused",
-        "look whether upper is complete; if so, `--repair --accept-volatile` syncs it and removes the mark;"
+        f"a volatile mount used this upper, and nothing was synced; {since_boot}. A mount is refused",
+        "check that upper is complete; if so, `--repair --accept-volatile` syncs it and removes the mark;"
         " else start with a new upper and work",
         RemoveVolatile(),
         consent=Consent.VOLATILE,
@@ -178,7 +178,7 @@ def _index_upper(stack: Stack, origins: Origins, real: RealDir) -> Iterator[Find
         for mark in (fmt.origin, fmt.upper)
         if (value := fmt.read(own, mark, follow=True))
         and fmt.decode_origin(value) is not None
-        and not origins.is_object(value, stack.upper.root_fd)
+        and not origins.names_object(value, stack.upper.root_fd)
     ]
     if wrong:
         yield Finding(
@@ -216,27 +216,27 @@ def _entry(stack: Stack, origins: Origins, real: RealDir, name: bytes) -> Findin
         return _directory_entry(stack, origins, real, name, path)
     mine = fmt.read_at(real, name, fmt.origin)
     alone = st.st_nlink < 2
-    mend = None if alone and stat.S_ISREG(st.st_mode) and st.st_size else RemoveIndexEntry(name)
+    step = None if alone and stat.S_ISREG(st.st_mode) and st.st_size else RemoveIndexEntry(name)
     advice = (
         "it alone has these data: copy the file somewhere if you want them, and remove it;"
         " kernel overlayfs with index=on removes it at the next mount"
-        if mend is None
+        if step is None
         else "remove it: the file's names in upper stay as they are"
     )
     if mine != handle:
         reason = "its name is another file handle than its origin: no lower file leads to it"
-        return Finding(Kind.INDEX, Severity.WARNING, path, reason, advice, mend)
-    found = origins.look(handle)
-    if found.state is State.MALFORMED:
+        return Finding(Kind.INDEX, Severity.WARNING, path, reason, advice, step)
+    found = origins.resolve(handle)
+    if found.state is OriginState.MALFORMED:
         reason = "its name is no file handle of a lower file"
-        return Finding(Kind.INDEX, Severity.ERROR, path, reason, advice, mend)
-    if found.state in (State.STALE, State.FOREIGN):
+        return Finding(Kind.INDEX, Severity.ERROR, path, reason, advice, step)
+    if found.state in (OriginState.STALE, OriginState.FOREIGN):
         reason = (
             "the lower file that it was copied up from does not exist any more"
-            if found.state is State.STALE
+            if found.state is OriginState.STALE
             else "the lower file that it was copied up from is on a filesystem that no lower lies on"
         )
-        return Finding(Kind.INDEX, Severity.WARNING, path, reason, advice, mend, by_lowers=True)
+        return Finding(Kind.INDEX, Severity.WARNING, path, reason, advice, step, needs_lowers=True)
     value = fmt.read_at(real, name, fmt.nlink)
     if value is not None and not NLINK.fullmatch(value):
         return malformed_nlink(path, value)
@@ -245,7 +245,7 @@ def _entry(stack: Stack, origins: Origins, real: RealDir, name: bytes) -> Findin
             Kind.INDEX,
             Severity.WARNING,
             path,
-            "the file has no name left in the union: a mount was cut off while its last one was removed",
+            "the file has no name left in the union: a mount was killed while it removed the last one",
             "nothing needs to be done: the next mount with kernel overlayfs and index=on clears it away",
             RemoveIndexEntry(name, orphan=True),
         )
@@ -273,7 +273,7 @@ def _directory_entry(
             "remove it" if empty else "it holds something, which no index entry does: move that elsewhere",
             RemoveIndexEntry(name) if empty else None,
         )
-    if origins.look_in(value, [stack.upper]).state is State.STALE:
+    if origins.resolve_in(value, [stack.upper]).state is OriginState.STALE:
         return Finding(
             Kind.INDEX,
             Severity.WARNING,

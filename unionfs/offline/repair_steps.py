@@ -1,8 +1,8 @@
 """What `pyunionfs check --repair` does to upper and work: small steps, each safe by itself at any moment.
 
-A mend looks again before it acts, so that one which is run later or twice does no harm, and an interruption
-leaves the object either as it was or mended. None of them writes a lower, removes anything of upper that has
-content, or changes what the union shows of a file; times of directories are put back.
+A step verifies the object again before it acts, so that one which is run later or twice does no harm, and an
+interruption leaves the object either unchanged or repaired. No step writes a lower, removes anything of upper
+that has content, or changes what the union shows of a file; times of directories are restored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from unionfs.linux import fs as linux
+from unionfs.linux.fs import syncfs
 from unionfs.offline.stack import Stack
 from unionfs.overlay.access import PLACE, WRITE, OwnerAccess, Placing, set_mark
 from unionfs.overlay.format import WHITEOUT_PREFIX
@@ -24,23 +24,23 @@ from unionfs.overlay.work import NOTE_SUFFIX, remove_tree
 _NOT_SET = (errno.ENODATA, errno.EOPNOTSUPP)
 
 
-class Mend(Protocol):
-    """One step that puts something right."""
+class RepairStep(Protocol):
+    """One step of a repair."""
 
     def apply(self, stack: Stack) -> str:
-        """Do it and say in words what was done. Raises OSError where it cannot be done, nothing changed."""
+        """Repair, and return what was done as text. Raises OSError where that fails, with nothing changed."""
 
 
 class ChangedError(OSError):
-    """The object is not any more what the check has seen."""
+    """The object has changed since the check."""
 
     def __init__(self) -> None:
-        super().__init__(errno.ESTALE, "it has changed since it was looked at: run the check again")
+        super().__init__(errno.ESTALE, "it has changed since the check: run the check again")
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveWhiteout:
-    """Remove a whiteout that hides nothing, of whichever form, from a directory of upper."""
+    """Remove a whiteout that hides nothing, of any form, from a directory of upper."""
 
     directory: bytes
     name: bytes
@@ -49,17 +49,17 @@ class RemoveWhiteout:
         fs = stack.fs
         real = stack.upper_dir(self.directory)
         aufs = WHITEOUT_PREFIX + self.name
-        doomed = []
+        found = []
         st = real.lstat(self.name)
         if st is not None and (is_whiteout_device(st) or fs.format.is_whiteout_file(real, self.name, st)):
-            doomed.append(self.name)
+            found.append(self.name)
         mark = real.lstat(aufs)
         if mark is not None and is_mark_file(mark) and mark.st_size == 0:
-            doomed.append(aufs)
-        if not doomed:
+            found.append(aufs)
+        if not found:
             raise ChangedError
         with Placing(fs, real):
-            for name in doomed:
+            for name in found:
                 os.unlink(name, dir_fd=real.open())
         return "the whiteout was removed"
 
@@ -82,7 +82,7 @@ class ChangeMarks:
     def apply(self, stack: Stack) -> str:
         fs = stack.fs
         holder, name_there = self._reach(stack)
-        path, follow = (holder.proc_path(name_there), False) if name_there else (_itself(holder), True)
+        path, follow = (holder.proc_path(name_there), False) if name_there else (_proc_path(holder), True)
         for name, value in self.was.items():
             if fs.format.read(path, name, follow=follow) != value:
                 raise ChangedError
@@ -105,32 +105,32 @@ class ChangeMarks:
         return stack.upper_dir(above), name
 
 
-def _itself(directory: RealDir) -> bytes:
+def _proc_path(directory: RealDir) -> bytes:
     return b"/proc/self/fd/%d" % directory.open()
 
 
 @dataclass(frozen=True, slots=True)
-class Several:
-    """Mends of one kind for one reason."""
+class RepairAll:
+    """Steps of one kind for one reason."""
 
-    mends: tuple[Mend, ...]
+    steps: tuple[RepairStep, ...]
     done: str
 
     def apply(self, stack: Stack) -> str:
-        for mend in self.mends:
+        for step in self.steps:
             stack.fs.dirfds.trim()
-            mend.apply(stack)
+            step.apply(stack)
         return self.done
 
 
 def is_temporary(name: bytes) -> bool:
-    """Whether an object in work/work has a name that overlayfs and this program, or fuse-overlayfs, give."""
+    """Whether a name in work/work is a temporary one of overlayfs and this program, or of fuse-overlayfs."""
     return name.startswith(b"#") or name.isdigit()
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveLitter:
-    """Remove a temporary object from work/work or work/index, with all that is in it."""
+class RemoveTemporary:
+    """Remove a temporary object from work/work or work/index, recursively."""
 
     inside: bytes
     name: bytes
@@ -139,9 +139,9 @@ class RemoveLitter:
         if not is_temporary(self.name):
             raise ChangedError
         real = stack.work.child(self.inside)
-        with OwnerAccess(stack.fs, _itself(real), PLACE, follow=True):
+        with OwnerAccess(stack.fs, _proc_path(real), PLACE, follow=True):
             if self.name.endswith(NOTE_SUFFIX):
-                # What the next mount would do with it.
+                # As the next mount would.
                 lender = Lender(os.geteuid(), stack.upper.root_fd, None)
                 lender.restore(read_note(real.open(), self.name))
             remove_tree(real.open(), self.name)
@@ -150,9 +150,9 @@ class RemoveLitter:
 
 @dataclass(frozen=True, slots=True)
 class RemoveIndexEntry:
-    """Remove an entry of work/index through which nobody finds anything.
+    """Remove an entry of work/index that no lookup uses.
 
-    Never one that alone has data, unless *orphan* says that the file it was has no name in the union.
+    Never the only link to data, unless *orphan* says that its file has no name in the union.
     """
 
     name: bytes
@@ -163,7 +163,7 @@ class RemoveIndexEntry:
         st = real.lstat(self.name)
         if st is None or (st.st_nlink < 2 and st.st_size and stat.S_ISREG(st.st_mode) and not self.orphan):
             raise ChangedError
-        with OwnerAccess(stack.fs, _itself(real), PLACE, follow=True):
+        with OwnerAccess(stack.fs, _proc_path(real), PLACE, follow=True):
             if stat.S_ISDIR(st.st_mode):
                 os.rmdir(self.name, dir_fd=real.open())
             else:
@@ -173,13 +173,13 @@ class RemoveIndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class RemoveVolatile:
-    """Have everything written to the disk, then take the mark of a volatile mount away."""
+    """Sync upper, then remove the mark of a volatile mount."""
 
     def apply(self, stack: Stack) -> str:
-        linux.syncfs(stack.upper.root_fd)
+        syncfs(stack.upper.root_fd)
         work = stack.work.child(b"work")
         incompat = work.child(b"incompat")
         remove_tree(incompat.open(), b"volatile")
-        if not os.listdir(_itself(incompat)):
+        if not os.listdir(_proc_path(incompat)):
             os.rmdir(b"incompat", dir_fd=work.open())
         return "upper was synced and the mark removed"

@@ -27,7 +27,7 @@ from tests.support.mounts import needs_overlayfs
 from unionfs.cli import check as command
 from unionfs.offline import repair as mending
 from unionfs.offline.findings import Consent
-from unionfs.offline.stack import opened
+from unionfs.offline.stack import open_stack
 from unionfs.overlay.cred import Caller
 
 pytestmark = needs_overlayfs
@@ -45,13 +45,13 @@ def test_with_other_lowers_nothing_is_mended_that_depends_on_them(stack: Stack) 
     outcomes = repair(wrong)
     assert {str(each.finding.kind) for each in outcomes} == {"lowers", "whiteout", "redirect", "metacopy"}
     assert [each for each in outcomes if each.done] == []
-    assert all("--accept-lowers" in (each.left or "") for each in outcomes if each.finding.mend)
-    mendable = sum(each.finding.mend is not None for each in outcomes)
-    for each in (outcomes, mending.look(check(wrong))):
-        advice = {str(one.finding.kind): one.next_step for one in each if one.finding.mend}
+    assert all("--accept-lowers" in (each.left or "") for each in outcomes if each.finding.repair)
+    mendable = sum(each.finding.repair is not None for each in outcomes)
+    for each in (outcomes, mending.preview(check(wrong))):
+        advice = {str(one.finding.kind): one.next_step for one in each if one.finding.repair}
         assert all(text.startswith("give the right lowers first") for text in advice.values())
         assert "whiteout" in advice
-    summary = command._summary(mending.look(check(wrong)), 9, repaired=False)
+    summary = command._summary(mending.preview(check(wrong)), 9, repaired=False)
     assert summary.endswith(f"; --repair --accept-lowers can mend {mendable}")
     assert "; --repair can" not in summary
     assert check(right) == []
@@ -82,7 +82,7 @@ def test_copied_lowers_can_be_accepted(stack: Stack) -> None:
     findings = shown(check(config), stack.base)
     assert (*NOTHING, "upper/nothing") in findings
     assert {each for each in findings if each[0] == "lowers"}
-    assert [each.done for each in repair(config) if each.finding.by_lowers] == [None]
+    assert [each.done for each in repair(config) if each.finding.needs_lowers] == [None]
     repair(config, [Consent.LOWERS])
     assert check(config) == []
     assert trees(stack, metacopy=True) == before
@@ -182,7 +182,7 @@ def test_a_mend_looks_again(stack: Stack) -> None:
     (stack.upper / "nothing").unlink()
     (stack.upper / "nothing").write_text("precious")
     put(stack.upper / "a", "origin", b"other")
-    with opened(config, writable=True) as layers:
+    with open_stack(config, writable=True) as layers:
         outcomes = list(mending.repair(layers, findings, []))
     assert [each.done is None for each in outcomes] == [False, True, True]
     assert all(each.left and "has changed" in each.left for each in outcomes[1:])

@@ -1,4 +1,4 @@
-"""What a check tells once for all of upper, and not of each object: how many, and of the first one where.
+"""What a check reports once for all of upper, and not of each object: how many, and the first path.
 
 Reads only.
 """
@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from unionfs.offline.findings import Consent, Finding, Kind, Severity
-from unionfs.offline.mends import ChangeMarks, Several
+from unionfs.offline.repair_steps import ChangeMarks, RepairAll
 from unionfs.offline.stack import real_path
 from unionfs.overlay.format import Format
 from unionfs.overlay.iget import Hit
 
 _OTHER = {"trusted.overlay.": "user.overlay.", "user.overlay.": "trusted.overlay."}
 _TELLING = ("origin", "impure", "redirect")
-"""Marks that only a union writes; the others callers may have by their own will."""
+"""Marks that only a union writes; the others callers may set themselves."""
 
 
 @dataclass(slots=True)
-class Tally:
-    """What is told once for all of upper, and not of each object."""
+class Summary:
+    """What is reported once for all of upper, and not of each object."""
 
     own: int = 0
     """Objects with marks."""
@@ -29,20 +29,20 @@ class Tally:
     """Origins on filesystems that no lower lies on."""
     foreign_path: bytes = b""
     unfound: int = 0
-    """Directories that were copied up from ones that the lowers do not have, where handles are not ours to
-    open."""
+    """Directories that were copied up from ones that the lowers do not have, without the privilege to open
+    handles."""
     unfound_path: bytes = b""
     other_format: int = 0
     other_format_path: bytes = b""
     outside: list[ChangeMarks] = field(default_factory=list)
-    """Directories that were copied up from ones outside of all lowers, and what would make one forget it."""
+    """Repairs of directories that were copied up from ones outside of all lowers."""
     outside_path: bytes = b""
     other: int = 0
     """Objects with marks of the other kind, as long as there are none of the wanted."""
     other_path: bytes = b""
 
     def note_other(self, fmt: Format, hit: Hit) -> None:
-        """Look for marks of the other kind, as long as there are none of the wanted."""
+        """Count marks of the other kind, as long as there are none of the wanted."""
         prefix = _OTHER[fmt.prefix]
         names = fmt.names(hit.directory, hit.name) or []
         if any(name == prefix + mark for name in names for mark in _TELLING):
@@ -50,7 +50,7 @@ class Tally:
             self.other_path = self.other_path or real_path(hit.directory, hit.name)
 
     def findings(self, fmt: Format) -> Iterator[Finding]:
-        """What there is to be said."""
+        """The findings, if there are any."""
         if self.outside:
             yield Finding(
                 Kind.LOWERS,
@@ -60,7 +60,7 @@ class Tally:
                 " from lowers that were not given: a lower is missing, or another copy of it was given",
                 "give the lowers that upper was made with; if they were copied here for good,"
                 " `--repair --accept-lowers` forgets the old ones",
-                Several(tuple(self.outside), "overlay.origin was removed from them"),
+                RepairAll(tuple(self.outside), "overlay.origin was removed from them"),
                 consent=Consent.LOWERS,
             )
         if self.foreign:

@@ -1,7 +1,7 @@
-"""The layers of a union opened to be looked at, through the union's own rules for what a name stands for.
+"""A read-only view of the layers of a union, through the union's own lookup.
 
-Nothing is written, locked or cleared away: a union that is mounted somewhere can be looked at. No inode is
-made; `find` says which real objects a name stands for, in the union and in its lowers alone.
+Nothing is written, locked or cleaned up: the union may be mounted. No inode is made; `lookup` returns the
+real objects of a name, in the union and in its lowers alone.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from unionfs.overlay.layer import DirFds, Layer, RealDir, open_lowers, open_uppe
 from unionfs.overlay.namei import resolve
 from unionfs.overlay.owners import Owners, owners_of
 
-_DIR_FDS_MOST = 4096
+_MAX_DIR_FDS = 4096
 
-_HEED_OVERRIDES = OwnersConfig(xattr_permissions=2)
+_OVERRIDE_STAT = OwnersConfig(xattr_permissions=2)
 
 Place = tuple[int, int, int]
 """A real object: the layer's index, st_dev and st_ino."""
 
 
-class Look:
-    """Upper and lowers, open for as long as `opened` lasts.
+class LayerView:
+    """Upper and lowers, open for as long as `open_view` lasts.
 
     `union` is the root as the union shows it, `below` as the lowers alone would.
     """
@@ -43,7 +43,7 @@ class Look:
         self.union = fs.root
         self.below = Directory(0, fs.root.mode, None, fs.root.lowers)
 
-    def find(self, directory: Directory | None, name: bytes) -> Found | None:
+    def lookup(self, directory: Directory | None, name: bytes) -> Found | None:
         """The real objects of a name in a directory of either view, None where there is no such name.
 
         Raises OSError as a lookup in the mounted union would: EIO for a metacopy without data, say.
@@ -53,23 +53,23 @@ class Look:
 
 
 @contextlib.contextmanager
-def opened(
+def open_view(
     upper: str, lowers: Sequence[str], data_lowers: Sequence[str] = (), *, userxattr: bool
-) -> Iterator[Look]:
+) -> Iterator[LayerView]:
     """Open the layers (absolute paths, lowers top first). Raises MountError where one cannot be opened."""
     config = UnionConfig(
         tuple(lowers),
         upper=upper,
         data_lowers=tuple(data_lowers),
-        # Whatever the mount follows: the objects are there.
+        # Whatever the mount follows: the objects exist.
         redirect_dir="follow",
         userxattr=userxattr,
         volatile=True,
-        # Ask the layers for each name. An index would have to list all that is beside it.
+        # Look each name up in the layers. A directory cache would have to list all its siblings.
         timeout=0.0,
     )
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    dirfds = DirFds(min(_DIR_FDS_MOST, soft // 4))
+    dirfds = DirFds(min(_MAX_DIR_FDS, soft // 4))
     with contextlib.ExitStack() as cleanup:
         layers = open_lowers(config.lowers, dirfds)
         for layer in layers:
@@ -79,23 +79,23 @@ def opened(
             cleanup.callback(layer.close)
         top = open_upper_to_look(upper, dirfds)
         cleanup.callback(top.close)
-        # As if privileged: who is not would lend himself permissions by chmod(2), which is no looking.
+        # As if privileged: an ordinary user would lend itself permissions by chmod(2), which writes.
         identity = Identity(privileged=True)
-        owners = owners_told(config, [top, *layers])
+        owners = owners_by_xattr(config, [top, *layers])
         fs = OverlayFs(
             config, top, None, layers, dirfds, identity, DataLayers(data) if data else None, owners
         )
         cleanup.callback(dirfds.close_all)
-        yield Look(fs, top)
+        yield LayerView(fs, top)
 
 
-def owners_told(config: UnionConfig, layers: list[Layer]) -> Owners | None:
-    """Have the layers show owners and modes as their `override_stat` attributes tell, where they have any.
+def owners_by_xattr(config: UnionConfig, layers: list[Layer]) -> Owners | None:
+    """Have the layers show owners and modes of their `override_stat` attributes, where they have any.
 
-    The layers of users who own no ids but their own do. None: none has.
+    Layers of users without subordinate ids have them. None: none has.
     """
-    # As lowers all of them, for a new upper of a mount would be given the attribute.
-    return owners_of(replace(config, owners=_HEED_OVERRIDES), None, layers)
+    # All of them as lowers, because owners_of() sets the attribute on an upper.
+    return owners_of(replace(config, owners=_OVERRIDE_STAT), None, layers)
 
 
 def top(found: Found) -> Hit:
@@ -116,7 +116,7 @@ def places(hits: Sequence[Hit]) -> tuple[Place, ...]:
 
 
 def directory_of(found: Found) -> Directory:
-    """A directory that was found, to look names up in it."""
+    """A directory that was found, for lookups in it."""
     real = found.upper
     upper = None if real is None else real.directory.child(real.name)
     return Directory(0, top(found).st.st_mode, upper, tuple(lower_dirs(found)))

@@ -1,4 +1,4 @@
-"""In which respects two real objects differ, as a caller of the union would see it.
+"""In which respects two real objects differ, as callers of the union see them.
 
 Inode numbers, link counts, access and change times are not among these: copying an object up changes them.
 Reads data only where nothing else differs, for two files of the same size and modification time are nearly
@@ -11,7 +11,7 @@ import os
 import stat
 
 from unionfs.linux import fileattr, xattr
-from unionfs.offline.look import top
+from unionfs.offline.layer_view import top
 from unionfs.overlay.format import FUSE_OVERLAYFS_PREFIX, Format
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import Found, Hit
@@ -22,7 +22,7 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_SHOWN = frozenset(
     (b"security.evm", *(f"{FUSE_OVERLAYFS_PREFIX}{mark}".encode() for mark in ("opaque", "origin")))
 )
-"""What belongs to one real object and not to what it stands for: a signature of the inode, and marks."""
+"""Attributes of the real object that the union does not show: a signature of the inode, and marks."""
 
 
 def differences(fs: OverlayFs, union: Found, below: Found) -> tuple[str, ...]:
