@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,33 @@ def test_a_new_time_is_kept_all_the_same(way: str) -> None:
         assert (
             (mounted.upper / "file").stat().st_mtime_ns == path.stat().st_mtime_ns == before.st_mtime_ns + 1
         )
+
+
+SPECIAL = {"fifo": (stat.S_IFIFO, 0), "null": (stat.S_IFCHR, os.makedev(1, 3))}
+CHANGES: dict[str, Callable[[int], object]] = {
+    "fchmod": lambda fd: os.fchmod(fd, 0o600),
+    "fchown": lambda fd: os.fchown(fd, 7, 7),
+    "futimens": lambda fd: os.utime(fd, (5, 5)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("layer", ["lower", "upper"])
+def test_what_is_removed_stays_removed_when_it_is_changed(way: str, layer: str) -> None:
+    """Kernel overlayfs copies a FIFO or device of a lower up to the name that it had (docs/semantics.md)."""
+
+    def specials(lower: Path, upper: Path) -> None:
+        for (kind, (mode, rdev)), how in itertools.product(SPECIAL.items(), CHANGES):
+            os.mknod((lower if layer == "lower" else upper) / f"{kind} {how}", mode | 0o666, rdev)
+
+    with side(way, specials) as mounted:
+        for path in sorted(mounted.merged.iterdir()):
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+            path.unlink()
+            CHANGES[path.name.split()[1]](fd)
+            after = os.fstat(fd)
+            assert after.st_nlink == 0
+            assert (after.st_mode & 0o777 == 0o600, after.st_uid == 7, after.st_mtime == 5).count(True) == 1
+            assert not os.path.lexists(path)
+            os.close(fd)
+        assert os.listdir(mounted.merged) == []

@@ -21,6 +21,7 @@ from tests.oracle import layers, snapshot
 from tests.oracle.case import DATA, Case, Op, Stack
 from tests.oracle.descriptor_rules import OldReaders, UnlinkedLinks, UnlinkedLower
 from tests.oracle.difference import Difference
+from tests.oracle.history_rules import ChownsToNobody
 from tests.oracle.operations import Outcome
 from tests.oracle.rules import (
     FailedOperations,
@@ -30,6 +31,8 @@ from tests.oracle.rules import (
     is_other_check_first,
     is_parting,
     is_removal_of_no_acl,
+    is_resurrection,
+    is_stale_to_write,
     is_truncation_to_the_same_size,
     with_counted_links,
     with_one_errno_for_not_empty,
@@ -306,7 +309,7 @@ def _subject(
     numbers: dict[bytes, tuple[int, int]] | None = None
     litter: list[str] = []
     unlinked, old_readers = UnlinkedLower(), OldReaders()
-    links = UnlinkedLinks()
+    links, nobody = UnlinkedLinks(), ChownsToNobody(case)
     for number, part in enumerate(parts):
         with right.union_mounted():
             if own and numbers is not None:
@@ -332,13 +335,21 @@ def _subject(
                 forgiven = forgiven or (keeps and right.side.uses_passthrough)
                 if is_removal_of_no_acl(op, expected, outcome):
                     forgiven = forgiven or failed.has_copied_up(op)
+                if case.config.index and is_removal_of_no_acl(op, outcome, expected):
+                    forgiven = forgiven or outcome[1] is None or outcome[1][0] == "dir"
                 forgiven = forgiven or is_other_check_first(op, expected, outcome)
                 forgiven = forgiven or is_ghost_out_of_reach(case, op, expected, outcome)
                 if right.side.opens_silently and is_truncation_to_the_same_size(op, expected, outcome):
                     forgiven = failed.times_differ = True
                 if right.side.records_in_files and is_name_too_long_for_a_mark(op, expected, outcome):
                     raise PartedWays
+                if right.side.uses_passthrough and is_stale_to_write(op, expected, outcome):
+                    raise PartedWays
                 if failed.unwritten.needs_redirect(op, expected, outcome):
+                    raise PartedWays
+                if nobody.parts(op, outcomes[index], outcome) or is_resurrection(
+                    op, outcomes[index], outcome
+                ):
                     raise PartedWays
                 if outcome != expected and is_parting(case, op, expected, outcome):
                     raise PartedWays
@@ -355,6 +366,7 @@ def _subject(
         unlinked, old_readers = UnlinkedLower(), OldReaders()
         links = UnlinkedLinks()
         failed.remount()
+        nobody.remount()
         # Kernel overlayfs leaves there the one whiteout that it links the others from; its next mount
         # clears it.
         litter = litter or (right.litter() if own else [])

@@ -1,4 +1,4 @@
-"""Differences that are wanted, of objects to which something has happened that failed.
+"""Differences that are wanted, of objects to which something has happened before.
 
 As in `rules`: every rule is as narrow as it can be, and has its reason. Each is asked about every operation
 of a case, in order. Objects are known by the last component of their names, for a directory above may be
@@ -11,10 +11,11 @@ import copy
 import errno
 import os
 
-from tests.oracle.case import Op
+from tests.oracle.case import Case, Op
 from tests.oracle.descriptor_rules import Slot, plain, slot_of, stat_of
 from tests.oracle.operations import RENAME_EXCHANGE, Outcome
 from tests.oracle.snapshot import Snapshot
+from tests.oracle.vocabulary import CAPABILITY
 
 _OPENS = ("open", "openat", "reopen")
 _NOT_SUPPORTED = errno.errorcode[errno.EOPNOTSUPP]
@@ -171,6 +172,44 @@ class UnwrittenOpens:
 
     def remount(self) -> None:
         self._marked.remount()
+
+
+class ChownsToNobody:
+    """Chowns to nobody new of files with set-ids, after which the trees differ (docs/semantics.md).
+
+    While the file is open for writing, such a chown looks to the daemon like what comes before a write, which
+    takes set-ids whoever writes, but root's only where it takes no capability. And where the chown is
+    refused, fuse.ko has removed a capability before it asks (setattr_prepare()).
+    """
+
+    def __init__(self, case: Case) -> None:
+        self._capable = any(CAPABILITY in dict(entry.xattrs) for entry in case.entries) or any(
+            CAPABILITY in op.args for stack in case.stacks for op in (*stack.ops, *case.ops)
+        )
+        self._writers: dict[Slot, bytes] = {}
+        self._marked = _Marked()
+
+    def parts(self, op: Op, reference: Outcome, subject: Outcome) -> bool:
+        """Whether this is one of them. To be asked for every operation, equal or not."""
+        self._marked.follow(op, reference)
+        if op.name in _OPENS and reference[0] == "ok":
+            slot = op.actor, op.args[-1]
+            self._writers.pop(slot, None)
+            if op.args[2 if op.name == "openat" else 1] & os.O_ACCMODE != os.O_RDONLY:
+                self._writers[slot] = self._marked.name(op)
+        if op.name not in ("chown", "fchown") or op.args[1:3] != (-1, -1):
+            return False
+        written = self._marked.name(op) in self._writers.values()
+        if reference == ("error", "EPERM"):
+            return written if subject[0] == "ok" else subject == reference and self._capable
+        if not reference[0] == subject[0] == "ok" or not written or not self._capable:
+            return False
+        theirs, ours = stat_of(reference[1])[1], stat_of(subject[1])[1]
+        return theirs is not None and ours is not None and theirs[1] != ours[1]
+
+    def remount(self) -> None:
+        self._marked.remount()
+        self._writers.clear()
 
 
 def _last(path: bytes) -> bytes:

@@ -43,9 +43,7 @@ def generate(seed: int, config: Config) -> Case:
     merging: set[bytes] | None = set()
     stacks: list[Stack] = []
     for layer in range(count):
-        # Files on several filesystems need no file handles from all of them; index=on does, and the kernel
-        # would quietly turn it off.
-        elsewhere = not config.index and rng.random() < 0.3
+        elsewhere = rng.random() < 0.3
         stacks.append(Stack(elsewhere, redirect=rng.random() < 0.7))
         drawn = _Layer(rng, layer, links_anywhere=config.index, merging=merging)
         entries += drawn.entries

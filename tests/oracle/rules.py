@@ -29,7 +29,8 @@ def is_removal_of_no_acl(op: Op, reference: Outcome, subject: Outcome) -> bool:
     """Removing an ACL that is not there is ENODATA on a lower object, and on ext4 success on an upper one.
 
     The two sides disagree where the kernel has the object in upper and the subject has not
-    (`FailedOperations.has_copied_up`).
+    (`FailedOperations.has_copied_up`); and with an index also the other way round, where a name of an indexed
+    file has brought a directory there (see `with_counted_links`).
     """
     removes = op.name in ("removexattr", "fremovexattr")
     is_acl = removes and op.args[1].startswith("system.posix_acl_")
@@ -70,6 +71,30 @@ def is_parting(case: Case, op: Op, reference: Outcome, subject: Outcome) -> bool
         hides = any(entry.kind == "xwhiteout" for entry in case.entries)
         return hides and reference == ("error", "ENOTEMPTY") and subject[0] == "ok"
     return is_xfs_keeping_set_ids(case, op, reference, subject)
+
+
+def is_resurrection(op: Op, reference: Outcome, subject: Outcome) -> bool:
+    """A change by a descriptor of a FIFO or device of a lower that was removed, after which the trees differ.
+
+    The kernel copies it up under the name that it had, in place of the whiteout (ovl_copy_up_workdir(), where
+    for a file ovl_copy_up_tmpfile() finds that the name exists): it is back. Here it stays removed.
+    """
+    changes = op.name in ("fchmod", "fchown", "futime", "fsetxattr", "fremovexattr")
+    if not changes or not reference[0] == subject[0] == "ok":
+        return False
+    theirs, ours = stat_of(reference[1])[1], stat_of(subject[1])[1]
+    if theirs is None or ours is None or theirs[0] in ("file", "dir"):
+        return False
+    return bool(theirs[5] > 0 and ours[5] == 0)
+
+
+def is_stale_to_write(op: Op, reference: Outcome, subject: Outcome) -> bool:
+    """Opening to write, by /proc/PID/fd, a lower file that is read by passthrough (docs/semantics.md).
+
+    The slot is another's file then on the one side, and empty on the other.
+    """
+    writes = op.name == "reopen" and op.args[1] & (os.O_ACCMODE | os.O_TRUNC)
+    return bool(writes) and reference[0] == "ok" and subject == ("error", "ESTALE")
 
 
 def is_other_check_first(op: Op, reference: Outcome, subject: Outcome) -> bool:
