@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.crash.record import record, recorded
+from tests.crash.record import kill_in_load
 from tests.crash.rig import Rig
 from tests.support import mounts, transports
 
@@ -93,17 +93,13 @@ def _job(options: argparse.Namespace, number: int, kills: int, results: Results)
                 seed = f"{options.seed} {number} {done}"
                 rig = Rig(base, seed, options=list(filter(None, chosen.split(","))))
                 for _ in range(min(KILLS_PER_UNION, kills - done)):
-                    with recorded(rig, options.out):
-                        losses = rig.kill_in_load()
+                    loss = kill_in_load(rig, options.out)
                     done += 1
-                    if losses:
+                    if loss:
                         lost = True
-                        where = f"kill {done} of job {number} on {options.fs}, {chosen or 'default options'}"
                         # Said at once: other jobs go on, and may be stopped.
                         print(
-                            f"--- {where}, in full in {record(rig, losses, options.out)}:",
-                            *losses,
-                            sep="\n",
+                            f"--- job {number} on {options.fs}, {chosen or 'default options'}, {loss}",
                             flush=True,
                         )
                         break

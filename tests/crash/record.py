@@ -33,6 +33,16 @@ def recorded(rig: Rig, out: Path) -> Iterator[None]:
         raise
 
 
+def kill_in_load(rig: Rig, out: Path) -> str:
+    """One kill more; returns what was lost by it and where everything of that is, "" where nothing was."""
+    with recorded(rig, out):
+        losses = rig.kill_in_load()
+    if not losses:
+        return ""
+    heading = f"kill {len(rig.rounds)} of seed {rig.seed!r}, in full in {record(rig, losses, out)}:"
+    return "\n".join([heading, *map(str, losses)])
+
+
 def record(rig: Rig, losses: Sequence[Loss], out: Path) -> Path:
     """Write the losses and what led to them to a new directory in *out*, and return that.
 

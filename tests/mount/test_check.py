@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.crash.record import kill_in_load
 from tests.crash.rig import Loss, Rig, copy_up_under_way
 from tests.mount.rig import eventually, run
 from tests.offline.checking import check, repair
@@ -106,12 +107,12 @@ class Checked(Rig):
 
 
 @pytest.mark.one_transport
-def test_what_a_killed_daemon_leaves_is_mended_and_nothing_lost(transport: str) -> None:
+def test_what_a_killed_daemon_leaves_is_mended_and_nothing_lost(transport: str, tmp_path: Path) -> None:
     with loop_fs("ext4", 1 << 30, directory=_memory()) as base:
         rig = Checked(base, "checked", options=["index=on", "metacopy=on"])
-        for number in range(3):
-            losses = rig.kill_in_load()
-            assert not losses, f"kill {number}\n" + "\n".join(map(str, losses[:5]))
+        for _ in range(3):
+            lost = kill_in_load(rig, tmp_path)
+            assert not lost, lost
         assert rig.operations > 50, "the load did nothing"
 
 
