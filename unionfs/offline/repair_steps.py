@@ -15,7 +15,7 @@ from typing import Protocol
 
 from unionfs.linux.fs import syncfs
 from unionfs.offline.stack import Stack
-from unionfs.overlay.access import PLACE, WRITE, OwnerAccess, Placing, set_mark
+from unionfs.overlay.access import LIST, PLACE, WRITE, OwnerAccess, Placing, set_mark
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.layer import RealDir, is_mark_file, is_whiteout_device
 from unionfs.overlay.lend import Lender, read_note
@@ -178,8 +178,11 @@ class RemoveVolatile:
     def apply(self, stack: Stack) -> str:
         syncfs(stack.upper.root_fd)
         work = stack.work.child(b"work")
-        incompat = work.child(b"incompat")
-        remove_tree(incompat.open(), b"volatile")
-        if not os.listdir(_proc_path(incompat)):
-            os.rmdir(b"incompat", dir_fd=work.open())
+        with OwnerAccess(stack.fs, _proc_path(work), PLACE, follow=True):
+            incompat = work.child(b"incompat")
+            with OwnerAccess(stack.fs, _proc_path(incompat), PLACE | LIST, follow=True):
+                remove_tree(incompat.open(), b"volatile")
+                more = os.listdir(_proc_path(incompat))
+            if not more:
+                os.rmdir(b"incompat", dir_fd=work.open())
         return "upper was synced and the mark removed"

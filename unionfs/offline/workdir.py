@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Iterator
 
+from unionfs.linux.as_owner import open_as_owner
 from unionfs.offline.findings import Consent, Finding, Kind, Severity
 from unionfs.offline.origins import Origins, OriginState
 from unionfs.offline.repair_steps import (
@@ -80,13 +81,29 @@ def _names(stack: Stack, directory: RealDir) -> list[bytes]:
         os.close(fd)
 
 
+def _stat(stack: Stack, directory: RealDir, path: bytes) -> os.stat_result | None:
+    """What lies in a directory of the kernel's, which has mode 0; None if nothing does."""
+    try:
+        return os.stat(path, dir_fd=directory.open(), follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        if stack.fs.lender is None:
+            raise
+    fd = open_as_owner(directory.open(), path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
 # --- work/work --------------------------------------------------------------------------------------
 
 
 def _temporary(stack: Stack, real: RealDir) -> Iterator[Finding]:
     for name in _names(stack, real):
         if name == b"incompat":
-            yield from _incompatible(stack, real.child(name))
+            yield from _incompatible(stack, real)
         elif not is_temporary(name):
             yield Finding(
                 Kind.LITTER,
@@ -95,7 +112,7 @@ def _temporary(stack: Stack, real: RealDir) -> Iterator[Finding]:
                 "no union makes such an object here, and the next mount deletes all that is here",
                 "move it somewhere else if you need it, else delete it",
             )
-        elif not _is_shared_whiteout(real, name):
+        elif not _is_shared_whiteout(stack, real, name):
             yield _litter(stack, b"work", name)
 
 
@@ -110,14 +127,14 @@ def _litter(stack: Stack, inside: bytes, name: bytes) -> Finding:
     )
 
 
-def _is_shared_whiteout(real: RealDir, name: bytes) -> bool:
+def _is_shared_whiteout(stack: Stack, real: RealDir, name: bytes) -> bool:
     """Whether it is the whiteout that kernel overlayfs links the others from, and leaves at each unmount."""
-    st = real.lstat(name)
+    st = _stat(stack, real, name)
     return st is not None and is_whiteout_device(st)
 
 
-def _incompatible(stack: Stack, incompat: RealDir) -> Iterator[Finding]:
-    for name in _names(stack, incompat):
+def _incompatible(stack: Stack, real: RealDir) -> Iterator[Finding]:
+    for name in _features(stack, real):
         path = real_path_in_work(stack, b"work", b"incompat", name)
         if name not in _KNOWN_FEATURES:
             yield Finding(
@@ -129,8 +146,23 @@ def _incompatible(stack: Stack, incompat: RealDir) -> Iterator[Finding]:
                 "mount it with kernel overlayfs, or start with a new upper and work",
             )
         else:
-            st = incompat.lstat(name)
+            st = _stat(stack, real, b"incompat/" + name)
             yield _volatile(path, None if st is None else st.st_mtime)
+
+
+def _features(stack: Stack, real: RealDir) -> list[bytes]:
+    """What `incompat` in the directory *real* holds, also where both have the kernel's mode 0."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(b"incompat", flags, dir_fd=real.open())
+    except PermissionError:
+        if stack.fs.lender is None:
+            raise
+        fd = open_as_owner(real.open(), b"incompat", flags)
+    try:
+        return sorted(map(os.fsencode, os.listdir(fd)))
+    finally:
+        os.close(fd)
 
 
 def _volatile(path: bytes, since: float | None) -> Finding:
@@ -161,7 +193,7 @@ def _index(stack: Stack, origins: Origins, real: RealDir) -> Iterator[Finding]:
     for name in _names(stack, real):
         stack.fs.dirfds.trim()
         if name.startswith(b"#"):
-            if not _is_shared_whiteout(real, name):
+            if not _is_shared_whiteout(stack, real, name):
                 yield _litter(stack, b"index", name)
         else:
             finding = _entry(stack, origins, real, name)

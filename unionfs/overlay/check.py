@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from unionfs.errors import MountError, explain
 from unionfs.linux import mount as mounts
+from unionfs.linux.as_owner import open_as_owner
 from unionfs.linux.mount import MountPoint
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.layer import open_private
@@ -411,6 +412,32 @@ def _fuse_overlayfs_directories(pid: str) -> list[tuple[str, str]]:
     return [(name, os.path.join(cwd, path)) for name, _, path in named if name in wanted and path]
 
 
+def _features(work: str) -> list[str]:
+    """The features of overlayfs that a mount has used there and that forbid another one.
+
+    The kernel makes these directories with mode 0, also for an ordinary user in a user namespace.
+    """
+    try:
+        return os.listdir(f"{work}/work/incompat")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError:
+        pass
+    fd = os.open(work, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        incompat = open_as_owner(fd, b"work/incompat", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError:  # another user's; nothing else makes it than volatile
+        return ["volatile"]
+    finally:
+        os.close(fd)
+    try:
+        return os.listdir(incompat)
+    finally:
+        os.close(incompat)
+
+
 def _check_work_content(upper: str, work: str) -> None:
     foreign = sorted(set(os.listdir(work)) - {"work", "index"})
     if foreign:
@@ -420,14 +447,7 @@ def _check_work_content(upper: str, work: str) -> None:
             " directory; whatever"
             " is in work is deleted"
         )
-    try:
-        features = os.listdir(f"{work}/work/incompat")
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except (
-        PermissionError
-    ):  # made by another user or by the kernel with mode 0; nothing else makes it than volatile
-        features = ["volatile"]
+    features = _features(work)
     if "volatile" in features:
         raise MountError(
             f"work {work} was used by a volatile mount, so upper {upper} may lack data after a crash:"

@@ -5,11 +5,13 @@ Works on objects that nobody else reaches yet; never on one in upper, but for th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterable
 
 from unionfs.linux import fileattr as linux
+from unionfs.linux.as_owner import attributes_as_owner, open_as_owner
 from unionfs.overlay import override
 from unionfs.overlay.access import set_mark
 from unionfs.overlay.fs import OverlayFs
@@ -51,10 +53,10 @@ def copy_metadata(
     names = [] if bare else _xattrs_to_copy(fs, source)
     if names:
         others = [name for name in names if not name.startswith(_ACLS)]
-        _copy_xattrs(source, target, _renamed(fs, layer, others))
+        _copy_xattrs(fs, source, target, _renamed(fs, layer, others))
     keep.copy_mode(target, made, st)
     if names:
-        _copy_xattrs(source, target, [(name, name) for name in names if name.startswith(_ACLS)])
+        _copy_xattrs(fs, source, target, [(name, name) for name in names if name.startswith(_ACLS)])
     keep.copied(target, made, st)
     os.utime(target, ns=(st.st_atime_ns, st.st_mtime_ns), follow_symlinks=not by_path)
     return made.st_ino
@@ -86,10 +88,21 @@ def _renamed(fs: OverlayFs, layer: Layer | None, names: list[str]) -> list[tuple
     return pairs
 
 
-def _copy_xattrs(source: bytes | int, target: bytes | int, names: Iterable[tuple[str, str]]) -> None:
+def _copy_xattrs(
+    fs: OverlayFs, source: bytes | int, target: bytes | int, names: Iterable[tuple[str, str]]
+) -> None:
     follow = isinstance(target, int)
+    out_of_reach: dict[str, bytes] | None = None
     for name, stored in names:
-        value = os.getxattr(source, name)
+        try:
+            value = os.getxattr(source, name)
+        except PermissionError:
+            # What an ordinary user's mode denies to himself: `user.` attributes are read as data is.
+            if fs.lender is None:
+                raise
+            if out_of_reach is None:
+                out_of_reach = _as_owner(source)
+            value = out_of_reach[name]
         try:
             os.setxattr(target, stored, value, follow_symlinks=follow)
         except OSError as error:
@@ -98,6 +111,16 @@ def _copy_xattrs(source: bytes | int, target: bytes | int, names: Iterable[tuple
             # As ovl_copy_xattr(): what upper cannot store may be lost, security never.
             if error.errno != errno.EOPNOTSUPP or name.startswith(_MUST_COPY):
                 raise
+
+
+def _as_owner(source: bytes | int) -> dict[str, bytes]:
+    if isinstance(source, int):
+        return attributes_as_owner(source)
+    fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return attributes_as_owner(fd)
+    finally:
+        os.close(fd)
 
 
 def set_impure(fs: OverlayFs, directory: Directory) -> None:
@@ -147,9 +170,11 @@ def _flags_of(source: bytes | int) -> int:
             return linux.get_flags(fd)
     except PermissionError:
         assert isinstance(source, bytes)
-        # An ordinary user's daemon: what the flags forbid can be seen all the same.
         fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
         try:
+            with contextlib.suppress(PermissionError):
+                return _flags_as_owner(fd)
+            # An ordinary user's daemon: what the flags forbid can be seen all the same.
             return linux.protection_of(linux.statx(fd).attributes)
         finally:
             os.close(fd)
@@ -157,6 +182,15 @@ def _flags_of(source: bytes | int) -> int:
         if error.errno in _NO_FLAGS:
             return 0
         raise
+
+
+def _flags_as_owner(fd: int) -> int:
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    opened = open_as_owner(fd, b"/proc/self/fd/%d" % fd, flags)
+    try:
+        return linux.get_flags(opened)
+    finally:
+        os.close(opened)
 
 
 def _change_flags(target: bytes | int, mask: int, flags: int) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from unionfs.linux import fs as linux
 from unionfs.linux import xattr
+from unionfs.linux.as_owner import attributes_as_owner
 from unionfs.linux.fileattr import FS_APPEND_FL, FS_IMMUTABLE_FL
 from unionfs.overlay import override
 from unionfs.overlay.layer import Layer, RealDir, is_mark_file
@@ -34,7 +35,7 @@ _TELLING = frozenset(map(str.encode, override.NAMES))
 
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
 _OUT_OF_REACH = (errno.EPERM, errno.EACCES)
-"""For an ordinary user's daemon: an object of somebody else in a lower, whose content is out of reach too."""
+"""For an ordinary user's daemon: a mode denies it to read the object's `user.` attributes, as its content."""
 
 _FH_HEADER = 21
 _FH_MAGIC = 0xFB
@@ -42,6 +43,22 @@ _FH_BIG_ENDIAN = 1
 _FH_ANY_ENDIAN = 2
 _FH_PATH_UPPER = 4
 _FH_CPU_ENDIAN = _FH_BIG_ENDIAN if sys.byteorder == "big" else 0
+
+
+def _read_as_owner(path: bytes, mark: str, flags: int, dirfd: int | None = None) -> bytes | None:
+    """A mark of an object whose mode keeps us out; None for another user's, whose content is out of reach.
+
+    The names of attributes need no permission, so what has no such mark costs little.
+    """
+    fd = os.open(path, flags | os.O_CLOEXEC, dir_fd=dirfd)
+    try:
+        if mark not in os.listxattr(b"/proc/self/fd/%d" % fd):
+            return None
+        return attributes_as_owner(fd).get(mark)
+    except PermissionError:
+        return None
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +156,10 @@ class Format:
         try:
             return os.getxattr(path, name, follow_symlinks=follow)
         except OSError as error:
-            if error.errno in _ABSENT or (error.errno in _OUT_OF_REACH and self.prefix.startswith("user.")):
+            if error.errno in _ABSENT:
                 return None
+            if error.errno in _OUT_OF_REACH and self.prefix.startswith("user."):
+                return _read_as_owner(path, name, os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW)
             raise
 
     def read_at(self, directory: RealDir, name: bytes, mark: str) -> bytes | None:
@@ -148,8 +167,10 @@ class Format:
         try:
             return xattr.get_at(directory.open(), name, mark.encode())
         except OSError as error:
-            if error.errno in _ABSENT or (error.errno in _OUT_OF_REACH and self.prefix.startswith("user.")):
+            if error.errno in _ABSENT:
                 return None
+            if error.errno in _OUT_OF_REACH and self.prefix.startswith("user."):
+                return _read_as_owner(name, mark, os.O_PATH | os.O_NOFOLLOW, directory.open())
             raise
 
     def read_redirect(self, path: bytes) -> bytes:

@@ -14,6 +14,7 @@ import stat
 
 from unionfs.errors import MountError
 from unionfs.linux import fs as linux
+from unionfs.linux.as_owner import open_as_owner
 from unionfs.overlay.config import UnionConfig
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -156,7 +157,10 @@ class Work:
             fd = os.open(name, _OPEN_DIR, dir_fd=self.fd)
         except PermissionError:
             # The kernel makes its directories in work with mode 0.
-            return True
+            try:
+                fd = open_as_owner(self.fd, name, _OPEN_DIR)
+            except PermissionError:
+                return True
         try:
             return bool(os.listdir(fd))
         finally:

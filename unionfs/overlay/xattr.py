@@ -160,7 +160,13 @@ def removexattr(fs: OverlayFs, inode: Inode, name: bytes, caller: Caller) -> Non
         _drop_setgid(fs, inode, caller)
     if not inode.on_upper:
         path, follow = inode.proc_path()
-        os.getxattr(path, stored_name(fs, _layer(fs, inode), name), follow_symlinks=follow)
+        stored = stored_name(fs, _layer(fs, inode), name)
+        try:
+            os.getxattr(path, stored, follow_symlinks=follow)
+        except PermissionError:
+            # To remove one takes no permission to read it, and none is needed for the names.
+            if os.fsdecode(stored) not in os.listxattr(path, follow_symlinks=follow):
+                raise _absent() from None
     ensure_upper(fs, inode, data=False)
     path, follow = inode.proc_path()
     os.removexattr(path, stored_name(fs, _layer(fs, inode), name), follow_symlinks=follow)
