@@ -45,7 +45,7 @@ lint: $(READY) ## ruff (rules and layout) and mypy --strict
 	$(BIN)/mypy
 	MYPYPATH=. $(BIN)/mypy --config-file tests/api/sample/pyproject.toml --no-namespace-packages tests/api/sample
 
-fuzz: $(READY) ## long differential run against kernel overlayfs (ARGS="--seeds 1000")
+fuzz: $(READY) ## long differential run against kernel overlayfs (ARGS="--seeds 0-999")
 	$(BIN)/python scripts/fuzz.py $(ARGS)
 
 malformed: $(READY) ## a million requests at random, many spoiled, to the direct transport (ARGS="-k handles")

@@ -119,6 +119,9 @@ def _arguments() -> argparse.Namespace:
     )
     for name in ("redirect", "index", "metacopy", "data", "user"):
         parser.add_argument(f"--{name}", choices=["on", "off"], help="drawn from the seed if not given")
+    parser.add_argument(
+        "--own", action="store_true", help="the union of an ordinary user, who mounts it himself"
+    )
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minimise", type=float, default=60, metavar="SECONDS", help="for each difference")
     parser.add_argument("--replay", type=Path, metavar="CASE", help="try this case file once")
@@ -156,6 +159,8 @@ def _config(options: argparse.Namespace, seed: int) -> Config:
     if drawn["metacopy"] and options.data is None:
         drawn["data"] = rng.random() < 0.4
     drawn["user"] = rng.random() < 0.3 if options.user is None else options.user == "on"
+    if options.own:
+        return Config(options.fs, redirect=False, own=True)
     return Config(options.fs, **drawn)
 
 
@@ -172,14 +177,16 @@ def _side(options: argparse.Namespace, name: str, seed: int) -> sides.Side:
     return sides.PyUnionFS([*_mode(options, seed), *more])
 
 
-def _campaign_for(options: argparse.Namespace, fs: str) -> contextlib.AbstractContextManager[Campaign]:
+def _campaign_for(
+    options: argparse.Namespace, fs: str, *, own: bool
+) -> contextlib.AbstractContextManager[Campaign]:
     chosen = [_side(options, name, options.seeds[0]) for name in (options.reference, options.subject)]
-    return campaign(fs, *chosen, ops=options.ops)
+    return campaign(fs, *chosen, ops=options.ops, own=own)
 
 
 def _job(options: argparse.Namespace, seeds: list[int], results: Results) -> None:
     mounts.private_mounts()
-    with _campaign_for(options, options.fs) as field:
+    with _campaign_for(options, options.fs, own=options.own) as field:
         for seed in seeds:
             config = _config(options, seed)
             field.subject = _side(options, options.subject, seed)
@@ -211,7 +218,7 @@ def _described(field: Campaign, finding: Finding, options: argparse.Namespace) -
 def _replay(options: argparse.Namespace) -> int:
     mounts.private_mounts()
     case = Case.load(options.replay)
-    with _campaign_for(options, case.config.fs) as field:
+    with _campaign_for(options, case.config.fs, own=case.config.own) as field:
         finding = field.try_case(case)
     print("no difference" if finding is None else finding.report())
     return 0 if finding is None else 1

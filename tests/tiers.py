@@ -28,6 +28,8 @@ REST: dict[str, str] = {
     "tests/oracle/test_oracle.py::test_same_as_kernel_overlayfs[*-btrfs]": RANDOM,
     "tests/oracle/test_oracle.py::test_same_as_kernel_overlayfs[*-ext4]": RANDOM,
     "tests/oracle/test_oracle.py::test_same_as_kernel_overlayfs[*-xfs]": RANDOM,
+    "tests/oracle/test_own.py::test_same_as_kernel_overlayfs[*-ext4]": RANDOM,
+    "tests/oracle/test_own.py::test_same_as_kernel_overlayfs[*-xfs]": RANDOM,
     "tests/programs/test_debian.py": DEBIAN,
     "tests/programs/test_large.py": LONG,
     "tests/systemd/test_units.py": SYSTEMD,
@@ -38,6 +40,7 @@ REST_OVER_PYFUSE3: dict[str, str] = {
     "tests/crash/test_crash.py": TRANSPORT,
     "tests/oracle/test_oracle.py::test_same_as_kernel_overlayfs": RANDOM,
     "tests/oracle/test_oracle.py::test_the_same_with": RANDOM,
+    "tests/oracle/test_own.py": TRANSPORT,
 }
 """The same, of tests that run over `direct` in a quicker tier: here is what they do over `pyfuse3`."""
 

@@ -51,12 +51,12 @@ def made(seed: int, base: Path, other: Path, options: dict[str, Any]) -> Iterato
     if options.get("userxattr"):
         # Layers that the kernel has made before would have other marks. (It does so where nothing is said.)
         case = replace(case, ops=(Op("stat", (b"/", False)),))
-    ground = Ground(*(Path(tempfile.mkdtemp(dir=where)) for where in (base, other)))
+    ground = Ground(Path(tempfile.mkdtemp(dir=base)), Path(tempfile.mkdtemp(dir=other)))
     for directory in (ground.upper_fs, ground.other_fs):
         directory.chmod(0o755)
     stage = Stage("union", Kernel(), case, ground)
     with ExitStack() as cleanup:
-        cleanup.callback(stage.worker.close)
+        cleanup.callback(stage.close)
         stage.build()
         if options.get("userxattr"):
             for layer in (*stage.union.lowers, stage.union.upper):

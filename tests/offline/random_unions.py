@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.oracle import layers
 from tests.oracle.case import Config
-from tests.oracle.compare import CHANGES_NOTHING
+from tests.oracle.operations import CHANGES_NOTHING
 from tests.oracle.worker import Worker
 from tests.oracle.workload import Workload
 from tests.support.mounts import overlayfs

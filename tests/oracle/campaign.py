@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests.oracle.case import Case, Config, Entry
 from tests.oracle.compare import Ground, run
 from tests.oracle.difference import Difference
 from tests.oracle.minimise import minimise
+from tests.oracle.places import HERE, Places, own_places
 from tests.oracle.sides import Side
 from tests.support import mounts
 
@@ -103,15 +104,18 @@ class Campaign:
         for path in paths:
             path.chmod(0o755)
         try:
-            yield Ground(*paths)
+            yield replace(self.ground, upper_fs=paths[0], other_fs=paths[1])
         finally:
             for path in paths:
                 shutil.rmtree(path)
 
 
 @contextmanager
-def campaign(fs: str, reference: Side, subject: Side, *, ops: int) -> Iterator[Campaign]:
-    """A campaign with upper on this kind of filesystem (`here`: on that of the temporary directory)."""
+def campaign(fs: str, reference: Side, subject: Side, *, ops: int, own: bool = False) -> Iterator[Campaign]:
+    """A campaign with upper on this kind of filesystem (`here`: on that of the temporary directory).
+
+    *own*: of cases whose union is an ordinary user's own.
+    """
     # Images in memory where there is some: a copy-up waits for its fsync.
     memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
     images = memory if fs != "tmpfs" else None
@@ -120,8 +124,12 @@ def campaign(fs: str, reference: Side, subject: Side, *, ops: int) -> Iterator[C
     # up anew (ovl_instantiate()), for another file than the name that it was made of (docs/semantics.md).
     with mounts.loop_fs("ext4", SIZE // 4, directory=memory) as other:
         if fs == "here":
-            with mounts.scratch() as upper:
-                yield Campaign(reference, subject, Ground(upper, other), ops=ops)
+            with mounts.scratch() as upper, _places(own, upper, other) as places:
+                yield Campaign(reference, subject, Ground(upper, other, places), ops=ops)
         else:
-            with mounts.loop_fs(fs, SIZE, directory=images) as upper:
-                yield Campaign(reference, subject, Ground(upper, other), ops=ops)
+            with mounts.loop_fs(fs, SIZE, directory=images) as upper, _places(own, upper, other) as places:
+                yield Campaign(reference, subject, Ground(upper, other, places), ops=ops)
+
+
+def _places(own: bool, *needed: Path) -> AbstractContextManager[Places]:
+    return own_places(needed) if own else nullcontext(HERE)

@@ -79,25 +79,36 @@ class Config:
     """Whether there are data-only layers, and metacopies in lowers whose data is there."""
     user: bool = False
     """Whether nearly all operations are ordinary users'."""
+    own: bool = False
+    """Whether an ordinary user mounts, whose all layers are, and does everything."""
 
     def __post_init__(self) -> None:
         if self.metacopy and not self.redirect:
             raise ValueError("overlayfs refuses metacopy=on with redirect_dir=off")
         if self.data and not self.metacopy:
             raise ValueError("without metacopy=on overlayfs refuses metacopies but in the last lower")
+        if self.own and (self.redirect or self.index or self.user):
+            raise ValueError("in a user namespace overlayfs has no redirects, no index and one user")
 
     def options(self) -> list[str]:
         """The mount options, spelled the same for overlayfs and pyunionfs."""
+        if self.own:
+            # Without a word about redirects, pyunionfs renames directories by copying them.
+            return ["userxattr", "redirect_dir=nofollow"]
         return [
             f"redirect_dir={_on(self.redirect)}",
             f"index={_on(self.index)}",
             f"metacopy={_on(self.metacopy)}",
         ]
 
+    @property
+    def marks(self) -> str:
+        """What the names of the union's own attributes begin with."""
+        return "user.overlay." if self.own else "trusted.overlay."
+
     def __str__(self) -> str:
-        return ",".join(
-            [self.fs, *self.options(), *(["data"] if self.data else []), *(["user"] if self.user else [])]
-        )
+        more = [name for name in ("data", "user", "own") if getattr(self, name)]
+        return ",".join([self.fs, *self.options(), *more])
 
 
 def _on(flag: bool) -> str:

@@ -12,6 +12,7 @@ Must not forgive anything that is not a rule with a reason, written down where i
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +23,9 @@ from tests.oracle.case import DATA, Case, Op, Stack
 from tests.oracle.descriptor_rules import OldReaders, UnlinkedLinks, UnlinkedLower
 from tests.oracle.difference import Difference
 from tests.oracle.history_rules import ChownsToNobody
-from tests.oracle.operations import Outcome
+from tests.oracle.operations import CHANGES_NOTHING, Outcome
+from tests.oracle.own_rules import OwnRules, refuses_closed_root
+from tests.oracle.places import GROUPS, HERE, UID, Places
 from tests.oracle.rules import (
     FailedOperations,
     PartedWays,
@@ -45,22 +48,6 @@ from tests.oracle.worker import NoAnswerError, Worker
 from tests.oracle.workload import Workload
 
 REMOUNT = "remount"
-CHANGES_NOTHING = {
-    "read",
-    "readlink",
-    "getxattr",
-    "listxattr",
-    "list",
-    "stat",
-    "access",
-    "fread",
-    "fstat",
-    "fsync",
-    "lseek",
-    "flock",
-    "setlk",
-    "getlk",
-}
 STACK_OPS = 25
 
 
@@ -74,6 +61,7 @@ class Ground:
 
     upper_fs: Path
     other_fs: Path
+    places: Places = HERE
 
 
 class Stage:
@@ -83,6 +71,8 @@ class Stage:
         self.name = name
         self.side = side
         self.case = case
+        if case.config.own != (ground.places is not HERE):
+            raise OracleError("an ordinary user's own union, and only that, needs places of the user's own")
         self.base = ground.upper_fs / name
         self.other = ground.other_fs / name
         for directory in (self.base, self.other):
@@ -93,11 +83,22 @@ class Stage:
             self._made(self.base / "work"),
             self._made(self.base / "merged"),
             tuple(self._data(number) for number in DATA if case.config.data),
+            ground.places,
         )
-        self.worker = Worker()
+        # All now, and closed in the other order: each has inherited the connections of those before.
+        places = dict.fromkeys((ground.places.kernel, ground.places.fuse))
+        self._workers = {place: Worker(place) for place in places}
+        self.worker = next(iter(self._workers.values()))
+        """That of what was mounted last."""
+
+    def close(self) -> None:
+        for worker in reversed(self._workers.values()):
+            worker.close()
 
     def _made(self, path: Path) -> Path:
         path.mkdir()
+        if self.case.config.own:
+            os.chown(path, UID, GROUPS[0])
         return path
 
     def _layer(self, number: int) -> Path:
@@ -116,6 +117,7 @@ class Stage:
     def mounted(self, side: Side, union: Union, options: list[str]) -> Iterator[None]:
         """Mount with the worker inside."""
         with side.mount(union, options):
+            self.worker = self._workers[side.place(union.places)]
             try:
                 self.worker.enter(union.merged)
                 yield
@@ -141,8 +143,10 @@ class Stage:
             if number and (stack.ops or (not case.ops and layers.is_stacked(case, number))):
                 work = self._made(directory.parent / f"work{number}")
                 below = tuple(self.lower(index) for index in range(number - 1, -1, -1))
-                union = Union(below, directory, work, self.union.merged, self.union.data)
+                union = replace(self.union, lowers=below, upper=directory, work=work)
                 stack = self._stack_ops(number, stack, union, index=False)
+            if case.config.own:
+                layers.keep_in_reach(directory)
             stacks.append(stack)
         layers.build([entry for entry in case.entries if entry.layer == -1], self.union.upper)
         stack = case.stacks[-1]
@@ -152,7 +156,9 @@ class Stage:
         return self.case
 
     def _stack_ops(self, number: int, stack: Stack, union: Union, *, index: bool) -> Stack:
-        config = replace(self.case.config, redirect=stack.redirect or self.case.config.metacopy, index=index)
+        config = self.case.config
+        redirect = not config.own and (stack.redirect or config.metacopy)
+        config = replace(config, redirect=redirect, index=index)
         is_upper = number == self.case.lowers
         with self.mounted(Kernel(), union, config.options()):
             if stack.ops:
@@ -162,6 +168,7 @@ class Stage:
             workload = Workload(
                 f"{self.case.seed} stack {number} {self.case.config}",
                 links=is_upper or self.case.config.index,
+                own=self.case.config.own,
             )
             return replace(stack, ops=tuple(op for op, _ in draw(self.worker, workload, STACK_OPS)))
 
@@ -200,10 +207,10 @@ def run(
     """
     with ExitStack() as cleanup:
         left = Stage("reference", reference, case, ground)
-        cleanup.callback(left.worker.close)
+        cleanup.callback(left.close)
         case = left.build()
         right = Stage("subject", subject, case, ground)
-        cleanup.callback(right.worker.close)
+        cleanup.callback(right.close)
         right.build()
         _check_oracle(left, right)
         outcomes, left_tree, case = _reference(left, case, ops, allocate=subject.allocates)
@@ -213,6 +220,8 @@ def run(
         except NoAnswerError as error:
             return case, Difference("mount", "no answer", "answers", str(error))
         except SideError as error:
+            if case.config.own and refuses_closed_root(str(error), (left.union.upper, right.union.upper)):
+                return case, None
             return case, Difference("mount", "the mount itself failed", "mounts and ends well", str(error))
 
 
@@ -220,7 +229,8 @@ def _verdict(
     left: Stage, right: Stage, outcomes: list[Outcome], left_tree: snapshot.Snapshot, until: str
 ) -> Difference | None:
     lowers = right.layer_fingerprints()
-    failed = FailedOperations(right.case, outcomes, silent=right.side.opens_silently)
+    silent = right.side.opens_silently(own=right.case.config.own)
+    failed = FailedOperations(right.case, outcomes, silent=silent)
     try:
         found = _subject(right, right.case, outcomes, left_tree, failed)
     except PartedWays:
@@ -242,14 +252,15 @@ def _changed_lowers(before: dict[str, object], right: Stage) -> Difference | Non
 def _check_oracle(left: Stage, right: Stage) -> None:
     """What both sides start from must be equal, or nothing that comes after means anything."""
     pairs = [*zip(left.union.lowers, right.union.lowers, strict=True), (left.union.upper, right.union.upper)]
+    marks = left.case.config.marks
     for one, other in pairs:
-        found = list(snapshot.differences(_raw(one), _raw(other)))
+        found = list(snapshot.differences(_raw(one, marks), _raw(other, marks)))
         if found:
             raise OracleError(f"two builds of {one.name} differ: {found[:3]}")
 
 
-def _raw(directory: Path) -> snapshot.Snapshot:
-    return snapshot.raw_upper(os.fsencode(directory))
+def _raw(directory: Path, marks: str) -> snapshot.Snapshot:
+    return snapshot.raw_upper(os.fsencode(directory), marks)
 
 
 def _reference(
@@ -268,7 +279,11 @@ def _reference(
                     outcomes.append(("ok", None))
         return outcomes, tree, case
     workload = Workload(
-        f"{case.seed} ops {case.config}", links=True, user=case.config.user, allocate=allocate
+        f"{case.seed} ops {case.config}",
+        links=True,
+        user=case.config.user,
+        own=case.config.own,
+        allocate=allocate,
     )
     first = count // 2
     done: list[Op] = []
@@ -307,13 +322,15 @@ def _subject(
     parts = _split_at_remounts(case.ops)
     own = right.side.name == "pyunionfs"
     numbers: dict[bytes, tuple[int, int]] | None = None
+    silent = right.side.opens_silently(own=case.config.own)
     litter: list[str] = []
     unlinked, old_readers = UnlinkedLower(), OldReaders()
     links, nobody = UnlinkedLinks(), ChownsToNobody(case)
+    rules = OwnRules(right.union.lowers) if case.config.own else None
     for number, part in enumerate(parts):
         with right.union_mounted():
             if own and numbers is not None:
-                changed = _changed_numbers(numbers, right.worker.numbers())
+                changed = _changed_numbers(right, numbers, right.worker.numbers())
                 if changed:
                     return changed
             for op in part:
@@ -339,7 +356,7 @@ def _subject(
                     forgiven = forgiven or outcome[1] is None or outcome[1][0] == "dir"
                 forgiven = forgiven or is_other_check_first(op, expected, outcome)
                 forgiven = forgiven or is_ghost_out_of_reach(case, op, expected, outcome)
-                if right.side.opens_silently and is_truncation_to_the_same_size(op, expected, outcome):
+                if silent and is_truncation_to_the_same_size(op, expected, outcome):
                     forgiven = failed.times_differ = True
                 if right.side.records_in_files and is_name_too_long_for_a_mark(op, expected, outcome):
                     raise PartedWays
@@ -353,6 +370,8 @@ def _subject(
                     raise PartedWays
                 if outcome != expected and is_parting(case, op, expected, outcome):
                     raise PartedWays
+                if outcome != expected and not forgiven:
+                    forgiven = rules is not None and rules.forgive(op, expected, outcome, right.worker)
                 if outcome != expected and not forgiven:
                     return Difference("operation", str(op), outcomes[index], outcome, index)
                 if complaint is not None:
@@ -370,9 +389,7 @@ def _subject(
         # Kernel overlayfs leaves there the one whiteout that it links the others from; its next mount
         # clears it.
         litter = litter or (right.litter() if own else [])
-    difference = (_complaints(tree) if own else None) or _first(
-        "tree", failed.forgiven(left_tree, tree), tree
-    )
+    difference = (_complaints(tree) if own else None) or _trees("tree", left_tree, tree, right, failed)
     if difference is None and litter:
         difference = Difference("work", "work/work after unmount", [], litter)
     return difference
@@ -387,12 +404,23 @@ def _complaints(tree: snapshot.Snapshot) -> Difference | None:
 
 
 def _changed_numbers(
-    before: dict[bytes, tuple[int, int]], after: dict[bytes, tuple[int, int]]
+    right: Stage, before: dict[bytes, tuple[int, int]], after: dict[bytes, tuple[int, int]]
 ) -> Difference | None:
     for path in before.keys() & after.keys():
-        if before[path][1] != after[path][1]:
+        # Whoever may not open a file by its handle, as mounters in a user namespace may not (the kernel asks
+        # for CAP_DAC_READ_SEARCH outside of it), does not know anymore from what a file was copied up.
+        unknown = right.case.config.own and after[path][1] == _number_in_upper(right, path)
+        if before[path][1] != after[path][1] and not unknown:
             return Difference("numbers", f"{path!r}: number after a remount", before[path][1], after[path][1])
     return None
+
+
+def _number_in_upper(stage: Stage, path: bytes) -> int | None:
+    try:
+        st = os.lstat(os.fsencode(stage.union.upper) + b"/" + path)
+    except OSError:
+        return None
+    return None if stat.S_ISDIR(st.st_mode) else st.st_ino
 
 
 def _first(phase: str, left: snapshot.Snapshot, right: snapshot.Snapshot) -> Difference | None:
@@ -401,12 +429,21 @@ def _first(phase: str, left: snapshot.Snapshot, right: snapshot.Snapshot) -> Dif
     return None
 
 
+def _trees(
+    phase: str, left: snapshot.Snapshot, right: snapshot.Snapshot, stage: Stage, failed: FailedOperations
+) -> Difference | None:
+    if stage.case.config.own:
+        left, right = OwnRules(stage.union.lowers).trees(left, right)
+    return _first(phase, failed.forgiven(left, right), right)
+
+
 def _uppers(left: Stage, right: Stage, failed: FailedOperations) -> Difference | None:
     """What lies in upper: whiteouts, opaque marks, redirects, metacopies must be what the kernel writes."""
-    theirs, ours = _raw(left.union.upper), _raw(right.union.upper)
-    if right.case.config.index:
+    config = right.case.config
+    theirs, ours = (_raw(stage.union.upper, config.marks) for stage in (left, right))
+    if config.index:
         without_index_names(theirs, ours)
-    if right.side.opens_silently:
+    if right.side.opens_silently(own=config.own):
         without_unwritten_copies(theirs, ours)
     return _first("upper", failed.forgiven(theirs, ours), ours)
 
@@ -419,10 +456,16 @@ def _swap(
         with right.union_mounted(left.side):
             theirs = right.worker.snapshot()
         what = f"swap: {left.side.name} on the upper of {right.side.name}"
-        found = _first(what, failed.forgiven(left_tree, theirs), theirs)
+        found = _trees(what, left_tree, theirs, right, failed)
         if found:
             return found
     with left.union_mounted(right.side):
         ours = left.worker.snapshot()
+        opened = left.worker.opened_snapshot() if left.case.config.own else None
     what = f"swap: {right.side.name} on the upper of {left.side.name}"
-    return _first(what, failed.forgiven(left_tree, ours), ours)
+    found = _trees(what, left_tree, ours, right, failed)
+    if found or opened is None:
+        return found
+    with right.union_mounted(left.side):
+        theirs = right.worker.opened_snapshot()
+    return _trees("swap: what the user had closed", theirs, opened, right, failed)

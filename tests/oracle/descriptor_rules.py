@@ -14,7 +14,7 @@ from tests.oracle.operations import SEEN_FIELDS, Outcome
 
 _CHANGES_BY_DESCRIPTOR = {"fchmod", "fchown", "futime", "fsetxattr", "fremovexattr", "ftruncate", "reopen"}
 _CANNOT_COPY_UP = {"EEXIST", "ENOENT", "ENOTDIR", "ENOTEMPTY", "ESTALE"}
-_LOCKS = ("flock", "setlk", "getlk")
+LOCKS = ("flock", "setlk", "getlk")
 Slot = tuple[int, int]
 """A descriptor: the process that has it, and the number of its slot there."""
 
@@ -131,10 +131,11 @@ class OldReaders:
 
 
 def slot_of(op: Op) -> Slot | None:
+    """The descriptor that an operation works on, if it does."""
     by_descriptor = op.name in ("close", "openat", "statat", "mkdirat", "unlinkat") or op.name in (
         *("fread", "fwrite", "fstat", "ftruncate", "fchmod", "fchown", "futime"),
         *("fsetxattr", "fgetxattr", "fremovexattr", "flistxattr", "fsync", "flist"),
-        *("lseek", "fallocate", "reopen", "flink", *_LOCKS),
+        *("lseek", "fallocate", "reopen", "flink", *LOCKS),
     )
     return (op.actor, int(op.args[0])) if by_descriptor else None
 

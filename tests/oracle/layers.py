@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.oracle import vocabulary
 from tests.oracle.case import DATA, Case, Config, Entry, Stack
+from tests.oracle.places import UID
 
 _KINDS = {
     "file": 36,
@@ -33,6 +34,8 @@ OPAQUE = "trusted.overlay.opaque"
 XWHITEOUT = "trusted.overlay.whiteout"
 METACOPY = "trusted.overlay.metacopy"
 REDIRECT = "trusted.overlay.redirect"
+_MARKS = "trusted.overlay."
+_OURS = (OPAQUE, XWHITEOUT)
 
 
 def generate(seed: int, config: Config) -> Case:
@@ -52,9 +55,40 @@ def generate(seed: int, config: Config) -> Case:
             merging = None if _stacked(seed, layer) else drawn.directories_shown()
     stacks.append(Stack(redirect=config.redirect or rng.random() < 0.5))
     entries.append(_root(rng, -1))
+    if config.own:
+        entries = _owned(rng, entries, config)
     if config.data:
         entries = _with_data_elsewhere(rng, entries)
     return Case(seed, config, tuple(stacks), tuple(entries))
+
+
+def _owned(rng: random.Random, entries: list[Entry], config: Config) -> list[Entry]:
+    """The same, as an ordinary user has it: without devices, all his, some of it closed to himself."""
+    made: list[Entry] = []
+    for entry in entries:
+        if entry.kind in ("chr", "blk"):
+            continue
+        xattrs = [
+            (config.marks + name.removeprefix(_MARKS) if name in _OURS else name, value)
+            for name, value in entry.xattrs
+            if name in (*_OURS, *vocabulary.OWN_ATTRIBUTES)
+        ]
+        if not entry.path:
+            # A root that its ACL closes is refused.
+            xattrs = [pair for pair in xattrs if pair[0] != vocabulary.ACCESS_ACL]
+        gid = rng.choice(vocabulary.OWN_GROUPS)
+        entry = entry._replace(uid=UID, gid=gid, xattrs=tuple(sorted(xattrs)))
+        if gid == UID and entry.path and not _is_linked(entry.path) and rng.random() < 0.2:
+            closed = {"dir": vocabulary.CLOSED_DIR_MODES, "file": vocabulary.CLOSED_FILE_MODES}
+            if rng.random() < 0.9:
+                closed["dir"] = vocabulary.SEARCHABLE_MODES
+            entry = entry._replace(mode=rng.choice(closed.get(entry.kind, [entry.mode])))
+        made.append(entry)
+    return made
+
+
+def _is_linked(path: bytes) -> bool:
+    return path.split(b"/")[0] == vocabulary.LINKED
 
 
 def _with_data_elsewhere(rng: random.Random, entries: list[Entry]) -> list[Entry]:
@@ -221,6 +255,21 @@ def build(entries: Iterable[Entry], directory: Path) -> None:
             _dress(root + b"/" + entry.path if entry.path else root, entry)
 
 
+def keep_in_reach(directory: Path) -> None:
+    """Give what is closed to its owner, in a lower, the group that the owner can have in a namespace.
+
+    A user who makes a namespace without help has one uid and one gid there, and overlayfs's mounter is let
+    past modes of what belongs to both.
+    """
+    for above, names, files in os.walk(os.fsencode(directory)):
+        for path in [os.path.join(above, name) for name in (*names, *files)]:
+            st = os.lstat(path)
+            needed = 0o500 if stat.S_ISDIR(st.st_mode) else 0o400
+            if st.st_gid != UID and not stat.S_ISLNK(st.st_mode) and st.st_mode & needed != needed:
+                os.chown(path, -1, UID)
+                os.chmod(path, stat.S_IMODE(st.st_mode))
+
+
 def _has_parent(path: bytes, chosen: dict[bytes, Entry]) -> bool:
     if b"/" not in path:
         return True
@@ -249,8 +298,8 @@ def _make(path: bytes, entry: Entry) -> None:
 
 def _dress(path: bytes, entry: Entry) -> None:
     """Owner, mode, attributes and times; owner first, because it takes capabilities and setuid away."""
+    os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
     if entry.kind != "whiteout":
-        os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
         if entry.kind != "symlink":
             os.chmod(path, entry.mode)
         for name, value in entry.xattrs:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from tests.oracle.case import Case, Entry, Op
 from tests.oracle.difference import Difference
+from tests.oracle.places import UID
 
 T = TypeVar("T")
 Trial = Callable[[Case], Difference | None]
@@ -95,7 +96,8 @@ class _Search:
 
     def simplify_entries(self) -> None:
         """Make what is left plain: a reader looks for a meaning in every odd mode and attribute."""
-        plain: dict[str, Any] = {"xattrs": (), "uid": 0, "gid": 0}
+        owner = UID if self.case.config.own else 0
+        plain: dict[str, Any] = {"xattrs": (), "uid": owner, "gid": owner}
         for position, entry in enumerate(self.case.entries):
             if not entry.path:
                 continue

@@ -35,6 +35,23 @@ RENAME_WHITEOUT = 4
 ALWAYS = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 """Without O_NONBLOCK an open of a FIFO would wait for ever."""
 
+CHANGES_NOTHING = {
+    "read",
+    "readlink",
+    "getxattr",
+    "listxattr",
+    "list",
+    "stat",
+    "access",
+    "fread",
+    "fstat",
+    "fsync",
+    "lseek",
+    "flock",
+    "setlk",
+    "getlk",
+}
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,7 +73,7 @@ class Slots:
 
     def opener(self, slot: int) -> int:
         """Who opened what is in this slot."""
-        return self._openers.get(slot, 0)
+        return self._openers.get(slot, os.getuid())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(self._fds.items())

@@ -1,6 +1,6 @@
 """Performs one operation as its user: where the operations of all modules come together.
 
-Must leave the process as root, whatever the operation did.
+Must leave the process as the user that it was, whatever the operation did.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def perform(slots: Slots, op: Op) -> Outcome:
     uid = slots.opener(op.args[0]) if op.name in _AS_OPENER else op.uid
     slots.uid = uid
     groups = GROUPS[uid]
-    if uid != 0:
+    other = uid != os.getuid()
+    if other:
         os.setgroups(groups)
         os.setegid(groups[0])
         os.seteuid(uid)
@@ -54,7 +55,7 @@ def perform(slots: Slots, op: Op) -> Outcome:
     except OSError as error:
         return "error", errno.errorcode.get(error.errno or 0, str(error.errno))
     finally:
-        if uid != 0:
+        if other:
             os.seteuid(0)
             os.setegid(0)
             os.setgroups(GROUPS[0])

@@ -51,10 +51,10 @@ def is_xfs_keeping_set_ids(case: Case, op: Op, reference: Outcome, subject: Outc
     """On xfs itself, truncating an empty file to nothing keeps setuid and setgid; here they always go."""
     if case.config.fs != "xfs" or op.name != "truncate" or "error" in (reference[0], subject[0]):
         return False
-    return _differ_in_set_ids(reference[1], subject[1])
+    return differ_in_set_ids(reference[1], subject[1])
 
 
-def _differ_in_set_ids(theirs: Any, ours: Any) -> bool:
+def differ_in_set_ids(theirs: Any, ours: Any) -> bool:
     """Whether two stats of a file are the same but for set-id bits that only the reference has."""
     if not isinstance(theirs, tuple) or theirs[0] != "file" or theirs[:1] + theirs[2:] != ours[:1] + ours[2:]:
         return False
@@ -285,7 +285,9 @@ class FailedOperations:
 def _give_whiteouts_back(reference: Snapshot, subject: Snapshot, path: bytes) -> None:
     """Have a directory of the reference hold the whiteouts that it lacks, if it is opaque instead."""
     theirs, ours = reference.nodes[path], subject.nodes[path]
-    more = [name for name in ours.get("names") or () if name not in theirs.get("names", ())]
+    if not isinstance(ours.get("names"), list) or not isinstance(theirs.get("names"), list):
+        return  # an errno: closed to the user who looks
+    more = [name for name in ours["names"] if name not in theirs["names"]]
     nodes = {path + b"/" + name: subject.nodes[path + b"/" + name] for name in more}
     if not more or theirs["xattrs"].get(OPAQUE) != b"y":
         return

@@ -26,6 +26,7 @@ import unionfs.daemon.lifecycle
 import unionfs.overlay.super
 import unionfs.transport.direct
 import unionfs.transport.pyfuse3
+from tests.oracle.places import HERE, UID, Place, Places
 from tests.support import mounts, transports
 
 
@@ -39,6 +40,7 @@ class Union:
     merged: Path
     data: tuple[Path, ...] = ()
     """The data-only layers."""
+    places: Places = HERE
 
     def list_of_lowers(self) -> str:
         """All lowers, as overlayfs and pyunionfs read them."""
@@ -55,8 +57,6 @@ class Side(ABC):
     name: str
     uses_passthrough = False
     """Whether the kernel reads all lower files by itself, and old readers keep them."""
-    opens_silently = False
-    """Whether the kernel opens files without asking."""
     allocates = True
     """Whether there is fallocate(2)."""
     records_in_files = False
@@ -65,6 +65,14 @@ class Side(ABC):
     @abstractmethod
     def mount(self, union: Union, options: Sequence[str]) -> AbstractContextManager[object]:
         """Mount until the context ends. Raises SideError when something is wrong with the mount itself."""
+
+    def place(self, places: Places) -> Place:
+        """Where it mounts."""
+        return places.fuse
+
+    def opens_silently(self, *, own: bool) -> bool:
+        """Whether the kernel opens files without asking, in a mount of root's or an ordinary user's own."""
+        return False
 
     def cut_off(self) -> None:  # noqa: B027  (a side without a process of its own has nothing to cut)
         """Make all who wait for this side's mount go on, with errors.
@@ -79,8 +87,20 @@ class Kernel(Side):
     name = "kernel"
 
     def mount(self, union: Union, options: Sequence[str]) -> AbstractContextManager[object]:
+        return self._mounted(union, options)
+
+    @contextmanager
+    def _mounted(self, union: Union, options: Sequence[str]) -> Iterator[None]:
         layers = union.lowers, union.upper, union.work, union.merged
-        return mounts.overlayfs(*layers, options=options, data_lowers=union.data)
+        place = union.places.kernel
+        place.call(mounts.mount_overlayfs, *layers, options=options, data_lowers=union.data)
+        try:
+            yield
+        finally:
+            place.call(mounts.umount, union.merged)
+
+    def place(self, places: Places) -> Place:
+        return places.kernel
 
 
 class PyUnionFS(Side):
@@ -94,9 +114,8 @@ class PyUnionFS(Side):
 
     def __init__(self, extra: Sequence[str] = ()) -> None:
         self.extra = list(extra)
-        direct = transports.chosen() != "pyfuse3" and "timeout" not in "".join(extra)
-        self.opens_silently = direct and "passthrough=off" in extra
-        self.uses_passthrough = direct and "passthrough=on" in extra and "coherent" not in extra
+        self._direct = transports.chosen() != "pyfuse3" and "timeout" not in "".join(extra)
+        self.uses_passthrough = self._direct and "passthrough=on" in extra and "coherent" not in extra
         # README.md: libfuse's binding has none.
         self.allocates = transports.chosen() != "pyfuse3"
         self.records_in_files = "whiteouts=aufs" in extra
@@ -107,12 +126,13 @@ class PyUnionFS(Side):
     def mount(self, union: Union, options: Sequence[str]) -> Iterator[object]:
         words = ["mount", "-f", *transports.mount_words(), "-o", ",".join([*options, *self.extra])]
         directories = [union.list_of_lowers(), *map(str, (union.upper, union.work, union.merged))]
-        self._fork([*words, *directories])
+        place = self.place(union.places)
+        self._fork([*words, *directories], place)
         try:
-            self._wait_for_mount(union.merged)
+            self._wait_for_mount()
             yield self
         finally:
-            complaint = self._end(union.merged)
+            complaint = self._end(union.merged, place)
             log = self._log.read_text(errors="replace")
             self._log.unlink()
         if complaint is None and "Traceback" in log:
@@ -120,7 +140,11 @@ class PyUnionFS(Side):
         if complaint is not None:
             raise SideError(f"{complaint}\n{log}")
 
-    def _fork(self, arguments: list[str]) -> None:
+    def opens_silently(self, *, own: bool) -> bool:
+        # An ordinary user's mount has no passthrough.
+        return self._direct and (own or "passthrough=off" in self.extra)
+
+    def _fork(self, arguments: list[str], place: Place) -> None:
         fd, log = tempfile.mkstemp(prefix="pyunionfs-", suffix=".log")
         self._log = Path(log)
         self._pid = os.fork()
@@ -128,6 +152,9 @@ class PyUnionFS(Side):
             status = 70
             try:
                 os.setsid()
+                place.enter()
+                if os.geteuid() == UID:
+                    _leave_roots_environment()
                 os.dup2(fd, 1)
                 os.dup2(fd, 2)
                 # Nothing that this process has open may keep the campaign's mounts or pipes alive.
@@ -142,7 +169,7 @@ class PyUnionFS(Side):
                 os._exit(status)
         os.close(fd)
 
-    def _wait_for_mount(self, merged: Path) -> None:
+    def _wait_for_mount(self) -> None:
         deadline = time.monotonic() + mounts.START_TIMEOUT
         # Its own word, not the table of mounts: who unmounts before it is ready is an intruder to it.
         while b" is mounted: " not in self._log.read_bytes():
@@ -155,11 +182,11 @@ class PyUnionFS(Side):
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return self._pid is None or os.waitid(os.P_PID, self._pid, flags) is not None
 
-    def _end(self, merged: Path) -> str | None:
+    def _end(self, merged: Path, place: Place) -> str | None:
         """Unmount and reap. Returns what was wrong with the daemon's end."""
         cut = self._gone()
-        while mounts.mount_types(merged):
-            mounts.umount(merged, lazy=cut)
+        while place.call(mounts.mount_types, merged):
+            place.call(mounts.umount, merged, lazy=cut)
         deadline = time.monotonic() + mounts.STOP_TIMEOUT
         while not self._gone() and time.monotonic() < deadline:
             time.sleep(0.002)
@@ -177,6 +204,12 @@ class PyUnionFS(Side):
     def cut_off(self) -> None:
         if self._pid is not None:
             os.kill(self._pid, signal.SIGKILL)
+
+
+def _leave_roots_environment() -> None:
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", transports.VARIABLE) if name in os.environ}
+    os.environ.clear()
+    os.environ.update(kept, HOME="/", XDG_RUNTIME_DIR=f"/run/user/{UID}")
 
 
 def _threads(pid: int) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from tests.oracle.operations import digest, seen
 
 _PRIVATE = "trusted.overlay."
+"""What the names of the union's marks begin with in a snapshot, with `userxattr`, too."""
 
 
 @dataclass
@@ -91,6 +92,8 @@ def _visit_directory(
             snapshot.complaints.append(f"{child!r} is listed but cannot be looked up")
             continue
         node["names"].append(name)
+        if st_ino is None:
+            continue  # its errno is compared: the directory may be listed by whoever looks, but not searched
         if st_ino != d_ino:
             snapshot.complaints.append(f"{child!r} has st_ino {st_ino} but is listed with d_ino {d_ino}")
         if is_dir != (snapshot.nodes[child]["stat"][0] == "dir"):
@@ -149,7 +152,7 @@ def _fingerprint(path: bytes, st: os.stat_result) -> tuple[object, ...]:
     return (*stats, st.st_mtime_ns, st.st_ctime_ns, data, tuple(sorted(_xattrs(path).items())))
 
 
-def raw_upper(root: bytes) -> Snapshot:
+def raw_upper(root: bytes, marks: str = _PRIVATE) -> Snapshot:
     """Upper as it lies on disk, with its marks: what the other system will find there.
 
     Left out are the marks that cannot be equal on two sides, or that mean nothing to whoever mounts it: an
@@ -168,6 +171,8 @@ def raw_upper(root: bytes) -> Snapshot:
         if node["stat"][0] == "dir":
             node["stat"] = (*node["stat"][:5], "links", *node["stat"][6:])
         attributes = node["xattrs"]
+        for name in [name for name in attributes if name.startswith(marks)]:
+            attributes[_PRIVATE + name.removeprefix(marks)] = attributes.pop(name)
         for name in [name for name in attributes if name.startswith(_PRIVATE)]:
             short = name.removeprefix(_PRIVATE)
             if short in ("impure", "nlink", "uuid") or (short == "origin" and node["stat"][0] == "dir"):

@@ -36,11 +36,18 @@ OWNING_GROUPS = [*OWNERS, 2000]
 """2000 is a supplementary group of one of the users."""
 FILE_MODES = [0o644, 0o644, 0o600, 0o666, 0o755, 0o777, 0o4755, 0o2755, 0o6711, 0o2644, 0o000, 0o444, 0o1644]
 DIR_MODES = [0o755, 0o755, 0o755, 0o777, 0o777, 0o1777, 0o2775, 0o2777, 0o700, 0o555, 0o711]
+CLOSED_FILE_MODES = [0o000, 0o000, 0o111, 0o222, 0o333, 0o200, 0o400, 0o4055]
+CLOSED_DIR_MODES = [0o000, 0o000, 0o111, 0o222, 0o333, 0o444, 0o555, 0o600, 0o077]
+"""What keeps the owner out of something, if he has no capability."""
+SEARCHABLE_MODES = [0o111, 0o333, 0o555, 0o100, 0o300, 0o577]
 UMASKS = [0o022, 0o022, 0o022, 0o077, 0o002, 0o000]
 
 ACCESS_ACL = "system.posix_acl_access"
 DEFAULT_ACL = "system.posix_acl_default"
 CAPABILITY = "security.capability"
+OWN_GROUPS = [1000, 1000, 2000]
+OWN_ATTRIBUTES = ["user.a", "user.b", ACCESS_ACL, DEFAULT_ACL]
+"""The groups and the attributes that an ordinary user's layers have."""
 
 
 def name(rng: random.Random) -> bytes:

@@ -11,14 +11,18 @@ import encodings.idna  # noqa: F401  (loaded now: in the mount there is no stand
 import multiprocessing
 import os
 import stat
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from tests.oracle import snapshot
 from tests.oracle.case import Op
+from tests.oracle.descriptor_rules import slot_of
 from tests.oracle.operations import Outcome, Slots
 from tests.oracle.perform import perform
+from tests.oracle.places import HERE, Place
+from tests.oracle.snapshot import Snapshot
 from tests.oracle.workload import Tree
 
 
@@ -29,8 +33,8 @@ class NoAnswerError(Exception):
 class Worker:
     """Performs operations in a mount, from two other processes. To be closed before the mount is."""
 
-    def __init__(self, timeout: float = 30.0) -> None:
-        self._actors = (_Actor(timeout), _Actor(timeout))
+    def __init__(self, place: Place = HERE.fuse, timeout: float = 30.0) -> None:
+        self._actors = (_Actor(place, timeout), _Actor(place, timeout))
 
     def enter(self, merged: Path) -> None:
         """Make this mount the worker's root."""
@@ -58,9 +62,19 @@ class Worker:
         tree: Tree = self._actors[0].ask("tree", None)
         return tree
 
-    def snapshot(self) -> snapshot.Snapshot:
-        taken: snapshot.Snapshot = self._actors[0].ask("snapshot", None)
+    def snapshot(self) -> Snapshot:
+        taken: Snapshot = self._actors[0].ask("snapshot", None)
         return taken
+
+    def opened_snapshot(self) -> Snapshot:
+        """A snapshot for which the owner of everything opens what his modes close to him."""
+        taken: Snapshot = self._actors[0].ask("open", None)
+        return taken
+
+    def paths(self, op: Op) -> list[bytes]:
+        """What an operation would reach now, without symlinks in between."""
+        paths: list[bytes] = self._actors[op.actor].ask("paths", op)
+        return paths
 
     def numbers(self) -> dict[bytes, tuple[int, int]]:
         """st_dev and st_ino of everything in the mount."""
@@ -77,10 +91,10 @@ class Worker:
 class _Actor:
     """One process, and the connection to it."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, place: Place, timeout: float) -> None:
         context = multiprocessing.get_context("fork")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._connection), daemon=True)
+        self._process = context.Process(target=_serve, args=(place, theirs, self._connection), daemon=True)
         self._process.start()
         theirs.close()
         self._timeout = timeout
@@ -110,8 +124,9 @@ class _Actor:
         return answer
 
 
-def _serve(connection: Connection, other_end: Connection) -> None:
+def _serve(place: Place, connection: Connection, other_end: Connection) -> None:
     other_end.close()
+    place.enter_to_act()
     real_root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     slots = Slots()
     while True:
@@ -120,7 +135,7 @@ def _serve(connection: Connection, other_end: Connection) -> None:
         except EOFError:
             os._exit(0)
         try:
-            connection.send(("answer", _answer(slots, real_root, what, argument)))
+            connection.send(("answer", _answer(place, slots, real_root, what, argument)))
         except OSError as error:
             connection.send(("raised", repr(error)))
 
@@ -166,26 +181,61 @@ def _number(path: bytes) -> int | None:
         return None
 
 
-def _answer(slots: Slots, real_root: int, what: str, argument: Any) -> Any:
+def _answer(place: Place, slots: Slots, real_root: int, what: str, argument: Any) -> Any:
     if what == "perform":
         return perform(slots, argument)
     if what == "watch":
         return _watch(slots, argument)
     if what == "enter":
-        os.chdir(argument)
-        os.chroot(b".")
+        with place.rooted():
+            os.chdir(argument)
+            os.chroot(b".")
         return None
     if what == "leave":
         slots.close_all()
-        os.fchdir(real_root)
-        os.chroot(b".")
+        with place.rooted():
+            os.fchdir(real_root)
+            os.chroot(b".")
         return None
     if what == "tree":
         tree: Tree = [(b"", "dir")]
         _walk(b"", tree)
         return tree
-    taken = snapshot.take(b"/", with_data=what == "snapshot")
-    return taken if what == "snapshot" else taken.numbers
+    if what == "open":
+        _open_all(b"/")
+    if what == "paths":
+        return _paths(slots, argument)
+    taken = snapshot.take(b"/", with_data=what != "numbers")
+    return taken.numbers if what == "numbers" else taken
+
+
+def _open_all(path: bytes) -> None:
+    kind = os.lstat(path).st_mode
+    needed = 0o700 if stat.S_ISDIR(kind) else 0o400 if stat.S_ISREG(kind) else 0
+    if kind & needed != needed:
+        os.chmod(path, stat.S_IMODE(kind) | needed)
+    if stat.S_ISDIR(kind):
+        # What cannot be looked at nevertheless is compared by the snapshot.
+        with suppress(OSError):
+            for name in sorted(os.listdir(path)):
+                with suppress(OSError):
+                    _open_all(os.path.join(path, name))
+
+
+def _paths(slots: Slots, op: Op) -> list[bytes]:
+    slot = slot_of(op)
+    at = b"/"
+    if slot is not None:
+        try:
+            at = os.readlink(b"self/fd/%d" % slots[slot[1]], dir_fd=slots.proc)
+        except OSError:
+            return []  # no descriptor there
+    words = [argument for argument in op.args if isinstance(argument, bytes) and b"\0" not in argument]
+    given = [os.path.join(at, word) for word in words]  # data among them, which names nothing
+    paths = [at]
+    for parent, name in map(os.path.split, given):
+        paths.append(os.path.join(os.path.realpath(parent), name))
+    return paths + [os.path.realpath(path) for path in given]
 
 
 def _walk(path: bytes, tree: Tree) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from tests.oracle import vocabulary as words
 from tests.oracle.case import Op
 from tests.oracle.operations import RENAME_EXCHANGE, RENAME_NOREPLACE, UTIME_NOW, UTIME_OMIT
+from tests.oracle.places import UID
 
 Tree = list[tuple[bytes, str]]
 """Path and kind of everything in the mount."""
@@ -50,8 +51,13 @@ FALLOCATE = [0, 0, _KEEP_SIZE, _KEEP_SIZE | _PUNCH_HOLE, _ZERO_RANGE, _KEEP_SIZE
 class Workload:
     """A stream of operations for one phase of a case."""
 
-    def __init__(self, seed: str, *, links: bool, user: bool = False, allocate: bool = True) -> None:
+    def __init__(
+        self, seed: str, *, links: bool, user: bool = False, own: bool = False, allocate: bool = True
+    ) -> None:
         self.rng = random.Random(seed)
+        self._own = own
+        self._file_modes: list[int] = [*words.FILE_MODES, *(words.CLOSED_FILE_MODES if own else ())]
+        self._dir_modes: list[int] = [*words.DIR_MODES, *(words.CLOSED_DIR_MODES if own else ())]
         self._allocate = allocate
         self._by_user = 0.85 if user else 0.15
         self._opened: dict[tuple[int, int], bytes] = {}
@@ -96,12 +102,15 @@ class Workload:
         rng = self.rng
         if self.linked and rng.random() < 0.03:
             path = b"/" + rng.choice(self.linked)
-            return rng.choice(
+            op = rng.choice(
                 [Op("stat", (path, False)), Op("read", (path, 0, 500)), Op("listxattr", (path, True))]
             )
+            return op._replace(uid=UID) if self._own else op
         functions = [function for function, _ in self._draws]
         op = rng.choices(functions, [weight for _, weight in self._draws])[0]()
         uid = rng.choice([1000, 1001]) if rng.random() < self._by_user else 0
+        if self._own:
+            uid = UID
         return op._replace(uid=uid, umask=rng.choice(words.UMASKS))
 
     # Paths ------------------------------------------------------------------------------------------------
@@ -153,7 +162,7 @@ class Workload:
         return self.rng.choice([0, 0, 1, 10, 100, 4096, 10_000, 200_000, 1 << 20])
 
     def _file_mode(self) -> int:
-        return self.rng.choice(words.FILE_MODES)
+        return self.rng.choice(self._file_modes)
 
     def _put(self) -> Op:
         flags = self.rng.choice(O_PUT)
@@ -171,7 +180,7 @@ class Workload:
         return Op("read", (self._path("file"), self._offset(), self.rng.choice([1, 100, 100_000])))
 
     def _mkdir(self) -> Op:
-        return Op("mkdir", (self._path(new=0.85), self.rng.choice(words.DIR_MODES)))
+        return Op("mkdir", (self._path(new=0.85), self.rng.choice(self._dir_modes)))
 
     def _rmdir(self) -> Op:
         return Op("rmdir", (self._path("dir", new=0.02),))
@@ -214,12 +223,19 @@ class Workload:
 
     def _chmod(self) -> Op:
         directory = self.rng.random() < 0.4
-        mode = self.rng.choice(words.DIR_MODES if directory else words.FILE_MODES)
+        mode = self.rng.choice(self._dir_modes if directory else self._file_modes)
+        if self._own and len(self.tree) == 1:
+            return Op("chmod", (b"/", 0o755))
         return Op("chmod", (self._path("dir" if directory else "file"), mode))
 
     def _chown(self) -> Op:
+        owners, groups = self._owners()
+        return Op("chown", (self._path(), self.rng.choice(owners), self.rng.choice(groups), self._follow()))
+
+    def _owners(self) -> tuple[list[int], list[int]]:
         owners = [*words.OWNERS, -1]
-        return Op("chown", (self._path(), self.rng.choice(owners), self.rng.choice(owners), self._follow()))
+        # Root gives to anybody; an ordinary user to himself, and to a group that he is in.
+        return ([*owners, -1, -1, UID], [*owners, *words.OWN_GROUPS * 2]) if self._own else (owners, owners)
 
     def _follow(self) -> bool:
         return self.rng.random() < 0.7
@@ -302,7 +318,7 @@ class Workload:
         name, value = self._attribute()
         flags = rng.choice([0, 0, os.XATTR_CREATE, os.XATTR_REPLACE])
         entry = words.name(rng)
-        owners = [*words.OWNERS, -1]
+        owners, groups = self._owners()
         create = rng.choice([os.O_RDWR | os.O_CREAT, os.O_RDONLY, os.O_RDONLY | os.O_DIRECTORY])
         op = rng.choice(
             [
@@ -314,7 +330,7 @@ class Workload:
                 Op("fstat", (slot,)),
                 Op("ftruncate", (slot, self._offset())),
                 Op("fchmod", (slot, self._file_mode())),
-                Op("fchown", (slot, rng.choice(owners), rng.choice(owners))),
+                Op("fchown", (slot, rng.choice(owners), rng.choice(groups))),
                 Op("futime", (slot, self._time(), self._time())),
                 Op("fsetxattr", (slot, name, value, flags)),
                 Op("fgetxattr", (slot, name)),
@@ -324,7 +340,7 @@ class Workload:
                 Op("flist", (slot,)),
                 Op("openat", (slot, entry, create, self._file_mode(), self._slot())),
                 Op("statat", (slot, entry)),
-                Op("mkdirat", (slot, entry, rng.choice(words.DIR_MODES))),
+                Op("mkdirat", (slot, entry, rng.choice(self._dir_modes))),
                 Op("unlinkat", (slot, entry)),
                 Op("close", (slot,)),
             ]

@@ -47,12 +47,16 @@ def make_reachable(paths: list[Path]) -> None:
         os.close(descriptor)
 
 
+def program_paths() -> set[Path]:
+    """Where the checkout and Python are."""
+    return {REPOSITORY, *(Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix))}
+
+
 def main(arguments: list[str]) -> None:
     """Prepare the namespace, become the user, run the module."""
     uid, gid, *rest = arguments
     open_fuse_to_all()
-    prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
-    make_reachable(sorted({REPOSITORY, *prefixes}))
+    make_reachable(sorted(program_paths()))
     os.setgroups([])
     os.setgid(int(gid))
     os.setuid(int(uid))

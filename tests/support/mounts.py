@@ -310,15 +310,28 @@ def overlayfs(
     data_lowers: Sequence[Path] = (),
 ) -> Iterator[Path]:
     """Mount with kernel overlayfs; yields the mountpoint."""
+    mount_overlayfs(lowers, upper, work, merged, options=options, data_lowers=data_lowers)
+    try:
+        yield merged
+    finally:
+        umount(merged)
+
+
+def mount_overlayfs(
+    lowers: Sequence[Path],
+    upper: Path | None,
+    work: Path | None,
+    merged: Path,
+    *,
+    options: Sequence[str] = (),
+    data_lowers: Sequence[Path] = (),
+) -> None:
+    """Mount with kernel overlayfs; the caller unmounts."""
     layers = "::".join([join_layers(lowers), *(join_layers([layer]) for layer in data_lowers)])
     data = ["lowerdir=" + layers.replace(",", "\\,")]
     if upper is not None:
         data += [f"upperdir={upper}", f"workdir={work}"]
     mount("overlay", merged, "overlay", 0, ",".join([*data, *options]))
-    try:
-        yield merged
-    finally:
-        umount(merged)
 
 
 MINIMUM_SIZES = {"ext4": 16 << 20, "xfs": 320 << 20, "btrfs": 128 << 20, "tmpfs": 1 << 20}
