@@ -58,10 +58,10 @@ memory: $(READY) ## the daemon's memory for each inode that the kernel knows
 	$(BIN)/python scripts/memory.py $(ARGS)
 
 profile: $(READY) ## microseconds and system calls of each operation of the union, without a mount (root)
-	$(BIN)/python -m scripts.core_profile $(ARGS)
+	$(BIN)/python -m testing.core_profile $(ARGS)
 
 bench: $(VENV)/.bench ## time the same work on all union filesystems (ARGS="--quick"; root, 20 minutes)
-	$(BIN)/python -m scripts.bench $(ARGS)
+	$(BIN)/python -m testing.bench $(ARGS)
 
 $(VENV)/.bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
@@ -86,4 +86,4 @@ uninstall: ## remove what `make install` made
 
 clean: ## remove the virtual environment and everything that was built
 	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find unionfs tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find unionfs tests testing scripts -name __pycache__ -type d -prune -exec rm -rf {} +

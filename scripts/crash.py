@@ -21,9 +21,9 @@ from typing import TypeAlias
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.crash.record import kill_in_load
-from tests.crash.rig import Rig
-from tests.support import mounts, transports
+from testing import mounts, transports
+from testing.crash.record import kill_in_load
+from testing.crash.rig import Rig
 
 Results: TypeAlias = "multiprocessing.SimpleQueue[tuple[int, int, bool]]"
 

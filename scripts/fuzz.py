@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Random histories on pyunionfs and on kernel overlayfs, compared step by step (the oracle of
-tests/oracle).
+testing/oracle).
 
 scripts/fuzz.py --seeds 0-999 --ops 150 --fs ext4 --redirect on --jobs 2
 scripts/fuzz.py --replay /tmp/finding-17.case
@@ -29,10 +29,10 @@ from typing import TypeAlias
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.oracle import sides
-from tests.oracle.campaign import Campaign, Finding, campaign
-from tests.oracle.case import Case, Config
-from tests.support import mounts, transports
+from testing import mounts, transports
+from testing.oracle import sides
+from testing.oracle.campaign import Campaign, Finding, campaign
+from testing.oracle.case import Case, Config
 
 Results: TypeAlias = "multiprocessing.Queue[Result]"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.mounts import Daemon, private_mounts, pyunionfs, scratch
+from testing.mounts import Daemon, private_mounts, pyunionfs, scratch
 
 FILES_A_DIRECTORY = 100
 LIMIT = 1024

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.bench.results import Report, Row, Series
+from testing.bench.results import Report, Row, Series
 
 SYSTEMS = ("native", "overlayfs", "fuse-overlayfs", "direct")
 

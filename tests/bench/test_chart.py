@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib", reason="needs matplotlib: `make bench` install
 
 
 def test_the_chart_shows_ratios_to_kernel_overlayfs_and_what_failed(tmp_path: Path) -> None:
-    from scripts.bench import chart
+    from testing.bench import chart
 
     run = report(
         {"opens": (1, 2, 8, 5), "misses": (1, 1, 1, 1), "memory": (1, 1, 1, 1), "mount": (1, 1, 1, 700)},

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.bench.goals import WITHIN_FUSE_OVERLAYFS, WITHIN_OVERLAYFS, Goal, goals
-from scripts.bench.results import Report
-from scripts.bench.workloads import all_workloads
+from testing.bench.goals import WITHIN_FUSE_OVERLAYFS, WITHIN_OVERLAYFS, Goal, goals
+from testing.bench.results import Report
+from testing.bench.workloads import all_workloads
 from tests.bench.reports import report
 
 

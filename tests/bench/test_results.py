@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench.results import Report, Row, Series, geometric_mean, read_report
-from scripts.bench.rounds import in_round
-from scripts.bench.systems import BenchError, all_systems
+from testing.bench.results import Report, Row, Series, geometric_mean, read_report
+from testing.bench.rounds import in_round
+from testing.bench.systems import BenchError, all_systems
 from tests.bench.reports import report
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench.rounds import Bench
-from scripts.bench.sizes import QUICK
-from scripts.bench.systems import BenchError, Overlayfs, PyUnionFS
-from scripts.bench.work import Measure, Run, Workload
+from testing.bench.rounds import Bench
+from testing.bench.sizes import QUICK
+from testing.bench.systems import BenchError, Overlayfs, PyUnionFS
+from testing.bench.work import Measure, Run, Workload
 from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_overlayfs, needs_root
 
 pytestmark = [needs_root, needs_fuse, needs_overlayfs]
@@ -22,7 +22,7 @@ pytestmark = [needs_root, needs_fuse, needs_overlayfs]
 
 def bench(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "scripts.bench", *words],
+        [sys.executable, "-m", "testing.bench", *words],
         cwd=REPOSITORY,
         env=environment(),
         capture_output=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.bench import text
+from testing.bench import text
 from tests.bench.reports import report
 
 

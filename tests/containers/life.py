@@ -35,7 +35,7 @@ APPLETS = (
 CHOWN = "chown" if count_ids() > 1 else "true"
 """In a user namespace with a single id nobody else can own anything."""
 
-MASKED = "force_mask" in sys.argv[-1]
+MASKED = "force_mask" in "".join(sys.argv[3:4])
 """Whether real modes are all alike and the true ones are kept in attributes."""
 
 MKFIFO = "true" if MASKED else "mkfifo"

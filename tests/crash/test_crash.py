@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.model import pattern
-from tests.crash.record import kill_in_load
-from tests.crash.rig import Rig, copy_up_under_way
+from testing.crash.model import pattern
+from testing.crash.record import kill_in_load
+from testing.crash.rig import Rig, copy_up_under_way
 from tests.support.mounts import loop_fs, needs_fuse, needs_overlayfs, overlayfs, pyunionfs, scratch
 
 pytestmark = [needs_fuse, needs_overlayfs]

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash import load
-from tests.crash.model import Model, Node, Op, pattern
-from tests.crash.record import LAYERS, record, recorded
-from tests.crash.rig import GONE, Rig, mismatches, observe
+from testing.crash import load
+from testing.crash.model import Model, Node, Op, pattern
+from testing.crash.record import LAYERS, record, recorded
+from testing.crash.rig import GONE, Rig, mismatches, observe
 from tests.support.mounts import Daemon, loop_fs, needs_fuse, needs_overlayfs, overlayfs, pyunionfs
 from tests.support.transports import one_transport
 

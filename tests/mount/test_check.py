@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.crash.record import kill_in_load
-from tests.crash.rig import Loss, Rig, copy_up_under_way
+from testing.crash.record import kill_in_load
+from testing.crash.rig import Loss, Rig, copy_up_under_way
 from tests.mount.rig import eventually, run
 from tests.offline.checking import check, repair
 from tests.support.mounts import loop_fs, needs_overlayfs, overlayfs, pyunionfs, scratch

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from testing.oracle.operations import UTIME_NOW, UTIME_OMIT, utimensat
 from tests.mount.data_rig import WAYS, errno_of, fallocate, side
-from tests.oracle.operations import UTIME_NOW, UTIME_OMIT, utimensat
 from tests.support.mounts import loop_fs, needs_fuse, needs_overlayfs, needs_root
 from tests.support.transports import one_transport
 

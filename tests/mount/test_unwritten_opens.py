@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from testing.oracle.operations import RENAME_EXCHANGE, renameat2
 from tests.mount.data_rig import errno_of, side
-from tests.oracle.operations import RENAME_EXCHANGE, renameat2
 from tests.support.mounts import loop_fs, needs_fuse, needs_overlayfs, needs_root
 from tests.support.transports import one_transport
 

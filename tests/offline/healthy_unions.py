@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.oracle import layers
-from tests.oracle.case import Case, Config, Op
-from tests.oracle.compare import Ground, Stage, draw
-from tests.oracle.sides import Kernel
-from tests.oracle.workload import Tree, Workload
+from testing.oracle import layers
+from testing.oracle.case import Case, Config, Op
+from testing.oracle.compare import Ground, Stage, draw
+from testing.oracle.sides import Kernel
+from testing.oracle.workload import Tree, Workload
 from tests.overlay.rig import ROOT, View
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import Caller

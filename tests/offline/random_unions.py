@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.oracle import layers
-from tests.oracle.case import Config
-from tests.oracle.operations import CHANGES_NOTHING
-from tests.oracle.worker import Worker
-from tests.oracle.workload import Workload
+from testing.oracle import layers
+from testing.oracle.case import Config
+from testing.oracle.operations import CHANGES_NOTHING
+from testing.oracle.worker import Worker
+from testing.oracle.workload import Workload
 from tests.support.mounts import overlayfs
 
 

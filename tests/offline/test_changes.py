@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from testing.oracle.snapshot import layer_fingerprint
 from tests.offline.change_cases import CASES, up
-from tests.oracle.snapshot import layer_fingerprint
 from tests.overlay.rig import Stack
 from tests.overlay.trees import TIME_NS, USER, WHITEOUT, Obj, Tree, build, directory, file, node, symlink
 from unionfs.errors import MountError

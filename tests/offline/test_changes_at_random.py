@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from testing.oracle.case import Config
+from testing.oracle.worker import Worker
 from tests.offline import brute, random_unions
-from tests.oracle.case import Config
-from tests.oracle.worker import Worker
 from tests.support.mounts import needs_overlayfs, overlayfs, scratch
 from unionfs.offline.change import Change
 from unionfs.offline.changes import changes

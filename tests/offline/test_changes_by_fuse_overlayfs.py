@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.oracle.sides import FuseOverlayfs, Union
+from testing.oracle.sides import FuseOverlayfs, Union
 from tests.overlay.rig import Stack
 from tests.overlay.trees import Tree
 from tests.support.mounts import needs_fuse

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from testing.oracle import layers
+from testing.oracle.case import Config
 from tests.offline import brute
-from tests.oracle import layers
-from tests.oracle.case import Config
 from tests.overlay.rig import Stack, View
 from tests.overlay.test_listing_at_random import Changer
 from tests.support.mounts import scratch

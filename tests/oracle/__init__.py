@@ -1,10 +1,1 @@
-"""The differential oracle: one random history, performed on two union mounts, must leave no difference.
-
-Reference is kernel overlayfs. How the parts hang together: `case` is what is tried (layers, options,
-operations), as plain data that can be written to a file and replayed; `layers` and `workload` make it from
-a seed; `worker` performs it, in two processes that live inside the mount; `compare` runs both sides
-and names the first difference; `minimise` makes it short. Nothing here knows anything about how pyunionfs
-works inside.
-"""
-
-from __future__ import annotations
+"""Tests of the differential oracle and by it: fixed seeds of what `make fuzz` draws (testing/oracle)."""

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.oracle import layers
-from tests.oracle.campaign import campaign
-from tests.oracle.case import Case, Config, Entry, Op, Stack
-from tests.oracle.sides import Kernel, PyUnionFS, Union
+from testing.oracle import layers
+from testing.oracle.campaign import campaign
+from testing.oracle.case import Case, Config, Entry, Op, Stack
+from testing.oracle.sides import Kernel, PyUnionFS, Union
 from tests.support import transports
 from tests.support.mounts import needs_fuse, needs_overlayfs, scratch
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.oracle import places
-from tests.oracle.campaign import Campaign, campaign
-from tests.oracle.case import Case, Config, Entry, Op, Stack
-from tests.oracle.places import GROUPS, UID, Places
-from tests.oracle.sides import Kernel, PyUnionFS, Side, SideError, Union
-from tests.oracle.worker import Worker
+from testing.oracle import places
+from testing.oracle.campaign import Campaign, campaign
+from testing.oracle.case import Case, Config, Entry, Op, Stack
+from testing.oracle.places import GROUPS, UID, Places
+from testing.oracle.sides import Kernel, PyUnionFS, Side, SideError, Union
+from testing.oracle.worker import Worker
 from tests.programs.test_user import user_namespaces
 from tests.support import mounts
 from tests.support.mounts import environment, needs_fuse, needs_overlayfs

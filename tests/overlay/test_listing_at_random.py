@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.oracle import layers
-from tests.oracle.case import Config
+from testing.oracle import layers
+from testing.oracle.case import Config
 from tests.overlay.rig import Stack, View
 from unionfs.linux.fs import RENAME_EXCHANGE
 from unionfs.overlay.listing import DirHandle

@@ -1,36 +1,18 @@
 """Which transport the mounts of a test use: every test of a mount runs over each.
 
-The choice travels in the environment, because tests start programs that mount. The fixture `transport`
-(tests/conftest.py) sets it; without it a mount takes what `transport=auto` means.
+The fixture `transport` (tests/conftest.py) chooses it.
 """
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-TRANSPORTS = ("direct", "pyfuse3")
+from testing.transports import TRANSPORTS, VARIABLE, choose, chosen, mount_words
 
-VARIABLE = "PYUNIONFS_TEST_TRANSPORT"
+__all__ = ["TRANSPORTS", "VARIABLE", "choose", "chosen", "mount_words", "one_transport"]
 
 one_transport = pytest.mark.one_transport
 """For tests that end before a transport has any part in them."""
-
-
-def chosen() -> str:
-    """The transport of this test."""
-    return os.environ.get(VARIABLE, "auto")
-
-
-def mount_words() -> list[str]:
-    """What `pyunionfs mount` is told first of all; a later `-o transport=` counts more."""
-    return ["-o", f"transport={chosen()}"] if VARIABLE in os.environ else []
-
-
-def choose(name: str) -> None:
-    """Have everything that this program mounts from now on use it; "auto": the default."""
-    os.environ[VARIABLE] = name
 
 
 def add_option(parser: pytest.Parser) -> None:

@@ -1,0 +1,471 @@
+"""Performs a case on both sides and finds the first difference.
+
+The way of a case: both sides get the same layers, built apart; layers that overlayfs itself is to have
+written are made by kernel mounts on both. Then the reference performs the operations (drawing them if the
+case has none yet), the subject performs the same, and stops at the first outcome that differs. Both trees
+are compared, what lies in upper is compared, and each upper is mounted by the other side and compared
+again. Of the subject alone: lowers untouched, work empty, numbers constant.
+
+Must not forgive anything that is not a rule with a reason, written down where it is applied.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from testing.oracle import layers, snapshot
+from testing.oracle.case import DATA, Case, Op, Stack
+from testing.oracle.descriptor_rules import OldReaders, UnlinkedLinks, UnlinkedLower
+from testing.oracle.difference import Difference
+from testing.oracle.history_rules import ChownsToNobody
+from testing.oracle.operations import CHANGES_NOTHING, Outcome
+from testing.oracle.own_rules import OwnRules, refuses_closed_root
+from testing.oracle.places import GROUPS, HERE, UID, Places
+from testing.oracle.rules import (
+    FailedOperations,
+    PartedWays,
+    is_ghost_out_of_reach,
+    is_name_too_long_for_a_mark,
+    is_other_check_first,
+    is_parting,
+    is_removal_of_no_acl,
+    is_resurrection,
+    is_stale_to_write,
+    is_truncation_to_the_same_size,
+    with_counted_links,
+    with_one_errno_for_not_empty,
+    without_index_names,
+    without_metacopy_times,
+    without_unwritten_copies,
+)
+from testing.oracle.sides import Kernel, Side, SideError, Union
+from testing.oracle.worker import NoAnswerError, Worker
+from testing.oracle.workload import Workload
+
+REMOUNT = "remount"
+STACK_OPS = 25
+
+
+class OracleError(Exception):
+    """The oracle itself is wrong: the reference does not agree with itself."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where cases are tried: a directory on upper's filesystem, and one on another."""
+
+    upper_fs: Path
+    other_fs: Path
+    places: Places = HERE
+
+
+class Stage:
+    """One side's directories, mount and worker."""
+
+    def __init__(self, name: str, side: Side, case: Case, ground: Ground) -> None:
+        self.name = name
+        self.side = side
+        self.case = case
+        if case.config.own != (ground.places is not HERE):
+            raise OracleError("an ordinary user's own union, and only that, needs places of the user's own")
+        self.base = ground.upper_fs / name
+        self.other = ground.other_fs / name
+        for directory in (self.base, self.other):
+            directory.mkdir()
+        self.union = Union(
+            tuple(reversed([self._layer(number) for number in range(case.lowers)])),
+            self._made(self.base / "upper"),
+            self._made(self.base / "work"),
+            self._made(self.base / "merged"),
+            tuple(self._data(number) for number in DATA if case.config.data),
+            ground.places,
+        )
+        # All now, and closed in the other order: each has inherited the connections of those before.
+        places = dict.fromkeys((ground.places.kernel, ground.places.fuse))
+        self._workers = {place: Worker(place) for place in places}
+        self.worker = next(iter(self._workers.values()))
+        """That of what was mounted last."""
+
+    def close(self) -> None:
+        for worker in reversed(self._workers.values()):
+            worker.close()
+
+    def _made(self, path: Path) -> Path:
+        path.mkdir()
+        if self.case.config.own:
+            os.chown(path, UID, GROUPS[0])
+        return path
+
+    def _layer(self, number: int) -> Path:
+        return self._made(
+            (self.other if self.case.stacks[number].elsewhere else self.base) / f"layer{number}"
+        )
+
+    def _data(self, number: int) -> Path:
+        """One of the data-only layers: the first beside upper, the second on the other filesystem."""
+        return self._made((self.base if number == DATA[0] else self.other) / f"data{-number}")
+
+    def lower(self, number: int) -> Path:
+        return self.union.lowers[self.case.lowers - 1 - number]
+
+    @contextmanager
+    def mounted(self, side: Side, union: Union, options: list[str]) -> Iterator[None]:
+        """Mount with the worker inside."""
+        with side.mount(union, options):
+            self.worker = self._workers[side.place(union.places)]
+            try:
+                self.worker.enter(union.merged)
+                yield
+                self.worker.leave()
+            except BaseException as error:
+                if isinstance(error, NoAnswerError):
+                    side.cut_off()
+                self.worker.close()
+                raise
+
+    # Making layers ----------------------------------------------------------------------------------------
+
+    def build(self) -> Case:
+        """Put the layers on disk; returns the case with the operations that this took."""
+        case = self.case
+        stacks: list[Stack] = []
+        for number, directory in zip(DATA, self.union.data, strict=False):
+            layers.build([entry for entry in case.entries if entry.layer == number], directory)
+        for number in range(case.lowers):
+            directory = self.lower(number)
+            layers.build([entry for entry in case.entries if entry.layer == number], directory)
+            stack = case.stacks[number]
+            if number and (stack.ops or (not case.ops and layers.is_stacked(case, number))):
+                work = self._made(directory.parent / f"work{number}")
+                below = tuple(self.lower(index) for index in range(number - 1, -1, -1))
+                union = replace(self.union, lowers=below, upper=directory, work=work)
+                stack = self._stack_ops(number, stack, union, index=False)
+            if case.config.own:
+                layers.keep_in_reach(directory)
+            stacks.append(stack)
+        layers.build([entry for entry in case.entries if entry.layer == -1], self.union.upper)
+        stack = case.stacks[-1]
+        if stack.ops or (not case.ops and layers.is_stacked(case, case.lowers)):
+            stack = self._stack_ops(case.lowers, stack, self.union, index=case.config.index)
+        self.case = replace(case, stacks=(*stacks, stack))
+        return self.case
+
+    def _stack_ops(self, number: int, stack: Stack, union: Union, *, index: bool) -> Stack:
+        config = self.case.config
+        redirect = not config.own and (stack.redirect or config.metacopy)
+        config = replace(config, redirect=redirect, index=index)
+        is_upper = number == self.case.lowers
+        with self.mounted(Kernel(), union, config.options()):
+            if stack.ops:
+                for op in stack.ops:
+                    self.worker.perform(op)
+                return stack
+            workload = Workload(
+                f"{self.case.seed} stack {number} {self.case.config}",
+                links=is_upper or self.case.config.index,
+                own=self.case.config.own,
+            )
+            return replace(stack, ops=tuple(op for op, _ in draw(self.worker, workload, STACK_OPS)))
+
+    # The comparison's operations ----------------------------------------------------------------------------
+
+    @contextmanager
+    def union_mounted(self, side: Side | None = None) -> Iterator[None]:
+        with self.mounted(side or self.side, self.union, self.case.config.options()):
+            yield
+
+    def layer_fingerprints(self) -> dict[str, object]:
+        lowers = (*self.union.lowers, *self.union.data)
+        return {lower.name: snapshot.layer_fingerprint(os.fsencode(lower)) for lower in lowers}
+
+    def litter(self) -> list[str]:
+        return sorted(os.listdir(self.union.work / "work"))
+
+
+def draw(worker: Worker, workload: Workload, count: int) -> Iterator[tuple[Op, Outcome]]:
+    workload.show(worker.tree())
+    for _ in range(count):
+        op = workload.draw()
+        outcome = worker.perform(op)
+        yield op, outcome
+        if outcome[0] == "ok" and op.name not in CHANGES_NOTHING:
+            workload.show(worker.tree())
+
+
+def run(
+    case: Case, reference: Side, subject: Side, ground: Ground, *, ops: int, until: str = "swap"
+) -> tuple[Case, Difference | None]:
+    """Try a case. Returns it with all its operations, and the first difference.
+
+    `until` names the last phase that is of interest: who shortens a case does not want to wait for the
+    others.
+    """
+    with ExitStack() as cleanup:
+        left = Stage("reference", reference, case, ground)
+        cleanup.callback(left.close)
+        case = left.build()
+        right = Stage("subject", subject, case, ground)
+        cleanup.callback(right.close)
+        right.build()
+        _check_oracle(left, right)
+        outcomes, left_tree, case = _reference(left, case, ops, allocate=subject.allocates)
+        right.case = left.case = case
+        try:
+            return case, _verdict(left, right, outcomes, left_tree, until)
+        except NoAnswerError as error:
+            return case, Difference("mount", "no answer", "answers", str(error))
+        except SideError as error:
+            if case.config.own and refuses_closed_root(str(error), (left.union.upper, right.union.upper)):
+                return case, None
+            return case, Difference("mount", "the mount itself failed", "mounts and ends well", str(error))
+
+
+def _verdict(
+    left: Stage, right: Stage, outcomes: list[Outcome], left_tree: snapshot.Snapshot, until: str
+) -> Difference | None:
+    lowers = right.layer_fingerprints()
+    silent = right.side.opens_silently(own=right.case.config.own)
+    failed = FailedOperations(right.case, outcomes, silent=silent)
+    try:
+        found = _subject(right, right.case, outcomes, left_tree, failed)
+    except PartedWays:
+        return _changed_lowers(lowers, right)
+    found = found or _changed_lowers(lowers, right)
+    if found or until not in ("upper", "swap"):
+        return found
+    found = None if right.side.records_in_files else _uppers(left, right, failed)
+    if found or until == "upper":
+        return found
+    return _swap(left, right, left_tree, failed) or _changed_lowers(lowers, right)
+
+
+def _changed_lowers(before: dict[str, object], right: Stage) -> Difference | None:
+    now = right.layer_fingerprints()
+    return None if now == before else Difference("lowers", "a lower layer was changed", before, now)
+
+
+def _check_oracle(left: Stage, right: Stage) -> None:
+    """What both sides start from must be equal, or nothing that comes after means anything."""
+    pairs = [*zip(left.union.lowers, right.union.lowers, strict=True), (left.union.upper, right.union.upper)]
+    marks = left.case.config.marks
+    for one, other in pairs:
+        found = list(snapshot.differences(_raw(one, marks), _raw(other, marks)))
+        if found:
+            raise OracleError(f"two builds of {one.name} differ: {found[:3]}")
+
+
+def _raw(directory: Path, marks: str) -> snapshot.Snapshot:
+    return snapshot.raw_upper(os.fsencode(directory), marks)
+
+
+def _reference(
+    left: Stage, case: Case, count: int, *, allocate: bool
+) -> tuple[list[Outcome], snapshot.Snapshot, Case]:
+    outcomes: list[Outcome] = []
+    tree = snapshot.Snapshot()
+    if case.ops:
+        rounds = _split_at_remounts(case.ops)
+        for number, part in enumerate(rounds):
+            with left.union_mounted():
+                outcomes += [left.worker.perform(op) for op in part]
+                if number == len(rounds) - 1:
+                    tree = left.worker.snapshot()
+                else:
+                    outcomes.append(("ok", None))
+        return outcomes, tree, case
+    workload = Workload(
+        f"{case.seed} ops {case.config}",
+        links=True,
+        user=case.config.user,
+        own=case.config.own,
+        allocate=allocate,
+    )
+    first = count // 2
+    done: list[Op] = []
+    for number, share in enumerate((first, count - first)):
+        with left.union_mounted():
+            for op, outcome in draw(left.worker, workload, share):
+                done.append(op)
+                outcomes.append(outcome)
+            if number == 0:
+                done.append(Op(REMOUNT))
+                outcomes.append(("ok", None))
+            else:
+                tree = left.worker.snapshot()
+    return outcomes, tree, replace(case, ops=tuple(done))
+
+
+def _split_at_remounts(ops: tuple[Op, ...]) -> list[list[Op]]:
+    parts: list[list[Op]] = [[]]
+    for op in ops:
+        if op.name == REMOUNT:
+            parts.append([])
+        else:
+            parts[-1].append(op)
+    return parts
+
+
+def _subject(
+    right: Stage,
+    case: Case,
+    outcomes: list[Outcome],
+    left_tree: snapshot.Snapshot,
+    failed: FailedOperations,
+) -> Difference | None:
+    index = 0
+    tree = snapshot.Snapshot()
+    parts = _split_at_remounts(case.ops)
+    own = right.side.name == "pyunionfs"
+    numbers: dict[bytes, tuple[int, int]] | None = None
+    silent = right.side.opens_silently(own=case.config.own)
+    litter: list[str] = []
+    unlinked, old_readers = UnlinkedLower(), OldReaders()
+    links, nobody = UnlinkedLinks(), ChownsToNobody(case)
+    rules = OwnRules(right.union.lowers) if case.config.own else None
+    for number, part in enumerate(parts):
+        with right.union_mounted():
+            if own and numbers is not None:
+                changed = _changed_numbers(right, numbers, right.worker.numbers())
+                if changed:
+                    return changed
+            for op in part:
+                # Looking at the numbers also warms every cache; so only in every other case.
+                if own and case.seed % 2:
+                    outcome, complaint = right.worker.perform_watching_numbers(op)
+                else:
+                    outcome, complaint = right.worker.perform(op), None
+                outcome = with_one_errno_for_not_empty(op, outcome)
+                expected = with_counted_links(
+                    with_one_errno_for_not_empty(op, outcomes[index]), outcome, index=case.config.index
+                )
+                expected = failed.expected(op, expected, outcome)
+                if failed.times_differ:
+                    expected = without_metacopy_times(expected, outcome)
+                expected = links.expected(op, expected, outcome)
+                forgiven = unlinked.forgives(op, expected, outcome)
+                keeps = old_readers.forgives(op, expected, outcome)
+                forgiven = forgiven or (keeps and right.side.uses_passthrough)
+                if is_removal_of_no_acl(op, expected, outcome):
+                    forgiven = forgiven or failed.has_copied_up(op)
+                if case.config.index and is_removal_of_no_acl(op, outcome, expected):
+                    forgiven = forgiven or outcome[1] is None or outcome[1][0] == "dir"
+                forgiven = forgiven or is_other_check_first(op, expected, outcome)
+                forgiven = forgiven or is_ghost_out_of_reach(case, op, expected, outcome)
+                if silent and is_truncation_to_the_same_size(op, expected, outcome):
+                    forgiven = failed.times_differ = True
+                if right.side.records_in_files and is_name_too_long_for_a_mark(op, expected, outcome):
+                    raise PartedWays
+                if right.side.uses_passthrough and is_stale_to_write(op, expected, outcome):
+                    raise PartedWays
+                if failed.unwritten.needs_redirect(op, expected, outcome):
+                    raise PartedWays
+                if nobody.parts(op, outcomes[index], outcome) or is_resurrection(
+                    op, outcomes[index], outcome
+                ):
+                    raise PartedWays
+                if outcome != expected and is_parting(case, op, expected, outcome):
+                    raise PartedWays
+                if outcome != expected and not forgiven:
+                    forgiven = rules is not None and rules.forgive(op, expected, outcome, right.worker)
+                if outcome != expected and not forgiven:
+                    return Difference("operation", str(op), outcomes[index], outcome, index)
+                if complaint is not None:
+                    return Difference("numbers", f"{op.name}: number changed", "constant", complaint, index)
+                index += 1
+            if number == len(parts) - 1:
+                tree = right.worker.snapshot()
+            elif own:
+                numbers = right.worker.numbers()
+        index += 1
+        unlinked, old_readers = UnlinkedLower(), OldReaders()
+        links = UnlinkedLinks()
+        failed.remount()
+        nobody.remount()
+        # Kernel overlayfs leaves there the one whiteout that it links the others from; its next mount
+        # clears it.
+        litter = litter or (right.litter() if own else [])
+    difference = (_complaints(tree) if own else None) or _trees("tree", left_tree, tree, right, failed)
+    if difference is None and litter:
+        difference = Difference("work", "work/work after unmount", [], litter)
+    return difference
+
+
+def _complaints(tree: snapshot.Snapshot) -> Difference | None:
+    # Not asked of the kernel: without xino its d_ino is the real directory's where layers are on several
+    # filesystems.
+    if not tree.complaints:
+        return None
+    return Difference("numbers", f"{tree.complaints[0]}: rules of a tree", [], tree.complaints)
+
+
+def _changed_numbers(
+    right: Stage, before: dict[bytes, tuple[int, int]], after: dict[bytes, tuple[int, int]]
+) -> Difference | None:
+    for path in before.keys() & after.keys():
+        # Whoever may not open a file by its handle, as mounters in a user namespace may not (the kernel asks
+        # for CAP_DAC_READ_SEARCH outside of it), does not know anymore from what a file was copied up.
+        unknown = right.case.config.own and after[path][1] == _number_in_upper(right, path)
+        if before[path][1] != after[path][1] and not unknown:
+            return Difference("numbers", f"{path!r}: number after a remount", before[path][1], after[path][1])
+    return None
+
+
+def _number_in_upper(stage: Stage, path: bytes) -> int | None:
+    try:
+        st = os.lstat(os.fsencode(stage.union.upper) + b"/" + path)
+    except OSError:
+        return None
+    return None if stat.S_ISDIR(st.st_mode) else st.st_ino
+
+
+def _first(phase: str, left: snapshot.Snapshot, right: snapshot.Snapshot) -> Difference | None:
+    for path, what, reference, subject in snapshot.differences(left, right):
+        return Difference(phase, f"{path}: {what}", reference, subject)
+    return None
+
+
+def _trees(
+    phase: str, left: snapshot.Snapshot, right: snapshot.Snapshot, stage: Stage, failed: FailedOperations
+) -> Difference | None:
+    if stage.case.config.own:
+        left, right = OwnRules(stage.union.lowers).trees(left, right)
+    return _first(phase, failed.forgiven(left, right), right)
+
+
+def _uppers(left: Stage, right: Stage, failed: FailedOperations) -> Difference | None:
+    """What lies in upper: whiteouts, opaque marks, redirects, metacopies must be what the kernel writes."""
+    config = right.case.config
+    theirs, ours = (_raw(stage.union.upper, config.marks) for stage in (left, right))
+    if config.index:
+        without_index_names(theirs, ours)
+    if right.side.opens_silently(own=config.own):
+        without_unwritten_copies(theirs, ours)
+    return _first("upper", failed.forgiven(theirs, ours), ours)
+
+
+def _swap(
+    left: Stage, right: Stage, left_tree: snapshot.Snapshot, failed: FailedOperations
+) -> Difference | None:
+    """Each side's upper mounted by the other must show the tree that both agreed on."""
+    if not right.side.records_in_files:
+        with right.union_mounted(left.side):
+            theirs = right.worker.snapshot()
+        what = f"swap: {left.side.name} on the upper of {right.side.name}"
+        found = _trees(what, left_tree, theirs, right, failed)
+        if found:
+            return found
+    with left.union_mounted(right.side):
+        ours = left.worker.snapshot()
+        opened = left.worker.opened_snapshot() if left.case.config.own else None
+    what = f"swap: {right.side.name} on the upper of {left.side.name}"
+    found = _trees(what, left_tree, ours, right, failed)
+    if found or opened is None:
+        return found
+    with right.union_mounted(left.side):
+        theirs = right.worker.opened_snapshot()
+    return _trees("swap: what the user had closed", theirs, opened, right, failed)
