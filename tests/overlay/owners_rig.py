@@ -11,7 +11,7 @@ from tests.overlay.rig import Stack, View
 from tests.overlay.trees import file
 from unionfs.overlay.config import IdMap, OwnersConfig
 from unionfs.overlay.cred import Caller
-from unionfs.overlay.ids import overflow_id
+from unionfs.overlay.owners.idmap import overflow_id
 
 NOBODY = overflow_id("uid")
 

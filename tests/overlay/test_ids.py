@@ -9,7 +9,7 @@ import pytest
 
 from tests.overlay.owners_rig import MAP, NOBODY, named
 from unionfs.overlay.config import IdMap
-from unionfs.overlay.ids import Ids, show_acl, store_acl
+from unionfs.overlay.owners.idmap import Ids, show_acl, store_acl
 
 
 def test_without_a_map_ids_are_as_they_are() -> None:

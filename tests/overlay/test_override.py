@@ -13,7 +13,14 @@ from tests.overlay.owners_rig import MAP, NOBODY, owner, user
 from tests.overlay.rig import Stack, View
 from unionfs.errors import MountError
 from unionfs.overlay.config import OwnersConfig
-from unionfs.overlay.override import CONTAINERS, FUSE_OVERLAYFS, NAMES, PRIVILEGED, Override, decode
+from unionfs.overlay.owners.override_stat import (
+    CONTAINERS,
+    FUSE_OVERLAYFS,
+    NAMES,
+    PRIVILEGED,
+    Override,
+    decode,
+)
 from unionfs.overlay.wait import complete
 
 IN_ATTRIBUTE = OwnersConfig(xattr_permissions=2)

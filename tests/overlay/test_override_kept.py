@@ -15,9 +15,9 @@ from tests.overlay.owners_rig import MAKE, NOBODY, acl, named, owner, user
 from tests.overlay.rig import Stack, View
 from tests.overlay.test_override import IN_ATTRIBUTE, SHOWN, seen, store, tell, told
 from tests.overlay.trees import symlink
-from unionfs.overlay import acl as module
 from unionfs.overlay.config import OwnersConfig
-from unionfs.overlay.override import CONTAINERS
+from unionfs.overlay.owners import acl as module
+from unionfs.overlay.owners.override_stat import CONTAINERS
 
 NONE = 0xFFFFFFFF
 

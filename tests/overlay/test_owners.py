@@ -20,11 +20,11 @@ import pytest
 from tests.overlay.owners_rig import MAKE, MAP, MAPPED, NOBODY, lower_tree, named, owner, user
 from tests.overlay.rig import Stack
 from tests.overlay.trees import file
-from unionfs.overlay import owners
 from unionfs.overlay.attr import Changes
 from unionfs.overlay.config import OwnersConfig
 from unionfs.overlay.cred import CAP_SYS_ADMIN, Caller
-from unionfs.overlay.ids import Ids
+from unionfs.overlay.owners import identity
+from unionfs.overlay.owners.idmap import Ids
 from unionfs.overlay.wait import complete
 
 # --- what is shown ----------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_ids_that_our_namespace_lacks_make_nothing(
 ) -> None:
     """setfsuid(2) would not say so, and the object would be ours."""
     single = Ids(((0, 0, 1),), "uid")
-    monkeypatch.setattr(owners, "own_ids", lambda kind: single)
+    monkeypatch.setattr(identity, "own_ids", lambda kind: single)
     stack.layers({"d": {}})
     with stack.open(owners=OwnersConfig(uid_map=((0, 0, 1), (5, 5, 1)))) as view:
         MAKE[what](view, "d/mine", user(0))

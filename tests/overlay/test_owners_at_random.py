@@ -18,9 +18,9 @@ import pytest
 
 from tests.overlay.owners_rig import acl
 from tests.overlay.rig import Stack, View
-from unionfs.overlay.acl import ACCESS, DEFAULT
 from unionfs.overlay.config import IdMap, OwnersConfig
 from unionfs.overlay.cred import Caller
+from unionfs.overlay.owners.acl import ACCESS, DEFAULT
 from unionfs.overlay.wait import complete
 
 USERS = (0, 1, 2, 3)

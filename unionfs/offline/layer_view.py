@@ -19,7 +19,8 @@ from unionfs.overlay.iget import Found, Hit, lower_dirs
 from unionfs.overlay.inode import Directory
 from unionfs.overlay.layer import DirFds, Layer, RealDir, open_lowers, open_upper_to_look
 from unionfs.overlay.namei import resolve
-from unionfs.overlay.owners import Owners, owners_of
+from unionfs.overlay.owners.inodes import Owners
+from unionfs.overlay.owners.setup import owners_of
 
 _MAX_DIR_FDS = 4096
 

@@ -167,7 +167,7 @@ class MarkChecker:
         is_dir = stat.S_ISDIR(hit.st.st_mode)
         other_type = stat.S_IFMT(seen.st.st_mode) != stat.S_IFMT(hit.st.st_mode)
         # A regular file may stand for a device there.
-        if other_type and not self._stack.config.heeds_overrides:
+        if other_type and not self._stack.config.uses_override_stat:
             yield Finding(
                 Kind.ORIGIN,
                 Severity.ERROR,

@@ -83,7 +83,7 @@ def open_stack(config: UnionConfig, *, writable: bool) -> Iterator[Stack]:
         layers.append(upper)
         identity = Identity(privileged=process.has_capability(CAP_SETUID))
         data_only = DataLayers(data) if data else None
-        owners = owners_by_xattr(config, [upper, *lowers]) if config.heeds_overrides else None
+        owners = owners_by_xattr(config, [upper, *lowers]) if config.uses_override_stat else None
         fs = OverlayFs(config, upper, None, lowers, dirfds, identity, data_only, owners)
         yield Stack(config, fs, upper, upper.root.aside(work_fd))
     except PermissionError as error:

@@ -143,7 +143,7 @@ def change(
     if size is not None:
         assert isinstance(inode, File)
         drop_set_ids(inode, caller, changes.kill)
-        fs.keep.drop_capability(inode.proc_path()[0])
+        fs.owner_store.drop_capability(inode.proc_path()[0])
         _truncate(fs, inode, size, size_changes, handle)
     if changes.uid is not None or changes.gid is not None:
         # The filesystem drops the capability by itself, and setuid and setgid but for one case that it

@@ -83,8 +83,8 @@ class UnionConfig:
     owners: OwnersConfig = field(default_factory=OwnersConfig)
 
     @property
-    def heeds_overrides(self) -> bool:
-        """Whether a layer's `override_stat` attributes, if its root has one, tell of owner and mode."""
+    def uses_override_stat(self) -> bool:
+        """Whether a layer's `override_stat` xattrs, if its root has one, say owner and mode."""
         return self.foreign_marks or self.owners.xattr_permissions > 0
 
     @property

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 
 from unionfs.linux import fileattr as linux
 from unionfs.linux.as_owner import attributes_as_owner, open_as_owner
-from unionfs.overlay import override
 from unionfs.overlay.access import set_mark
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory
 from unionfs.overlay.layer import Layer
+from unionfs.overlay.owners import override_stat
 
 _ACLS = "system.posix_acl_"
 _MUST_COPY = (_ACLS, "security.")
@@ -46,18 +46,18 @@ def copy_metadata(
     """
     by_path = isinstance(target, bytes)
     made = os.stat(target, follow_symlinks=not by_path)
-    keep = fs.keep
-    keep.copy_owner(target, made, st)
+    store = fs.owner_store
+    store.copy_owner(target, made, st)
     # After the owner, for chown drops capabilities; before the mode, which may keep an ordinary user out; the
     # ACLs last, for chmod would change them.
     names = [] if bare else _xattrs_to_copy(fs, source)
     if names:
         others = [name for name in names if not name.startswith(_ACLS)]
         _copy_xattrs(fs, source, target, _renamed(fs, layer, others))
-    keep.copy_mode(target, made, st)
+    store.copy_mode(target, made, st)
     if names:
         _copy_xattrs(fs, source, target, [(name, name) for name in names if name.startswith(_ACLS)])
-    keep.copied(target, made, st)
+    store.finish_copy(target, made, st)
     os.utime(target, ns=(st.st_atime_ns, st.st_mtime_ns), follow_symlinks=not by_path)
     return made.st_ino
 
@@ -75,16 +75,16 @@ def _xattrs_to_copy(fs: OverlayFs, source: bytes | int) -> list[str]:
 def _renamed(fs: OverlayFs, layer: Layer | None, names: list[str]) -> list[tuple[str, str]]:
     """The names with those that upper stores the same attributes by; without what *layer* does not show."""
     source = layer or fs.upper
-    isolates = fs.upper is not None and fs.upper.isolates
-    if source is fs.upper or not (isolates or (source is not None and source.isolates)):
+    isolates = fs.upper is not None and fs.upper.isolates_security
+    if source is fs.upper or not (isolates or (source is not None and source.isolates_security)):
         return [(name, name) for name in names]
     pairs = []
     for name in names:
         shown: bytes | None = os.fsencode(name)
-        if source is not None and source.isolates:
-            shown = override.unisolated(os.fsencode(name))
+        if source is not None and source.isolates_security:
+            shown = override_stat.unisolated(os.fsencode(name))
         if shown is not None:
-            pairs.append((name, os.fsdecode(override.isolated(shown) if isolates else shown)))
+            pairs.append((name, os.fsdecode(override_stat.isolated(shown) if isolates else shown)))
     return pairs
 
 

@@ -252,7 +252,7 @@ class FileCopyUp:
         if stat.S_ISLNK(st.st_mode):
             os.symlink(os.readlink(b"", dir_fd=source), temp, dir_fd=work)
         else:
-            self._fs.keep.mknod(temp, stat.S_IFMT(st.st_mode), st.st_rdev, work)
+            self._fs.owner_store.mknod(temp, stat.S_IFMT(st.st_mode), st.st_rdev, work)
         path = self._work.fd_path(temp)
         self._mark_origin(path)
         self._real_ino = copy_metadata(self._fs, b"/proc/self/fd/%d" % source, st, path, layer=self._layer)
@@ -300,9 +300,7 @@ class FileCopyUp:
         fs, inode, temp, work = self._fs, self._inode, self._temp, self._work
         links = self._st.st_nlink
         parent, name = inode.parent, inode.name
-        mode = self._st.st_mode
-        if mode & stat.S_ISGID and not fs.keep.tells:  # which the filesystem may not have allowed
-            mode = os.stat(temp, dir_fd=work.fd, follow_symlinks=False).st_mode
+        mode = fs.owner_store.copied_mode(temp, work.fd, self._st)
         index_name = self._origin.hex().encode() if links > 1 else b""
         place = upper_dir(fs, parent) if parent is not None else None
         # Whatever can fail comes before the object is in place: after that nothing does.

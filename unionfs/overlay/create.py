@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable
 
 from unionfs.linux import fs as linux
-from unionfs.overlay import aufs, override
+from unionfs.overlay import aufs
 from unionfs.overlay.access import WRITE, OwnerAccess, set_mark
 from unionfs.overlay.copy_up import upper_dir
 from unionfs.overlay.cred import CAP_FSETID, Acting, Caller, Contexts
@@ -22,9 +22,9 @@ from unionfs.overlay.dir_cache import PRESENT
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import adopt_nameless, adopt_new
 from unionfs.overlay.inode import Directory, File, Inode
-from unionfs.overlay.keep import OverrideKeep
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.namei import find
+from unionfs.overlay.owners import override_stat
 from unionfs.overlay.protect import check_create
 from unionfs.overlay.readdir import note_upper
 
@@ -96,10 +96,10 @@ def tmpfile(
     how = flags & (os.O_ACCMODE | os.O_EXCL) | os.O_TMPFILE | os.O_CLOEXEC
     work = fs.writable_work()
     with acting:
-        at = work.fd if fs.keep.tells else place.open()
+        at = work.fd if fs.owner_store.needs_private_creation else place.open()
         fd = os.open(b".", how, stat.S_IMODE(_granted(parent, mode, caller)), dir_fd=at)
     try:
-        _tell(fs, fd, parent, place, caller)
+        parent.complete_new(fd, place.open(), caller)
         _set_contexts(fs, fd, caller.contexts)
         inode, st = adopt_nameless(fs, fd)
     except BaseException:
@@ -123,10 +123,10 @@ def _granted(parent: Directory, mode: int, caller: Caller) -> int:
 
 def _set_contexts(fs: OverlayFs, target: bytes | int, contexts: Contexts) -> None:
     """Give a new object that nobody else reaches its security attributes."""
-    isolates = fs.upper is not None and fs.upper.isolates
+    isolates = fs.upper is not None and fs.upper.isolates_security
     for name, value in contexts:
         try:
-            stored = override.isolated(name) if isolates else name
+            stored = override_stat.isolated(name) if isolates else name
             os.setxattr(target, stored, value, follow_symlinks=isinstance(target, int))
         except OSError as error:
             # A filesystem without them goes by what its mount says, as for every object of its own. A symlink
@@ -146,7 +146,7 @@ def _make(
     slot = find_slot(fs, parent, name)
     place = slot.place
     opaque = is_dir and (slot.whiteout or slot.lower or slot.mark)
-    if slot.whiteout or opaque or caller.contexts or fs.keep.tells:
+    if slot.whiteout or opaque or caller.contexts or fs.owner_store.needs_private_creation:
         fd = _make_through_work(fs, parent, slot, name, caller, acting, make, is_dir=is_dir, opaque=opaque)
     else:
         with acting:
@@ -180,14 +180,14 @@ def _make_through_work(
     """Make an object in work, complete it, and put it in its place, a whiteout's perhaps, in one step."""
     work = fs.writable_work()
     place = slot.place.open()
-    nursery = None if fs.keep.tells else _nursery(fs, slot.place)
+    nursery = None if fs.owner_store.needs_private_creation else _nursery(fs, slot.place)
     at = work.fd if nursery is None else os.open(nursery, os.O_PATH | os.O_CLOEXEC, dir_fd=work.fd)
     temp = work.temp_name()
     try:
         with acting:
             fd = make(at, temp)
         path = b"/proc/self/fd/%d/%s" % (at, temp)
-        _tell(fs, path, parent, slot.place, caller)
+        parent.complete_new(path, place, caller)
         _set_contexts(fs, path, caller.contexts)
         if opaque:
             set_mark(fs, path, fs.format.opaque, b"y")
@@ -214,14 +214,6 @@ def _make_through_work(
     return fd
 
 
-def _tell(fs: OverlayFs, target: bytes | int, parent: Directory, place: RealDir, caller: Caller) -> None:
-    """Tell of a new private object what the filesystem else gives it, where attributes tell of upper."""
-    if isinstance(fs.keep, OverrideKeep) and fs.owners is not None:
-        path = b"/proc/self/fd/%d" % place.open()
-        inherits = parent.stored(os.fstat(place.open()))
-        fs.keep.adopt(target, path, inherits, fs.owners.maker(caller), caller.umask)
-
-
 def _nursery(fs: OverlayFs, parent: RealDir) -> bytes | None:
     """A directory in work from which a new object inherits what it would inherit from *parent*.
 
@@ -235,7 +227,7 @@ def _nursery(fs: OverlayFs, parent: RealDir) -> bytes | None:
     work = fs.writable_work()
     nursery = work.mkdir()
     try:
-        fs.keep.chown(work.fd_path(nursery), -1, st.st_gid)
+        fs.owner_store.chown(work.fd_path(nursery), -1, st.st_gid)
         os.chmod(nursery, 0o700 | st.st_mode & stat.S_ISGID, dir_fd=work.fd)
         if acl is not None:
             os.setxattr(work.fd_path(nursery), _DEFAULT_ACL, acl)

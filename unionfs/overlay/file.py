@@ -153,7 +153,8 @@ class OpenFile:
         capability = None if inode.no_capability else capability_of(self.fd)
         if capability is None:
             upper = self._fs.upper
-            if upper is None or not upper.isolates:  # else it has another name, and a write leaves it
+            # Under another name a write leaves it.
+            if upper is None or not upper.isolates_security:
                 inode.no_capability = True
             return self._write_all(offset, data)
         try:
@@ -227,7 +228,7 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
         ensure_upper(fs, inode, truncate=truncate)
         if truncate:
             drop_set_ids(inode, caller, kill)
-            fs.keep.drop_capability(inode.proc_path()[0])
+            fs.owner_store.drop_capability(inode.proc_path()[0])
             inode.no_capability = False
         open_real = functools.partial(open_for_daemon, fs, inode)
         wanted = access | flags & os.O_TRUNC

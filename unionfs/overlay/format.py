@@ -16,8 +16,8 @@ from unionfs.linux import fs as linux
 from unionfs.linux import xattr
 from unionfs.linux.as_owner import attributes_as_owner
 from unionfs.linux.fileattr import FS_APPEND_FL, FS_IMMUTABLE_FL
-from unionfs.overlay import override
 from unionfs.overlay.layer import Layer, RealDir, is_mark_file
+from unionfs.overlay.owners import override_stat
 
 WHITEOUT_PREFIX = b".wh."
 """AUFS's and OCI's whiteout of NAME is a file `.wh.NAME`; it hides NAME in the layers below."""
@@ -31,7 +31,7 @@ REDIRECT_MAX = 256
 
 _PROTATTR_MAX = 32
 
-_TELLING = frozenset(map(str.encode, override.NAMES))
+_TELLING = frozenset(map(str.encode, override_stat.NAMES))
 
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
 _OUT_OF_REACH = (errno.EPERM, errno.EACCES)
@@ -307,7 +307,7 @@ class ForeignFormat(Format):
 
 
 class _Telling(Format):
-    """What tells of owners and modes is the union's as well, where a layer tells so (`override.py`)."""
+    """What tells of owners and modes is the union's as well, where a layer tells so (`override_stat.py`)."""
 
     __slots__ = ()
 
@@ -325,7 +325,7 @@ class _Telling(Format):
         super().check_settable(name)
 
     def is_private(self, name: str) -> bool:
-        return name in override.NAMES or super().is_private(name)
+        return name in override_stat.NAMES or super().is_private(name)
 
 
 class _TellingForeign(_Telling, ForeignFormat):

@@ -22,10 +22,10 @@ from unionfs.overlay.cred import Identity
 from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.format import Origin, format_for
 from unionfs.overlay.inode import ROOT_INO, Directory, File, Inode
-from unionfs.overlay.keep import Keep
 from unionfs.overlay.layer import DirFds, Layer, RealDir
 from unionfs.overlay.lend import Lender
-from unionfs.overlay.owners import Owners
+from unionfs.overlay.owners.inodes import Owners
+from unionfs.overlay.owners.store import OwnerStore
 from unionfs.overlay.table import InodeTable, Numbers
 from unionfs.overlay.under_way import UnderWay
 from unionfs.overlay.wait import Chore
@@ -59,12 +59,12 @@ class OverlayFs:
         "handle_can_open",
         "identity",
         "index_dir",
-        "keep",
         "lender",
         "lowers",
         "may_clone",
         "new_directory",
         "new_file",
+        "owner_store",
         "owners",
         "pace",
         "plain_steps",
@@ -105,11 +105,11 @@ class OverlayFs:
         if upper is not None and not identity.privileged:
             self.lender = Lender(identity.uid, upper.root_fd, work)
             upper.lend = self._lend_search
-        self.keep = Keep() if owners is None else owners.keep
+        self.owner_store = OwnerStore() if owners is None else owners.store
         # What inodes are made of, chosen once.
         self.new_file: Callable[[int, int], File] = File if owners is None else owners.new_file
         self.new_directory: NewDirectory = Directory if owners is None else owners.new_directory
-        tells = owners is not None and owners.tells
+        tells = owners is not None and owners.uses_xattrs
         self.format = format_for(config.userxattr, foreign=config.foreign_marks, tells=tells)
         self.table = InodeTable(Numbers(xino=config.xino != "off", ino32=config.ino32))
         # Of what names attributes are neither shown nor set; b"" begins every name.

@@ -12,11 +12,12 @@ import stat
 from collections.abc import Iterator
 from typing import ClassVar
 
+from unionfs.overlay.cred import Caller
 from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.dir_cache import DirCache, NameChanges
-from unionfs.overlay.ids import Ids, show_acl
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.names import Bag
+from unionfs.overlay.owners.idmap import Ids, show_acl
 from unionfs.overlay.wait import Task
 
 ROOT_INO = 1
@@ -94,7 +95,7 @@ class Inode:
         """A caller's ACL as it is stored; EINVAL where it cannot be."""
         return value
 
-    def take_acl(self, value: bytes) -> None:
+    def access_acl_was_set(self, value: bytes) -> None:
         """The real object has got this access ACL: have its mode follow, unless the filesystem has."""
 
     def set_owner(self, uid: int, gid: int) -> None:
@@ -154,6 +155,12 @@ class Directory(Inode):
 
     def proc_path(self) -> tuple[bytes, bool]:
         return b"/proc/self/fd/%d" % self.top.open(), True
+
+    def complete_new(self, target: bytes | int, fd: int, caller: Caller) -> None:
+        """Give a new private object that *caller* makes in here what upper's filesystem does not.
+
+        *target* is a descriptor, or a path that is not followed; *fd* is open on the directory in upper.
+        """
 
     def close(self) -> None:
         for real in self.real_dirs():

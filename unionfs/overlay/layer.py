@@ -90,8 +90,8 @@ class Layer:
     `has_answered` holds the kinds of attributes ("user" and so on; of "system" the whole names) whose absence
     its filesystem has been seen to report as such, and not as something that it does not support.
     `lend`, where there is one, gives the right to search a directory of it that its mode denies (`fs.py`).
-    `told_by` are the attributes that tell of owner and mode here (`override.py`), its own first; mostly none.
-    `isolates` says that it keeps `security.` attributes under another name (`override.isolated`).
+    `stat_xattrs` are the xattrs that hold owner and mode here (`override_stat.py`), its own first.
+    `isolates_security` says that it has `security.` attributes under another name (`override_stat.isolated`).
     `numbers_listed` says that its listings tell the numbers that stat(2) does, `dir_numbers_listed` that they
     do so of directories, too.
     """
@@ -102,13 +102,13 @@ class Layer:
         "dirfds",
         "has_answered",
         "index",
-        "isolates",
+        "isolates_security",
         "lend",
         "numbers_listed",
         "path",
         "root",
         "root_fd",
-        "told_by",
+        "stat_xattrs",
         "uuid",
     )
 
@@ -121,8 +121,8 @@ class Layer:
         self.uuid = linux.fs_uuid(root_fd)
         self.has_answered: set[bytes] = set()
         self.lend: Lend | None = None
-        self.told_by: tuple[str, ...] = ()
-        self.isolates = False
+        self.stat_xattrs: tuple[str, ...] = ()
+        self.isolates_security = False
         kind = linux.filesystem_type(root_fd)
         self.numbers_listed = kind in _TELL_NUMBERS
         self.dir_numbers_listed = self.numbers_listed and kind != _BTRFS

@@ -188,7 +188,7 @@ class ListTask(IndexTask):
 class _Teller:
     """Knows which d_ino of a real directory are what the union's stat(2) says, and in which words."""
 
-    __slots__ = ("_dirs", "_files", "_high", "_largest", "_tells")
+    __slots__ = ("_dirs", "_files", "_high", "_largest", "_looks_up_files")
 
     def __init__(self, fs: OverlayFs, directory: Directory, source: Source) -> None:
         layer = source.real.layer
@@ -197,7 +197,7 @@ class _Teller:
         self._files = layer.numbers_listed and not (layer.is_upper and _is_impure(fs, directory, source.fd))
         self._dirs = self._files and layer.dir_numbers_listed
         # What a regular file stands for, only a lookup says.
-        self._tells = bool(layer.told_by)
+        self._looks_up_files = bool(layer.stat_xattrs)
 
     def numbers(self, found: Scan) -> list[int]:
         """The union's numbers, 0 for one that must be looked up; any thread."""
@@ -213,7 +213,7 @@ class _Teller:
         if not self._dirs and DT_DIR in found.kinds:
             kinds = found.kinds
             numbers = [0 if kind == DT_DIR else number for number, kind in zip(numbers, kinds, strict=True)]
-        if self._tells:
+        if self._looks_up_files:
             kinds = found.kinds
             numbers = [0 if kind == DT_REG else number for number, kind in zip(numbers, kinds, strict=True)]
         return numbers

@@ -20,7 +20,7 @@ from unionfs.overlay.access import listing_fd
 from unionfs.overlay.attr import Changes, StatX
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_up import ensure_upper
-from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
+from unionfs.overlay.cred import CAP_SETUID, Caller
 from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.file import OpenFile, open_file, open_granted, open_lower
 from unionfs.overlay.fs import OverlayFs
@@ -30,7 +30,8 @@ from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
 from unionfs.overlay.lend import restore
 from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.namei import lookup
-from unionfs.overlay.owners import MappedIdentity, owners_of
+from unionfs.overlay.owners.identity import identity_for
+from unionfs.overlay.owners.setup import owners_of
 from unionfs.overlay.protect import check_writable
 from unionfs.overlay.rename import rename
 from unionfs.overlay.ties import open_work
@@ -73,9 +74,7 @@ class Union:
                     restore(os.geteuid(), upper.root_fd, work)
             data_only = DataLayers(data) if data else None
             owners = owners_of(config, upper, lowers)
-            identity = Identity(privileged=privileged)
-            if owners is not None:
-                identity = MappedIdentity(owners, privileged=privileged)
+            identity = identity_for(owners, privileged=privileged)
             return cls(OverlayFs(config, upper, work, lowers, dirfds, identity, data_only, owners))
         except BaseException:
             if work is not None:

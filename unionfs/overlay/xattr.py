@@ -12,12 +12,12 @@ import os
 import stat
 
 from unionfs.linux import xattr as linux
-from unionfs.overlay import override
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_FSETID, CAP_SYS_ADMIN, Caller
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import Layer
+from unionfs.overlay.owners import override_stat
 from unionfs.overlay.protect import check_changeable
 
 _CAPABILITY = b"security.capability"
@@ -32,12 +32,12 @@ def _absent() -> OSError:
 def stored_name(fs: OverlayFs, layer: Layer, name: bytes) -> bytes:
     """How a layer stores an attribute that callers know by this name."""
     stored = fs.format.to_stored(name)
-    return override.isolated(stored) if layer.isolates else stored
+    return override_stat.isolated(stored) if layer.isolates_security else stored
 
 
 def shown_name(fs: OverlayFs, layer: Layer, stored: bytes) -> bytes | None:
     """The name by which callers know an attribute of a layer; None for one that is not shown."""
-    name = override.unisolated(stored) if layer.isolates else stored
+    name = override_stat.unisolated(stored) if layer.isolates_security else stored
     return None if name is None else fs.format.to_shown(name)
 
 
@@ -147,7 +147,7 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
     if isinstance(inode, File):
         inode.no_capability = False
     if name == _ACCESS_ACL:
-        inode.take_acl(value)
+        inode.access_acl_was_set(value)
         inode.mode = inode.lstat().st_mode
 
 

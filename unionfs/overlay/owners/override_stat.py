@@ -14,8 +14,8 @@ import stat
 from dataclasses import dataclass, replace
 
 from unionfs.linux import xattr
-from unionfs.overlay.ids import overflow_id
 from unionfs.overlay.layer import RealDir
+from unionfs.overlay.owners.idmap import overflow_id
 
 PRIVILEGED = "security.fuseoverlayfs.override_stat"
 CONTAINERS = "user.containers.override_stat"
@@ -129,7 +129,7 @@ def _id(text: bytes, kind: str) -> int:
     return number if 0 <= number < _ID_LIMIT else overflow_id(kind)
 
 
-def names_of(root_fd: int) -> tuple[str, ...]:
+def xattrs_of(root_fd: int) -> tuple[str, ...]:
     """The names to look for in a layer, its own first; none where its root has none."""
     for name in NAMES:
         try:

@@ -10,8 +10,8 @@ import errno
 import functools
 import os
 
-from unionfs.overlay import acl
 from unionfs.overlay.config import IdMap
+from unionfs.overlay.owners import acl
 
 _NO_ID = 0xFFFFFFFF
 
@@ -82,14 +82,14 @@ def _acl_overflow(kind: str) -> int | None:
     """What an ACL may name in the place of an id without meaning; None where that is no id here either.
 
     Owners may be such ones, but of an ACL that names an id which the mount's user namespace lacks fuse.ko
-    says EINVAL, and then nobody has any right by it.
+    says EINVAL, and then no caller has any right by it.
     """
     overflow = overflow_id(kind)
     return overflow if own_ids(kind).has(overflow) else None
 
 
 def show_acl(value: bytes, uids: Ids, gids: Ids) -> bytes:
-    """A stored ACL with the ids that callers know. Who cannot be named at all is left out: nobody is he."""
+    """A stored ACL with the ids that callers know. One that cannot be named at all is left out."""
     changed: list[acl.Entry] = []
     for tag, permissions, number in acl.entries(value):
         if tag in (acl.USER, acl.GROUP):

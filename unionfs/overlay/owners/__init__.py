@@ -1,0 +1,1 @@
+"""Owners and modes that are shown otherwise than the layers' inodes have them, and how upper stores them."""
