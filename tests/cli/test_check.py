@@ -12,8 +12,9 @@ import pytest
 
 from tests.support.mounts import loop_fs, mount, needs_overlayfs, needs_root, overlayfs, scratch, umount
 from unionfs.errors import MountError
-from unionfs.overlay import check
+from unionfs.overlay.check import check
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.lock import lock_and_check
 
 pytestmark = needs_root
 
@@ -44,8 +45,8 @@ def refused(base: Path, config: UnionConfig, mountpoint: Path | None = None) -> 
     """The line with which this union is refused; the directories must be as they were."""
     before = snapshot(base)
     with pytest.raises(MountError) as caught:
-        check.check(config, str(mountpoint or base / "merged"))
-        check.lock(config).close()
+        check(config, str(mountpoint or base / "merged"))
+        lock_and_check(config).close()
     assert snapshot(base) == before
     text = str(caught.value)
     assert "\n" not in text
@@ -55,15 +56,15 @@ def refused(base: Path, config: UnionConfig, mountpoint: Path | None = None) -> 
 def test_a_good_stack_passes_and_is_left_as_it_was(base: Path) -> None:
     before = snapshot(base)
     config = union(base)
-    check.check(config, str(base / "merged"))
-    check.lock(config).close()
+    check(config, str(base / "merged"))
+    lock_and_check(config).close()
     assert snapshot(base) == before
 
 
 def test_a_read_only_union_needs_no_lock(base: Path) -> None:
     config = union(base, upper=None, work=None)
-    check.check(config, str(base / "merged"))
-    check.lock(config).close()
+    check(config, str(base / "merged"))
+    lock_and_check(config).close()
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ class TestEachDirectory:
         os.seteuid(12345)
         try:
             with pytest.raises(MountError) as caught:
-                check.check(config, str(base / "merged"))
+                check(config, str(base / "merged"))
         finally:
             os.seteuid(0)
         # As an ordinary user the first directory that is not that user's may be another one.
@@ -113,7 +114,7 @@ def test_upper_that_cannot_be_written(base: Path) -> None:
     os.seteuid(12345)
     try:
         with pytest.raises(MountError, match=r"upper .* cannot be written by user 12345"):
-            check.check(union(base), str(base / "merged"))
+            check(union(base), str(base / "merged"))
     finally:
         os.seteuid(0)
 
@@ -190,7 +191,7 @@ def test_overlap_is_seen_through_a_bind_mount(base: Path) -> None:
 def test_names_that_only_begin_alike_do_not_overlap(base: Path) -> None:
     (base / "upper2").mkdir()
     config = union(base, lowers=(str(base / "upper2"),))
-    check.check(config, str(base / "merged"))
+    check(config, str(base / "merged"))
 
 
 def test_another_filesystem_below_a_lower_does_not_overlap(base: Path) -> None:
@@ -201,8 +202,8 @@ def test_another_filesystem_below_a_lower_does_not_overlap(base: Path) -> None:
         (inner / "u").mkdir()
         (inner / "w").mkdir()
         config = union(base, upper=str(inner / "u"), work=str(inner / "w"))
-        check.check(config, str(base / "merged"))
-        check.lock(config).close()
+        check(config, str(base / "merged"))
+        lock_and_check(config).close()
     finally:
         umount(inner)
 
@@ -210,7 +211,7 @@ def test_another_filesystem_below_a_lower_does_not_overlap(base: Path) -> None:
 @pytest.mark.parametrize("where", ["lower", "lower/in", "upper", "upper/in", "merged"])
 def test_the_mountpoint_may_be_in_a_layer(base: Path, where: str) -> None:
     (base / where).mkdir(exist_ok=True)
-    check.check(union(base), str(base / where))
+    check(union(base), str(base / where))
 
 
 @pytest.mark.parametrize("where", ["work", "work/in"])
@@ -237,7 +238,7 @@ def test_what_overlayfs_leaves_in_work_is_welcome(base: Path) -> None:
     (base / "work" / "index").mkdir(0)
     (base / "work" / "work" / "#12").touch()
     before = snapshot(base / "work" / "work")
-    check.lock(union(base)).close()
+    lock_and_check(union(base)).close()
     # Only the time of work/work differs: marks were tried in there.
     assert [entry[:2] for entry in snapshot(base / "work" / "work")] == [
         (name, 0o40700 if name.endswith("/work/work") else mode) for name, mode, _ in before
@@ -280,10 +281,10 @@ def test_a_refused_lock_is_let_go(base: Path) -> None:
     (base / "work" / "foreign").touch()
     refused(base, union(base))
     (base / "work" / "foreign").unlink()
-    held = check.lock(union(base))
+    held = lock_and_check(union(base))
     assert "in use" in refused(base, union(base))
     held.close()
-    check.lock(union(base)).close()
+    lock_and_check(union(base)).close()
 
 
 @needs_overlayfs
@@ -301,7 +302,7 @@ def test_a_lower_in_use_by_kernel_overlayfs_is_no_hindrance(base: Path) -> None:
     for name in ("u2", "w2"):
         (base / name).mkdir()
     with overlayfs([base / "lower"], base / "u2", base / "w2", base / "merged"):
-        check.lock(union(base)).close()
+        lock_and_check(union(base)).close()
 
 
 @needs_overlayfs
@@ -338,6 +339,6 @@ def test_filesystems_that_must_do(base: Path, kind: str) -> None:
             (where / name).mkdir()
         for userxattr in (False, True):
             config = union(base, upper=str(where / "u"), work=str(where / "w"), userxattr=userxattr)
-            check.check(config, str(base / "merged"))
-            check.lock(config).close()
+            check(config, str(base / "merged"))
+            lock_and_check(config).close()
             assert os.listdir(where / "w") == []

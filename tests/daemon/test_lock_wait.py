@@ -13,8 +13,8 @@ import pytest
 from unionfs.control import status_socket
 from unionfs.control.status_schema import Status
 from unionfs.daemon import lock_wait
-from unionfs.overlay import check
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.lock import InUse, lock_and_check
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_who_lets_go_in_time_is_waited_for(
 
 def test_who_does_not_let_go_is_waited_for_no_longer_than_that(config: UnionConfig) -> None:
     fd = held(config.upper)
-    with pytest.raises(check.InUse, match="is in use by another mount"):
+    with pytest.raises(InUse, match="is in use by another mount"):
         lock_wait.acquire(config, 0.1)
     os.close(fd)
 
@@ -68,7 +68,7 @@ def test_who_is_mounted_is_not_waited_for(
         lock_wait.acquire(config, 60).close()
     else:
         says = rf"^{which} {getattr(config, which)} is in use by the mount on /m \(pid 9\): unmount that one"
-        with pytest.raises(check.InUse, match=says):
+        with pytest.raises(InUse, match=says):
             lock_wait.acquire(config, 60)
     timer.join()
 
@@ -87,9 +87,7 @@ def test_who_is_waited_for_is_said_once_and_named_when_it_was_in_vain(
     monkeypatch.setattr(status_socket, "list_mounts", lambda: [status])
     for setting in ("_QUIET_TIME", "_DETACH_TIME", "_QUERY_INTERVAL"):
         monkeypatch.setattr(lock_wait, setting, 0)
-    with pytest.raises(
-        check.InUse, match=rf"detached with --lazy.* files in it {files} open \(pid 9\): close"
-    ):
+    with pytest.raises(InUse, match=rf"detached with --lazy.* files in it {files} open \(pid 9\): close"):
         lock_wait.acquire(config, 0.1)
     err = capsys.readouterr().err
     assert err.startswith(f"pyunionfs: waiting for pid 9, which still has upper {config.upper}")
@@ -137,7 +135,7 @@ def test_an_engine_shares_upper_with_its_own_user_only_and_while_nothing_is_open
         assert lock.shared
         lock.close()
     else:
-        with pytest.raises(check.InUse):
+        with pytest.raises(InUse):
             lock_wait.acquire(engine, 0.1)
     os.close(fd)
 
@@ -149,17 +147,17 @@ def test_who_shares_still_has_upper_when_the_first_mount_has_ended(
     assert config.work is not None
     os.mkdir(f"{config.work}/work")
     first = lock_wait.acquire(config, 0)
-    sharer = check.lock(replace(config, any_work=True, shared_work=True))
-    another = check.lock(replace(config, any_work=True, shared_work=True))
+    sharer = lock_and_check(replace(config, any_work=True, shared_work=True))
+    another = lock_and_check(replace(config, any_work=True, shared_work=True))
     assert sharer.shared
     assert another.shared
     first.close()
     another.close()
     serving = {"state": "serving", "upper": config.upper, "work": None, "mountpoint": "/m", "pid": 9}
     monkeypatch.setattr(status_socket, "list_mounts", lambda: [serving])
-    with pytest.raises(check.InUse, match=r"^work .*work is in use by the mount on /m"):
+    with pytest.raises(InUse, match=r"^work .*work is in use by the mount on /m"):
         lock_wait.acquire(replace(config, any_work=engine), 60)
-    late = check.lock(replace(config, any_work=True, shared_work=True))
+    late = lock_and_check(replace(config, any_work=True, shared_work=True))
     assert late.shared
     late.close()
     sharer.close()

@@ -18,8 +18,8 @@ from tests.mount.rig import eventually, gone, run, statuses
 from tests.support.mounts import command, environment, mount_types, needs_fuse, needs_root, status_pid
 from tests.support.transports import one_transport
 from unionfs.daemon import event_loop, lock_wait
-from unionfs.overlay import check
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.lock import InUse
 
 pytestmark = [needs_root, needs_fuse, one_transport]
 
@@ -105,7 +105,7 @@ def test_an_engine_shares_upper_only_when_nothing_can_be_open(
     monkeypatch.setattr(lock_wait, "_DETACH_TIME", 0)
     monkeypatch.setattr(lock_wait, "_QUERY_INTERVAL", 0)
     with left_behind(base) as (_, shell):
-        with pytest.raises(check.InUse, match="files in it may be open"):
+        with pytest.raises(InUse, match="files in it may be open"):
             lock_wait.acquire(config, 0.5)
         end(shell)
         lock = lock_wait.acquire(config, 60)

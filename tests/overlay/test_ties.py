@@ -12,7 +12,7 @@ import pytest
 from tests.overlay.rig import Stack
 from tests.support.mounts import needs_overlayfs
 from unionfs.errors import MountError
-from unionfs.overlay import check
+from unionfs.overlay.lock import lock_and_check
 from unionfs.overlay.super import Union
 
 PREFIXES = pytest.mark.parametrize("userxattr", [False, True], ids=["trusted", "user"])
@@ -198,7 +198,7 @@ def test_a_mount_that_fails_later_leaves_none(linked: Stack, userxattr: bool, be
         assert ours(linked, userxattr)
     there = marks(linked.upper), sorted(os.listdir(linked.work))
     config = linked.config(index=True, userxattr=userxattr)
-    lock = check.lock(config)
+    lock = lock_and_check(config)
     try:
         Union.open(config).close()
         assert marks(linked.upper)[str(linked.upper)]

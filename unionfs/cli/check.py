@@ -120,7 +120,7 @@ def run(words: list[str]) -> int:
 def _named(config: UnionConfig) -> Iterator[None]:
     """Name the mount that has the layers."""
     from unionfs.daemon import lock_wait
-    from unionfs.overlay.check import InUse
+    from unionfs.overlay.lock import InUse
 
     try:
         yield

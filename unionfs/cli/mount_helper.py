@@ -65,11 +65,11 @@ def run(program: str, words: list[str]) -> int:
     )
     if given.fake:
         from unionfs.daemon.other_unions import refuse_shared_layers
-        from unionfs.overlay import check
+        from unionfs.overlay.check import check
         from unionfs.transport.mount import check_mountpoint
 
         check_mountpoint(asked.mountpoint)
-        check.check(asked.config, asked.mountpoint)
+        check(asked.config, asked.mountpoint)
         refuse_shared_layers(asked.config)
     else:
         from unionfs.daemon import lifecycle

@@ -25,7 +25,8 @@ from unionfs.errors import MountError, PyUnionFSError, explain
 from unionfs.linux import notify, process
 from unionfs.linux.mount_users import may_be_used
 from unionfs.options.mount_options import MountOptions
-from unionfs.overlay import check
+from unionfs.overlay.check import check
+from unionfs.overlay.lock import Lock
 from unionfs.transport.mount import FuseMount, check_mountpoint, open_fuse
 from unionfs.transport.session import Session
 
@@ -42,7 +43,7 @@ def mount(options: MountOptions, owner: OwnerProcess | None = None) -> int:
     the directories are as they were.
     """
     check_mountpoint(options.mountpoint)
-    check.check(options.config, options.mountpoint)
+    check(options.config, options.mountpoint)
     lock = acquire(options.config, options.lock_patience)
     try:
         other_unions.refuse_shared_layers(options.config)
@@ -55,7 +56,7 @@ def mount(options: MountOptions, owner: OwnerProcess | None = None) -> int:
         lock.close()
 
 
-def _mount_in_background(options: MountOptions, lock: check.Lock, owner: OwnerProcess | None) -> None:
+def _mount_in_background(options: MountOptions, lock: Lock, owner: OwnerProcess | None) -> None:
     """Fork the daemon, which holds the lock from now on, and wait until it serves."""
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -85,7 +86,7 @@ def _mount_in_background(options: MountOptions, lock: check.Lock, owner: OwnerPr
     )
 
 
-def _daemon(options: MountOptions, lock: check.Lock, writer: int, owner: OwnerProcess | None) -> NoReturn:
+def _daemon(options: MountOptions, lock: Lock, writer: int, owner: OwnerProcess | None) -> NoReturn:
     """The forked child. Never returns."""
     status = 1
     try:
@@ -107,7 +108,7 @@ class _MountLifecycle:
     foreground, None."""
 
     def __init__(
-        self, options: MountOptions, lock: check.Lock, ready: int | None, owner: OwnerProcess | None
+        self, options: MountOptions, lock: Lock, ready: int | None, owner: OwnerProcess | None
     ) -> None:
         self.options = options
         self.lock = lock

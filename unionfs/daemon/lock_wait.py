@@ -23,8 +23,8 @@ from dataclasses import replace
 from unionfs.control import status_socket
 from unionfs.control.status_schema import Status
 from unionfs.options.mount_options import MountOptions
-from unionfs.overlay import check
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.lock import InUse, Lock, lock_and_check
 
 _PAUSE = 0.02
 _QUERY_INTERVAL = 1.0
@@ -41,15 +41,15 @@ _SHARED_TIMEOUT = 1.0
 logger = logging.getLogger("unionfs.daemon.lifecycle")
 
 
-def acquire(config: UnionConfig, patience: float) -> check.Lock:
-    """`check.lock`, waiting up to `patience` seconds. InUse: another mount has them and does not end."""
+def acquire(config: UnionConfig, patience: float) -> Lock:
+    """`lock_and_check`, waiting up to `patience` seconds. InUse: another mount has them and does not end."""
     start = time.monotonic()
     ask_at = 0.0
     reported = False
     while True:
         try:
-            return check.lock(config)
-        except check.InUse as error:
+            return lock_and_check(config)
+        except InUse as error:
             now = time.monotonic()
             if now >= start + patience:
                 raise name_holder(error, config) from None
@@ -63,23 +63,23 @@ def acquire(config: UnionConfig, patience: float) -> check.Lock:
                 if now < start + _DETACH_TIME:
                     ask_at = start + _DETACH_TIME
                 elif config.any_work and holders and all(map(_may_share, holders)):
-                    return check.lock(replace(config, shared_work=True))
+                    return lock_and_check(replace(config, shared_work=True))
                 else:
                     # Not in each turn, because this queries all daemons.
                     ask_at = now + _QUERY_INTERVAL
         time.sleep(_PAUSE)
 
 
-def name_holder(error: check.InUse, config: UnionConfig) -> check.InUse:
+def name_holder(error: InUse, config: UnionConfig) -> InUse:
     """The same error with the name of the mount that has the directories, where it can be found."""
     return _refusal(error, _holders(config))
 
 
-def _refusal(error: check.InUse, holders: list[Status]) -> check.InUse:
+def _refusal(error: InUse, holders: list[Status]) -> InUse:
     for status in holders:
         if status["state"] == "serving":
             path = status["mountpoint"]
-            return check.InUse(
+            return InUse(
                 error.what,
                 f"the mount on {path}{_pid(status)}: unmount that one"
                 f" (`pyunionfs umount {shlex.quote(path)}`), or use other directories",
@@ -87,7 +87,7 @@ def _refusal(error: check.InUse, holders: list[Status]) -> check.InUse:
     for status in holders:
         if status["in_use"]:
             files = "may be open" if status["silent_opens"] else "are still open"
-            return check.InUse(
+            return InUse(
                 error.what,
                 "a mount that was detached with --lazy (or is in another mount namespace), and files in it"
                 f" {files}{_pid(status)}: close them, or use other directories",
@@ -95,7 +95,7 @@ def _refusal(error: check.InUse, holders: list[Status]) -> check.InUse:
     return error
 
 
-def _print_waiting(error: check.InUse, holders: list[Status]) -> None:
+def _print_waiting(error: InUse, holders: list[Status]) -> None:
     pids = [status["pid"] for status in holders if status["pid"] is not None]
     who = f"pid {pids[0]}" if pids else "another mount"
     print(f"pyunionfs: waiting for {who}, which still has {error.what}", file=sys.stderr)
@@ -105,7 +105,7 @@ def _pid(status: Status) -> str:
     return "" if status["pid"] is None else f" (pid {status['pid']})"
 
 
-def adapt_options(options: MountOptions, lock: check.Lock) -> MountOptions:
+def adapt_options(options: MountOptions, lock: Lock) -> MountOptions:
     """The options, adapted to what the lock has found out."""
     if lock.whiteouts is not None and lock.whiteouts != options.config.whiteouts:
         options = replace(options, config=replace(options.config, whiteouts=lock.whiteouts))

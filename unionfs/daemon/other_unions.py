@@ -15,9 +15,9 @@ from unionfs.control.status_socket import DaemonInfo
 from unionfs.errors import MountError
 from unionfs.linux.mount import MountPoint, mount_table
 from unionfs.options.mount_options import MountOptions
-from unionfs.overlay import check
-from unionfs.overlay.check import Place
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.foreign import foreign_directories
+from unionfs.overlay.place import Place, place_by_table, place_of, within
 
 _WARN_TIMEOUT = 0.05
 """Seconds that other daemons have to reply: about what this daemon needs to start, which waits no longer."""
@@ -73,10 +73,10 @@ def _overlaps(config: UnionConfig, daemons: list[DaemonInfo]) -> Iterator[str]:
     if not written:
         return
     by_id = {entry.mount_id: entry for entry in table}
-    for kind, path in check.directories(config):
-        mine = check.place_of(path, by_id)
+    for kind, path in config.directories():
+        mine = place_of(path, by_id)
         for place, what in written:
-            if check.within(mine, place):
+            if within(mine, place):
                 yield f"{kind} {path} {'is' if mine == place else 'lies in'} {what}"
                 break
 
@@ -89,13 +89,13 @@ def _writable_layers(daemons: list[DaemonInfo], table: list[MountPoint]) -> Iter
             continue
         for kind, path in (("upper", each.status["upper"]), ("work", each.status["work"])):
             # By the mount table alone: a stat of another union's layer may hang.
-            if path is not None and (place := check.place_by_table(path, table)) is not None:
+            if path is not None and (place := place_by_table(path, table)) is not None:
                 yield place, f"the {kind} of the union on {each.status['mountpoint']}"
     by_id = {entry.mount_id: entry for entry in table}
-    for kind, program, path, where in check.foreign_directories():
+    for kind, program, path, where in foreign_directories():
         try:
             yield (
-                check.place_of(os.path.realpath(path, strict=True), by_id),
+                place_of(os.path.realpath(path, strict=True), by_id),
                 f"the {kind} of {program} mounted at {where}",
             )
         except OSError:

@@ -14,12 +14,13 @@ from dataclasses import replace
 from unionfs.errors import MountError
 from unionfs.linux import process
 from unionfs.offline.layer_view import owners_by_xattr
-from unionfs.overlay import check
+from unionfs.overlay.check import check
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import CAP_SETUID, Identity
 from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.layer import DirFds, Layer, RealDir, open_lowers, open_upper
+from unionfs.overlay.lock import lock
 
 _DIR_FDS = 500
 
@@ -71,8 +72,8 @@ def open_stack(config: UnionConfig, *, writable: bool) -> Iterator[Stack]:
     config = replace(config, timeout=None)
     assert config.upper is not None
     assert config.work is not None
-    check.check(config, "/", writable=writable)
-    lock = check.take(config)
+    check(config, "/", writable=writable)
+    held = lock(config)
     layers: list[Layer] = []
     work_fd = -1
     dirfds = DirFds(_DIR_FDS)
@@ -97,4 +98,4 @@ def open_stack(config: UnionConfig, *, writable: bool) -> Iterator[Stack]:
             os.close(work_fd)
         for layer in layers:
             layer.close()
-        lock.close()
+        held.close()

@@ -5,6 +5,7 @@ Never reads a directory and never checks: `check.py` does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 IdMap = tuple[tuple[int, int, int], ...]
@@ -81,6 +82,20 @@ class UnionConfig:
     shared_work: bool = False
     foreign_marks: bool = False
     owners: OwnersConfig = field(default_factory=OwnersConfig)
+
+    def lower_directories(self) -> Iterator[tuple[str, str]]:
+        """Every layer that is never written, and what it is called."""
+        for path in self.lowers:
+            yield "lower", path
+        for path in self.data_lowers:
+            yield "data-only layer", path
+
+    def directories(self) -> Iterator[tuple[str, str]]:
+        """Every directory of the union, and what it is called."""
+        yield from self.lower_directories()
+        if self.upper is not None and self.work is not None:
+            yield "upper", self.upper
+            yield "work", self.work
 
     @property
     def uses_override_stat(self) -> bool:

@@ -1,7 +1,7 @@
 """Whether upper's filesystem can hold what the union will write there, found out by trying in work.
 
-For whoever has taken upper and work (`check.lock`). A refusal is a `MountError` with one line for people, and
-whatever was made for the trial is gone again.
+For a process that has locked upper and work (`lock.py`). A refusal is a `MountError` with one line for
+people, and whatever was made for the trial is gone again.
 """
 
 from __future__ import annotations
