@@ -13,10 +13,11 @@ from unionfs.errors import MountError
 from unionfs.linux import process, xattr
 from unionfs.offline import by_lowers, by_marks
 from unionfs.offline.change import Change, Problem
-from unionfs.offline.layer_view import open_view, owners_by_xattr
+from unionfs.offline.layer_view import OVERRIDE_STAT, open_view
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.format import Format
 from unionfs.overlay.layer import DirFds, open_upper_to_look
+from unionfs.overlay.owners.setup import owners_to_look
 
 _OPEN_DIRECTORIES = 256
 
@@ -49,7 +50,7 @@ def changes(
     dirfds = DirFds(_OPEN_DIRECTORIES)
     layer = open_upper_to_look(upper, dirfds)
     try:
-        owners_by_xattr(UnionConfig((), userxattr=userxattr), [layer])
+        owners_to_look(UnionConfig((), userxattr=userxattr, owners=OVERRIDE_STAT), [layer])
         yield from by_marks.changes(layer, Format(userxattr))
     finally:
         dirfds.close_all()

@@ -7,24 +7,20 @@ real objects of a name, in the union and in its lowers alone.
 from __future__ import annotations
 
 import contextlib
-import resource
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from unionfs.overlay.config import OwnersConfig, UnionConfig
-from unionfs.overlay.cred import Identity
-from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import Found, Hit, lower_dirs
 from unionfs.overlay.inode import Directory
-from unionfs.overlay.layer import DirFds, Layer, RealDir, open_lowers, open_upper_to_look
+from unionfs.overlay.layer import Layer, RealDir
 from unionfs.overlay.namei import resolve
-from unionfs.overlay.owners.inodes import Owners
-from unionfs.overlay.owners.setup import owners_of
+from unionfs.overlay.open_fs import Use, open_fs
 
 _MAX_DIR_FDS = 4096
 
-_OVERRIDE_STAT = OwnersConfig(xattr_permissions=2)
+OVERRIDE_STAT = OwnersConfig(xattr_permissions=2)
+"""Owners and modes of `override_stat` attributes, which layers of users without subordinate ids have."""
 
 Place = tuple[int, int, int]
 """A real object: the layer's index, st_dev and st_ino."""
@@ -68,35 +64,14 @@ def open_view(
         volatile=True,
         # Look each name up in the layers. A directory cache would have to list all its siblings.
         timeout=0.0,
+        owners=OVERRIDE_STAT,
     )
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    dirfds = DirFds(min(_MAX_DIR_FDS, soft // 4))
-    with contextlib.ExitStack() as cleanup:
-        layers = open_lowers(config.lowers, dirfds)
-        for layer in layers:
-            cleanup.callback(layer.close)
-        data = open_lowers(config.data_lowers, dirfds, len(layers))
-        for layer in data:
-            cleanup.callback(layer.close)
-        top = open_upper_to_look(upper, dirfds)
-        cleanup.callback(top.close)
-        # As if privileged: an ordinary user would lend itself permissions by chmod(2), which writes.
-        identity = Identity(privileged=True)
-        owners = owners_by_xattr(config, [top, *layers])
-        fs = OverlayFs(
-            config, top, None, layers, dirfds, identity, DataLayers(data) if data else None, owners
-        )
-        cleanup.callback(dirfds.close_all)
-        yield LayerView(fs, top)
-
-
-def owners_by_xattr(config: UnionConfig, layers: list[Layer]) -> Owners | None:
-    """Have the layers show owners and modes of their `override_stat` attributes, where they have any.
-
-    Layers of users without subordinate ids have them. None: none has.
-    """
-    # All of them as lowers, because owners_of() sets the attribute on an upper.
-    return owners_of(replace(config, owners=_OVERRIDE_STAT), None, layers)
+    fs = open_fs(config, Use.LOOK, most_dir_fds=_MAX_DIR_FDS)
+    try:
+        assert fs.upper is not None
+        yield LayerView(fs, fs.upper)
+    finally:
+        fs.close()
 
 
 def top(found: Found) -> Hit:

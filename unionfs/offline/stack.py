@@ -12,17 +12,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from unionfs.errors import MountError
-from unionfs.linux import process
-from unionfs.offline.layer_view import owners_by_xattr
 from unionfs.overlay.check import check
 from unionfs.overlay.config import UnionConfig
-from unionfs.overlay.cred import CAP_SETUID, Identity
-from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.fs import OverlayFs
-from unionfs.overlay.layer import DirFds, Layer, RealDir, open_lowers, open_upper
+from unionfs.overlay.layer import Layer, RealDir
 from unionfs.overlay.lock import lock
+from unionfs.overlay.open_fs import Use, open_fs
 
-_DIR_FDS = 500
+_MAX_DIR_FDS = 500
 
 
 class Stack:
@@ -74,28 +71,18 @@ def open_stack(config: UnionConfig, *, writable: bool) -> Iterator[Stack]:
     assert config.work is not None
     check(config, "/", writable=writable)
     held = lock(config)
-    layers: list[Layer] = []
-    work_fd = -1
-    dirfds = DirFds(_DIR_FDS)
+    fs: OverlayFs | None = None
     try:
-        layers += (lowers := open_lowers(config.lowers, dirfds))
-        layers += (data := open_lowers(config.data_lowers, dirfds, len(lowers)))
-        upper, work_fd = open_upper(config.upper, config.work, dirfds)
-        layers.append(upper)
-        identity = Identity(privileged=process.has_capability(CAP_SETUID))
-        data_only = DataLayers(data) if data else None
-        owners = owners_by_xattr(config, [upper, *lowers]) if config.uses_override_stat else None
-        fs = OverlayFs(config, upper, None, lowers, dirfds, identity, data_only, owners)
-        yield Stack(config, fs, upper, upper.root.aside(work_fd))
+        fs = open_fs(config, Use.REPAIR, most_dir_fds=_MAX_DIR_FDS)
+        assert fs.upper is not None
+        assert fs.work_root is not None
+        yield Stack(config, fs, fs.upper, fs.work_root)
     except PermissionError as error:
         raise MountError(
             f"{error.filename or config.upper}: {error.strerror}; run the check as the user who mounts the"
             " union, or as root"
         ) from error
     finally:
-        dirfds.close_all()
-        if work_fd >= 0:
-            os.close(work_fd)
-        for layer in layers:
-            layer.close()
+        if fs is not None:
+            fs.close()
         held.close()

@@ -45,7 +45,7 @@ class DirectoryCopy(Protocol):
 
 
 class OverlayFs:
-    """One mounted stack (the kernel's `struct ovl_fs`)."""
+    """One mounted stack (the kernel's `struct ovl_fs`). Made by `open_fs`, ended by `close`."""
 
     __slots__ = (
         "ahead",
@@ -78,6 +78,7 @@ class OverlayFs:
         "upper",
         "work",
         "work_dir",
+        "work_root",
         "write_out",
     )
 
@@ -91,10 +92,13 @@ class OverlayFs:
         identity: Identity,
         data: DataLayers | None = None,
         owners: Owners | None = None,
+        work_root: RealDir | None = None,
     ) -> None:
         self.config = config
         self.upper = upper
         self.work = work
+        # The work directory itself, where none is used but one was opened to be repaired (`open_fs.py`).
+        self.work_root = work_root
         self.lowers = lowers
         self.data = data
         self.dirfds = dirfds
@@ -185,6 +189,19 @@ class OverlayFs:
         yield from self.lowers
         if self.data is not None:
             yield from self.data.layers
+
+    def close(self) -> None:
+        """Clear work and close the layers. Nothing of the union can be used after it."""
+        for inode in self.table.values():
+            inode.close()
+        self.dirfds.close_all()
+        self.ahead.close()
+        if self.work is not None:
+            self.work.close()
+        if self.work_root is not None:
+            os.close(self.work_root.fd)
+        for layer in self.layers():
+            layer.close()
 
     def writable_work(self) -> Work:
         """The work directory, for an operation that is about to change something.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import resource
 from collections.abc import Callable, Iterator
 
 from unionfs.linux import fs as linux
@@ -20,26 +19,18 @@ from unionfs.overlay.access import listing_fd
 from unionfs.overlay.attr import Changes, StatX
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_up import ensure_upper
-from unionfs.overlay.cred import CAP_SETUID, Caller
-from unionfs.overlay.data_only import DataLayers
+from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile, open_file, open_granted, open_lower
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.iterate import Entry, Listed, New, Plain
-from unionfs.overlay.layer import DirFds, Layer, open_lowers, open_upper
-from unionfs.overlay.lend import restore
 from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.namei import lookup
-from unionfs.overlay.owners.identity import identity_for
-from unionfs.overlay.owners.setup import owners_of
+from unionfs.overlay.open_fs import Use, open_fs
 from unionfs.overlay.protect import check_writable
 from unionfs.overlay.rename import rename
-from unionfs.overlay.ties import open_work
 from unionfs.overlay.under_way import Report
 from unionfs.overlay.wait import Chore
-from unionfs.overlay.work import Work
-
-_DIR_FDS_MOST = 16384
 
 
 class Union:
@@ -53,47 +44,12 @@ class Union:
 
     @classmethod
     def open(cls, config: UnionConfig) -> Union:
-        """Open the layers, clear work and mark it as in use. The directories were checked before.
-
-        Raises MountError, and OSError for what only opening can tell.
-        """
-        me = Caller(os.geteuid(), os.getegid(), os.getpid(), 0)
-        privileged = me.has_capability(CAP_SETUID) and linux.keep_capabilities_across_fsuid()
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        dirfds = DirFds(min(_DIR_FDS_MOST, soft // 4))
-        upper: Layer | None = None
-        work: Work | None = None
-        lowers = open_lowers(config.lowers, dirfds)
-        data: list[Layer] = []
-        try:
-            data = open_lowers(config.data_lowers, dirfds, len(lowers))
-            if config.upper is not None and config.work is not None:
-                upper, work_fd = open_upper(config.upper, config.work, dirfds)
-                work = open_work(config, upper, lowers, data, work_fd)
-                if work.notes:
-                    restore(os.geteuid(), upper.root_fd, work)
-            data_only = DataLayers(data) if data else None
-            owners = owners_of(config, upper, lowers)
-            identity = identity_for(owners, privileged=privileged)
-            return cls(OverlayFs(config, upper, work, lowers, dirfds, identity, data_only, owners))
-        except BaseException:
-            if work is not None:
-                work.close()
-            for layer in [*lowers, *data, *([upper] if upper is not None else [])]:
-                layer.close()
-            raise
+        """Open the layers, clear work and mark it as in use; as `open_fs`."""
+        return cls(open_fs(config, Use.MOUNT))
 
     def close(self) -> None:
         """Clear work and let go of the layers. Nothing of the union can be used after it."""
-        fs = self.fs
-        for inode in fs.table.values():
-            inode.close()
-        fs.dirfds.close_all()
-        fs.ahead.close()
-        if fs.work is not None:
-            fs.work.close()
-        for layer in fs.layers():
-            layer.close()
+        self.fs.close()
 
     def syncfs(self) -> None:
         """Write all of upper's filesystem out, unless the mount is volatile. Any thread."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from unionfs.errors import MountError
-from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.config import OwnersConfig, UnionConfig
 from unionfs.overlay.layer import Layer
 from unionfs.overlay.owners import override_stat
 from unionfs.overlay.owners.inodes import Owners
@@ -31,6 +32,14 @@ def owners_of(config: UnionConfig, upper: Layer | None, lowers: list[Layer]) -> 
         layer.isolates_security = layer.stat_xattrs[:1] == (override_stat.CONTAINERS,)
         owners.show_in(layer)
     return owners
+
+
+def owners_to_look(config: UnionConfig, layers: list[Layer]) -> Owners | None:
+    """As `owners_of` where nothing is made or changed: only what `override_stat` xattrs say is shown."""
+    if not config.uses_override_stat:
+        return None
+    # As lowers all of them, for a new upper of a mount would be given the xattr.
+    return owners_of(replace(config, owners=OwnersConfig(xattr_permissions=2)), None, layers)
 
 
 def _store_for(config: UnionConfig, upper: Layer | None, lowers: list[Layer]) -> OwnerStore:
