@@ -37,9 +37,9 @@ from unionfs.overlay.readdir import Scan, build_index
 )
 def test_escape(caller: bytes, stored: bytes) -> None:
     fmt = Format(userxattr=False)
-    assert fmt.to_stored(caller) == stored
-    assert fmt.to_shown(stored) == caller
-    assert not fmt.is_private(stored.decode())
+    assert fmt.xattrs.to_stored(caller) == stored
+    assert fmt.xattrs.to_shown(stored) == caller
+    assert not fmt.xattrs.is_private(stored.decode())
 
 
 @pytest.mark.parametrize("name", ["opaque", "redirect", "origin", "metacopy", "anything", "overlayx"])
@@ -47,10 +47,10 @@ def test_escape(caller: bytes, stored: bytes) -> None:
 def test_private_names(name: str, userxattr: bool) -> None:
     fmt = Format(userxattr)
     mine, other = ("user.", "trusted.") if userxattr else ("trusted.", "user.")
-    assert fmt.to_shown(f"{mine}overlay.{name}".encode()) is None
-    assert fmt.is_private(f"{mine}overlay.{name}")
-    assert fmt.to_shown(f"{other}overlay.{name}".encode()) == f"{other}overlay.{name}".encode()
-    assert not fmt.is_private(f"{other}overlay.{name}")
+    assert fmt.xattrs.to_shown(f"{mine}overlay.{name}".encode()) is None
+    assert fmt.xattrs.is_private(f"{mine}overlay.{name}")
+    assert fmt.xattrs.to_shown(f"{other}overlay.{name}".encode()) == f"{other}overlay.{name}".encode()
+    assert not fmt.xattrs.is_private(f"{other}overlay.{name}")
 
 
 def memory(base: Path) -> Path:

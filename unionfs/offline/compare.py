@@ -69,7 +69,7 @@ def _attributes(fmt: Format, hit: Hit) -> dict[bytes, bytes]:
     names = [os.fsencode(name) for name in fmt.names(directory, hit.name) or ()]
     found = {}
     for stored in names:
-        shown = fmt.to_shown(stored)
+        shown = fmt.xattrs.to_shown(stored)
         if shown is None or shown in _NOT_SHOWN:
             continue
         value = xattr.get_at(directory.open(), hit.name, stored)

@@ -244,7 +244,7 @@ class _Walk:
             return read_marks(self._stack, real.parent, real.name, is_dir=True)
         fmt = self._stack.fs.format
         path = b"/proc/self/fd/%d" % real.open()
-        names = [name for name in os.listxattr(path) if fmt.is_private(name)]
+        names = [name for name in os.listxattr(path) if fmt.xattrs.is_private(name)]
         return {name[len(fmt.prefix) :]: fmt.read(path, name, follow=True) or b"" for name in names}
 
 

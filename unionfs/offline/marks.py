@@ -34,7 +34,7 @@ def read_marks(stack: Stack, directory: RealDir, name: bytes, *, is_dir: bool) -
         names = fmt.names(directory, name) or []
         found = {}
         for each in names:
-            if fmt.is_private(each):
+            if fmt.xattrs.is_private(each):
                 value = fmt.read_at(directory, name, each)
                 if value is not None:
                     found[each[len(fmt.prefix) :]] = value

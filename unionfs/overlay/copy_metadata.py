@@ -69,7 +69,7 @@ def _xattrs_to_copy(fs: OverlayFs, source: bytes | int) -> list[str]:
         if error.errno in (errno.EOPNOTSUPP, errno.EPERM):
             return []
         raise
-    return [name for name in names if not fs.format.is_private(name)] if names else names
+    return [name for name in names if not fs.format.xattrs.is_private(name)] if names else names
 
 
 def _renamed(fs: OverlayFs, layer: Layer | None, names: list[str]) -> list[tuple[str, str]]:

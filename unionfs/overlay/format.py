@@ -18,6 +18,7 @@ from unionfs.linux.as_owner import attributes_as_owner
 from unionfs.linux.fileattr import FS_APPEND_FL, FS_IMMUTABLE_FL
 from unionfs.overlay.layer import Layer, RealDir, is_mark_file
 from unionfs.overlay.owners import override_stat
+from unionfs.overlay.xattr_names import HidingXattrNames, XattrNames
 
 WHITEOUT_PREFIX = b".wh."
 """AUFS's and OCI's whiteout of NAME is a file `.wh.NAME`; it hides NAME in the layers below."""
@@ -30,8 +31,6 @@ REDIRECT_MAX = 256
 """overlayfs's default limit of a redirect's length; a longer one makes rename answer EXDEV."""
 
 _PROTATTR_MAX = 32
-
-_TELLING = frozenset(map(str.encode, override_stat.NAMES))
 
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
 _OUT_OF_REACH = (errno.EPERM, errno.EACCES)
@@ -74,10 +73,17 @@ class Format:
     """The marks under one of the two prefixes: `trusted.overlay.` or `user.overlay.`.
 
     `opaques` are all names by which a layer may say that a directory is opaque, `whiteouts` those by which a
-    file of no bytes is a whiteout.
+    file of no bytes is a whiteout; `xattrs` knows which names of attributes are the union's.
+
+    With *foreign* the layers are those that container engines keep. Such a store may have been used by
+    fuse-overlayfs, and by kernel overlayfs with the other prefix. What these say of a directory counts; none
+    of their attributes is shown, copied up or set, as with fuse-overlayfs, or it would go into the images
+    that are made from the tree. With *stat_xattrs* a layer has owners and modes in attributes
+    (`override_stat.py`), which are the union's as well.
     """
 
     __slots__ = (
+        "_marks_on_roots",
         "impure",
         "metacopy",
         "nlink",
@@ -85,18 +91,20 @@ class Format:
         "opaques",
         "origin",
         "prefix",
-        "prefix_bytes",
         "protattr",
         "redirect",
         "upper",
         "uuid",
         "whiteout",
         "whiteouts",
+        "xattrs",
     )
 
-    def __init__(self, userxattr: bool) -> None:
-        self.prefix = prefix = "user.overlay." if userxattr else "trusted.overlay."
-        self.prefix_bytes = prefix.encode()
+    def __init__(self, userxattr: bool, *, foreign: bool = False, stat_xattrs: bool = False) -> None:
+        prefix, other = "trusted.overlay.", "user.overlay."
+        if userxattr:
+            prefix, other = other, prefix
+        self.prefix = prefix
         self.opaque = prefix + "opaque"
         self.opaques = frozenset((self.opaque,))
         self.redirect = prefix + "redirect"
@@ -109,29 +117,17 @@ class Format:
         self.protattr = prefix + "protattr"
         self.whiteout = prefix + "whiteout"
         self.whiteouts = frozenset((self.whiteout,))
-
-    # --- names as callers see them -------------------------------------------------------------
-
-    def to_stored(self, name: bytes) -> bytes:
-        """A caller's xattr name as it is stored: `overlay.X` becomes `overlay.overlay.X`."""
-        prefix = self.prefix_bytes
-        return prefix + b"overlay." + name[len(prefix) :] if name.startswith(prefix) else name
-
-    def to_shown(self, name: bytes) -> bytes | None:
-        """A stored xattr name as callers see it; None for the union's own marks."""
-        prefix = self.prefix_bytes
-        if not name.startswith(prefix):
-            return name
-        rest = name[len(prefix) :]
-        return prefix + rest[8:] if rest.startswith(b"overlay.") else None
-
-    def check_settable(self, name: bytes) -> None:
-        """Refuse a caller's xattr name that could be taken for a mark and has no other way to be stored."""
-
-    def is_private(self, name: str) -> bool:
-        """Whether a stored name is a mark of the union, which a copy-up must not carry along."""
-        prefix = self.prefix
-        return name.startswith(prefix) and not name.startswith("overlay.", len(prefix))
+        if foreign:
+            # An ordinary user sees no trusted.* attribute, whichever program has written it.
+            self.opaques |= {other + "opaque", FUSE_OVERLAYFS_PREFIX + "opaque"}
+            self.whiteouts |= {other + "whiteout"}
+        # fuse-overlayfs asks a layer's root as every directory; overlayfs asks no root for its marks.
+        self._marks_on_roots = foreign
+        self.xattrs = XattrNames(prefix)
+        if foreign or stat_xattrs:
+            prefixes = (other, FUSE_OVERLAYFS_PREFIX) if foreign else ()
+            names = override_stat.NAMES if stat_xattrs else ()
+            self.xattrs = HidingXattrNames(prefix, prefixes=prefixes, names=names)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -146,10 +142,6 @@ class Format:
             if error.errno in _ABSENT or error.errno in _OUT_OF_REACH:
                 return None
             raise
-
-    def shows_none(self, names: list[str]) -> bool:
-        """Whether of these attributes a caller sees none."""
-        return not names or all(map(self.is_private, names))
 
     def read(self, path: bytes, name: str, *, follow: bool = False) -> bytes | None:
         """The value of one mark, None where it is not set."""
@@ -210,8 +202,13 @@ class Format:
         return None
 
     def opaque_root(self, root: RealDir) -> bool:
-        """Whether a layer hides all layers below it: by a file, for overlayfs asks no root for its marks."""
-        return is_mark_file(root.lstat(OPAQUE_FILE))
+        """Whether a layer hides all layers below it: by a file, or by a mark where roots have such."""
+        if is_mark_file(root.lstat(OPAQUE_FILE)):
+            return True
+        if not self._marks_on_roots:
+            return False
+        path = b"/proc/self/fd/%d" % root.open()
+        return any(self.read(path, mark, follow=True) == b"y" for mark in self.opaques)
 
     # --- protection ----------------------------------------------------------------------------
 
@@ -262,78 +259,3 @@ class Format:
         if value[3] & _FH_BIG_ENDIAN != _FH_CPU_ENDIAN and not value[3] & _FH_ANY_ENDIAN:
             return None
         return Origin(value[5:21], value[4], value[21:])
-
-
-class ForeignFormat(Format):
-    """The same, for layers that others have written, too: those that container engines keep.
-
-    Such a store may have been used by fuse-overlayfs, and by kernel overlayfs with the other prefix. What
-    these say of a directory is heeded; none of their attributes is shown, copied up or set, as with
-    fuse-overlayfs, or it would go into the images that are made from the tree.
-    """
-
-    __slots__ = ("_foreign", "_foreign_bytes")
-
-    def __init__(self, userxattr: bool) -> None:
-        super().__init__(userxattr)
-        other = "trusted.overlay." if userxattr else "user.overlay."
-        self._foreign = (other, FUSE_OVERLAYFS_PREFIX)
-        self._foreign_bytes = (other.encode(), FUSE_OVERLAYFS_PREFIX.encode())
-        # An ordinary user sees no trusted.* attribute, whoever has written it.
-        self.opaques = frozenset(prefix + "opaque" for prefix in (self.prefix, *self._foreign))
-        self.whiteouts = frozenset((self.whiteout, other + "whiteout"))
-
-    def to_stored(self, name: bytes) -> bytes:
-        if name.startswith(self._foreign_bytes):
-            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        return super().to_stored(name)
-
-    def to_shown(self, name: bytes) -> bytes | None:
-        return None if name.startswith(self._foreign_bytes) else super().to_shown(name)
-
-    def check_settable(self, name: bytes) -> None:
-        if name.startswith(self._foreign_bytes):
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    def is_private(self, name: str) -> bool:
-        return name.startswith(self._foreign) or super().is_private(name)
-
-    def opaque_root(self, root: RealDir) -> bool:
-        # fuse-overlayfs asks a layer's root as every directory.
-        path = b"/proc/self/fd/%d" % root.open()
-        return super().opaque_root(root) or any(
-            self.read(path, mark, follow=True) == b"y" for mark in self.opaques
-        )
-
-
-class _Telling(Format):
-    """What tells of owners and modes is the union's as well, where a layer tells so (`override_stat.py`)."""
-
-    __slots__ = ()
-
-    def to_stored(self, name: bytes) -> bytes:
-        if name in _TELLING:
-            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        return super().to_stored(name)
-
-    def to_shown(self, name: bytes) -> bytes | None:
-        return None if name in _TELLING else super().to_shown(name)
-
-    def check_settable(self, name: bytes) -> None:
-        if name in _TELLING:
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-        super().check_settable(name)
-
-    def is_private(self, name: str) -> bool:
-        return name in override_stat.NAMES or super().is_private(name)
-
-
-class _TellingForeign(_Telling, ForeignFormat):
-    __slots__ = ()
-
-
-def format_for(userxattr: bool, *, foreign: bool = False, tells: bool = False) -> Format:
-    """The marks of a union; *foreign*: as `ForeignFormat`, *tells*: whether a layer has `override_stat`."""
-    if foreign:
-        return (_TellingForeign if tells else ForeignFormat)(userxattr)
-    return (_Telling if tells else Format)(userxattr)

@@ -20,7 +20,7 @@ from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.cred import Identity
 from unionfs.overlay.data_only import DataLayers
-from unionfs.overlay.format import Origin, format_for
+from unionfs.overlay.format import Format, Origin
 from unionfs.overlay.inode import ROOT_INO, Directory, File, Inode
 from unionfs.overlay.layer import DirFds, Layer, RealDir
 from unionfs.overlay.lend import Lender
@@ -113,8 +113,8 @@ class OverlayFs:
         # What inodes are made of, chosen once.
         self.new_file: Callable[[int, int], File] = File if owners is None else owners.new_file
         self.new_directory: NewDirectory = Directory if owners is None else owners.new_directory
-        tells = owners is not None and owners.uses_xattrs
-        self.format = format_for(config.userxattr, foreign=config.foreign_marks, tells=tells)
+        stat_xattrs = owners is not None and owners.uses_xattrs
+        self.format = Format(config.userxattr, foreign=config.foreign_marks, stat_xattrs=stat_xattrs)
         self.table = InodeTable(Numbers(xino=config.xino != "off", ino32=config.ino32))
         # Of what names attributes are neither shown nor set; b"" begins every name.
         self.refused_xattrs: tuple[bytes, ...] = () if config.acl else (b"system.posix_acl_",)
@@ -179,7 +179,7 @@ class OverlayFs:
             with contextlib.suppress(
                 OSError
             ):  # a filesystem that does not list any may have them all the same
-                self.root.bare = self.format.shows_none(os.listxattr(top))
+                self.root.bare = self.format.xattrs.shows_none(os.listxattr(top))
         self.table.add(self.root)
 
     def layers(self) -> Iterator[Layer]:

@@ -185,7 +185,7 @@ def plain_file(
     What most lookups end in, so it takes the short way where there is one.
     """
     fmt = fs.format
-    bare = names is not None and fmt.shows_none(names)
+    bare = names is not None and fmt.xattrs.shows_none(names)
     if directory.layer.index < 0 or st.st_nlink > 1:
         hit = Hit(directory, name, st, bare=bare)
         if directory.layer.index < 0:

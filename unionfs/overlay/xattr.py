@@ -31,14 +31,14 @@ def _absent() -> OSError:
 
 def stored_name(fs: OverlayFs, layer: Layer, name: bytes) -> bytes:
     """How a layer stores an attribute that callers know by this name."""
-    stored = fs.format.to_stored(name)
+    stored = fs.format.xattrs.to_stored(name)
     return override_stat.isolated(stored) if layer.isolates_security else stored
 
 
 def shown_name(fs: OverlayFs, layer: Layer, stored: bytes) -> bytes | None:
     """The name by which callers know an attribute of a layer; None for one that is not shown."""
     name = override_stat.unisolated(stored) if layer.isolates_security else stored
-    return None if name is None else fs.format.to_shown(name)
+    return None if name is None else fs.format.xattrs.to_shown(name)
 
 
 def _refuse(fs: OverlayFs, name: bytes) -> None:
@@ -134,7 +134,7 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
     """Set one attribute; *flags* may be XATTR_CREATE or XATTR_REPLACE. May raise `Wait`."""
     fs.writable_work()
     _refuse(fs, name)
-    fs.format.check_settable(name)
+    fs.format.xattrs.check_settable(name)
     check_changeable(fs, inode)
     if name.startswith(_ACLS):
         value = inode.acl_to_store(value)
