@@ -74,7 +74,7 @@ def test_data_comes_from_there(either: Stack, case: str, option: bool) -> None:
         assert view.read(path) == DATA.encode()
         inode = view.file(path)
         assert inode.metacopy
-        assert (inode.data_place()[0].layer.index == len(stack.lowers)) == (data[0] is OBJECTS)
+        assert (inode.data_place()[0].layer.idx == len(stack.lowers)) == (data[0] is OBJECTS)
         tree = view.tree()
     assert tree == stack.kernel("metacopy=on", "redirect_dir=on")
     assert before == {layer: disk(layer) for layer in before}

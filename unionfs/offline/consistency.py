@@ -134,7 +134,7 @@ class _Walk:
         finding = None
         new = found.upper is not None
         for hit in found.lowers:
-            key = (hit.directory.layer.index, hit.st.st_dev, hit.st.st_ino)
+            key = (hit.directory.layer.idx, hit.st.st_dev, hit.st.st_ino)
             known = self._places.setdefault(key, path)
             if known is path:
                 new = True
@@ -173,7 +173,7 @@ class _Walk:
         hit = found.lowers[-1]
         fs = self._stack.fs
         fmt = fs.format
-        if hit.directory.layer.index == len(fs.lowers) - 1:
+        if hit.directory.layer.idx == len(fs.lowers) - 1:
             return None  # of the bottom layer no lookup reads it
         value = fmt.read_at(hit.directory, hit.name, fmt.redirect)
         if value is None or fmt.read_at(hit.directory, hit.name, fmt.opaque) == b"y":

@@ -88,7 +88,7 @@ def root_hit(real: RealDir) -> Hit:
 
 def places(hits: Sequence[Hit]) -> tuple[Place, ...]:
     """Which real objects these are."""
-    return tuple((hit.directory.layer.index, hit.st.st_dev, hit.st.st_ino) for hit in hits)
+    return tuple((hit.directory.layer.idx, hit.st.st_dev, hit.st.st_ino) for hit in hits)
 
 
 def directory_of(found: Found) -> Directory:

@@ -51,7 +51,7 @@ class DataLayers:
         """The directory of an absolute path in one layer, opened; b"" is the root."""
         if not path:
             return layer.root
-        known = self._known.get((layer.index, path))
+        known = self._known.get((layer.idx, path))
         if known is not None:
             known.open()
             return known
@@ -65,5 +65,5 @@ class DataLayers:
             if st is not None and stat.S_ISLNK(st.st_mode):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
             raise
-        self._known[layer.index, path] = directory
+        self._known[layer.idx, path] = directory
         return directory

@@ -137,7 +137,7 @@ class Format:
         One system call when it has none.
         """
         try:
-            return xattr.list_at(directory.open(), name, likely=directory.layer.index < 0)
+            return xattr.list_at(directory.open(), name, likely=directory.layer.idx < 0)
         except OSError as error:
             if error.errno in _ABSENT or error.errno in _OUT_OF_REACH:
                 return None

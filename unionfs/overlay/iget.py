@@ -186,9 +186,9 @@ def plain_file(
     """
     fmt = fs.format
     bare = names is not None and fmt.xattrs.shows_none(names)
-    if directory.layer.index < 0 or st.st_nlink > 1:
+    if directory.layer.idx < 0 or st.st_nlink > 1:
         hit = Hit(directory, name, st, bare=bare)
-        if directory.layer.index < 0:
+        if directory.layer.idx < 0:
             found = Found(hit)
             if names is not None:
                 found.upper_protected = fmt.protattr in names

@@ -84,7 +84,7 @@ Lend = Callable[["RealDir"], AbstractContextManager[None]]
 
 
 class Layer:
-    """One tree of the stack. `index` is its place among the lowers, top first and data-only ones last; -1 is
+    """One tree of the stack. `idx` is its place among the lowers, top first and data-only ones last; -1 is
     the upper layer.
 
     `has_answered` holds the kinds of attributes ("user" and so on; of "system" the whole names) whose absence
@@ -101,7 +101,7 @@ class Layer:
         "dir_numbers_listed",
         "dirfds",
         "has_answered",
-        "index",
+        "idx",
         "isolates_security",
         "lend",
         "numbers_listed",
@@ -112,8 +112,8 @@ class Layer:
         "uuid",
     )
 
-    def __init__(self, index: int, path: str, root_fd: int, dirfds: DirFds, clone: int = -1) -> None:
-        self.index = index
+    def __init__(self, idx: int, path: str, root_fd: int, dirfds: DirFds, clone: int = -1) -> None:
+        self.idx = idx
         self.clone = clone
         self.path = path
         self.root_fd = root_fd
@@ -131,7 +131,7 @@ class Layer:
 
     @property
     def is_upper(self) -> bool:
-        return self.index < 0
+        return self.idx < 0
 
     def close(self) -> None:
         os.close(self.root_fd)
@@ -257,12 +257,12 @@ def is_mark_file(st: os.stat_result | None) -> bool:
 def open_lowers(paths: Iterable[str], dirfds: DirFds, first: int = 0) -> list[Layer]:
     """Open lowers as private, read-only mounts where we may, else as plain descriptors.
 
-    *first* is the index of the first one.
+    *first* is the `idx` of the first one.
     """
     layers: list[Layer] = []
     try:
-        for index, path in enumerate(paths, first):
-            layers.append(Layer(index, path, _open_root(path, read_only=True), dirfds))
+        for idx, path in enumerate(paths, first):
+            layers.append(Layer(idx, path, _open_root(path, read_only=True), dirfds))
     except BaseException:
         for layer in layers:
             layer.close()

@@ -180,7 +180,7 @@ def _search_lowers(fs: OverlayFs, parent: Directory, found: Found, walk: _Walk) 
                 return
             at = place
         base = lowers[at]
-        bottom = base.layer.index == bottom_index if follow else at == len(lowers) - 1
+        bottom = base.layer.idx == bottom_index if follow else at == len(lowers) - 1
         if name.startswith(b"/"):
             hit = _walk_path(fs, base, walk, bottom=bottom)
         else:
@@ -200,7 +200,7 @@ def _search_lowers(fs: OverlayFs, parent: Directory, found: Found, walk: _Walk) 
                 stack.append(hit)
             # From a file of the last lower to data-only layers is the one redirect that is always followed
             # (ovl_check_follow_redirect()): nothing else could be meant by giving them.
-            if to_data and walk.metacopy and walk.absolute and base.layer.index == bottom_index:
+            if to_data and walk.metacopy and walk.absolute and base.layer.idx == bottom_index:
                 return
             if (found.upper_metacopy or walk.metacopy) and fs.config.userxattr:
                 raise OSError(errno.EPERM, "refusing to follow a metacopy")
@@ -208,7 +208,7 @@ def _search_lowers(fs: OverlayFs, parent: Directory, found: Found, walk: _Walk) 
                 raise OSError(errno.EPERM, "refusing to follow a redirect")
             if walk.redirect is not None and walk.redirect.startswith(b"/"):
                 lowers, names = roots, None
-                at = base.layer.index
+                at = base.layer.idx
         at += 1
 
 
