@@ -85,7 +85,7 @@ def stack(base: Path) -> Stack:
 
 @pytest.fixture(params=[None, 1.0], ids=["trusting", "timeout"])
 def either(base: Path, request: pytest.FixtureRequest) -> Stack:
-    """A stack for both ways to look names up: with an index of each directory, and with `timeout=`."""
+    """A stack for both ways to look names up: with a cache of each directory, and with `timeout=`."""
     stack = Stack(base)
     stack.timeout = request.param
     return stack

@@ -235,17 +235,17 @@ def test_failed_listing_task(stack: Stack, error: bool) -> None:
 @pytest.mark.parametrize("ran", [False, True], ids=["before it ran", "after it ran"])
 @pytest.mark.parametrize("volatile", [False, True])
 def test_copy_up_that_ends_while_the_directory_is_listed(stack: Stack, ran: bool, volatile: bool) -> None:
-    """The only change that can come into a directory of which the index is being made."""
+    """The only change that can come into a directory of which the cache is being made."""
     stack.layers({"d": {"f": "x" * 300_000, "other": "o"}}, {"d": {"b": "b"}})
     with stack.open(volatile=volatile) as view:
-        # The task of the copy-up exists before the index is wanted: a lookup by number needs no index.
+        # The task of the copy-up exists before the cache is wanted: a lookup by number needs no cache.
         f = view.ino("d/f")
         d = view.inode("d")
-        assert hasattr(d, "index")
+        assert hasattr(d, "cache")
         with pytest.raises(Wait) as wait:
             view.union.open_file(f, os.O_WRONLY, view.caller)
         copy = wait.value.task
-        d.index = None
+        d.cache = None
         handle = view.union.open_dir(d.ino)
         with pytest.raises(Wait) as wait:
             view.union.read_dir(handle, 0)
@@ -336,7 +336,7 @@ def test_listing_shows_a_name_whose_lookup_fails(stack: Stack) -> None:
         assert view.entries()["broken"] == 0
 
 
-def test_directory_index_is_the_same_on_every_filesystem(stack: Stack, base: Path) -> None:
+def test_directory_cache_is_the_same_on_every_filesystem(stack: Stack, base: Path) -> None:
     """Layers on filesystems that tell no d_type or sort differently: tmpfs here."""
     with loop_fs("tmpfs", directory=base) as other:
         stack.layers({"d": {f"n{i}": "" for i in range(20)}})

@@ -18,7 +18,7 @@ from unionfs.overlay.copy_data import copy_data
 from unionfs.overlay.dir_cache import HIDDEN, PRESENT
 from unionfs.overlay.format import Format
 from unionfs.overlay.layer import DirFds, Layer, RealDir
-from unionfs.overlay.readdir import Scan, build_index
+from unionfs.overlay.readdir import Scan, build_cache
 
 # --- format ----------------------------------------------------------------------------------------
 
@@ -130,12 +130,12 @@ def _scan(entries: list[tuple[bytes, int]]) -> Scan:
         (None, [], []),
     ],
 )
-def test_index_names(
+def test_cache_names(
     upper: list[tuple[bytes, int]] | None, lowers: list[list[tuple[bytes, int]]], names: list[bytes]
 ) -> None:
     assert (
         sorted(
-            build_index(None if upper is None else _scan(upper), [_scan(lower) for lower in lowers]).names()
+            build_cache(None if upper is None else _scan(upper), [_scan(lower) for lower in lowers]).names()
         )
         == names
     )

@@ -125,7 +125,7 @@ class _Walk:
     def _listed(self, directory: Directory) -> list[bytes]:
         sources = Sources(self.view.fs, directory)
         try:
-            return sources.index(sources.scan()).names()
+            return sources.cache(sources.scan()).names()
         finally:
             sources.close()
 

@@ -29,7 +29,7 @@ from unionfs.overlay.iget import Found, Hit, lower_dirs
 from unionfs.overlay.inode import Directory
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.namei import lower_has, resolve
-from unionfs.overlay.readdir import index_of
+from unionfs.overlay.readdir import cache_of
 from unionfs.overlay.wait import complete
 
 _FUSE_OVERLAYFS_OPAQUE = b".opq"
@@ -66,7 +66,7 @@ class _Walk:
         while pending:
             directory, path = pending.pop()
             yield from self._directory(directory, path, pending)
-            directory.index = None
+            directory.cache = None
         yield from self._marks.summary.findings(self._stack.fs.format)
 
     # --- one directory ------------------------------------------------------------------------------
@@ -77,15 +77,15 @@ class _Walk:
         fs = self._stack.fs
         fs.dirfds.trim()
         try:
-            index = complete(index_of, fs, directory)
+            cache = complete(cache_of, fs, directory)
         except OSError as error:
             yield unreadable(next(directory.real_dirs()), b"", error)
             return
         before = self._marks.live_origins
-        for name, there in index.upper.items():
+        for name, there in cache.upper.items():
             if there is HIDDEN and name != _FUSE_OVERLAYFS_OPAQUE:
                 yield from self._whiteout(directory, path, name)
-        for name in sorted(index.names()):
+        for name in sorted(cache.names()):
             fs.dirfds.trim()
             self._advance()
             below = path + b"/" + name if path else name

@@ -116,7 +116,7 @@ class UnionConfig:
     def may_move_lower_dirs(self) -> bool:
         """Whether a directory of a lower may be renamed, by a redirect or by copying it (`copy_tree.py`)."""
         copies = self.rename_copy_bytes > 0 and self.rename_copy_files > 0
-        # With a timeout no index of a directory is true for long, and what it shows may not all be known.
+        # With a timeout no cache of a directory is true for long, and what it shows may not all be known.
         return self.redirect_create or (copies and self.timeout is None)
 
     @property

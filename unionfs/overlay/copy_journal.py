@@ -142,7 +142,7 @@ class Journal:
         upper.layer.dirfds.close(upper)
         directory.upper = None
         directory.impure = False
-        directory.index = None
+        directory.cache = None
         note_upper(parent, name, None)
         fs.stale.append(directory.ino)
 

@@ -28,7 +28,7 @@ from unionfs.overlay.inode import Directory, File, Inode
 from unionfs.overlay.layer import RealDir, is_whiteout_device
 from unionfs.overlay.listing import unwatch, watch
 from unionfs.overlay.namei import find
-from unionfs.overlay.readdir import index_of, note_upper
+from unionfs.overlay.readdir import cache_of, note_upper
 from unionfs.overlay.under_way import COPYING, READING, RENAME, SlowWork
 from unionfs.overlay.wait import Task, Wait
 
@@ -312,7 +312,7 @@ class TreeCopy:
 
     def _close_off(self, directory: Directory) -> Iterator[Task | None]:
         """All its names are in upper at this moment: mark it opaque, then remove its whiteouts."""
-        fs, index = self._fs, directory.index
+        fs, cache = self._fs, directory.cache
         upper = upper_dir(fs, directory)
         if not directory.opaque:
             path, follow = directory.proc_path()
@@ -321,9 +321,9 @@ class TreeCopy:
                 aufs.mark_opaque(fs, upper)
         directory.opaque = True
         directory.lowers = ()
-        directory.index = None
+        directory.cache = None
         fs.stale.append(directory.ino)
-        for name in [] if index is None else [name for name, at in index.upper.items() if at is HIDDEN]:
+        for name in [] if cache is None else [name for name, at in cache.upper.items() if at is HIDDEN]:
             yield None
             # Below an opaque directory it hides nothing: should it stay, that does no harm.
             with contextlib.suppress(OSError):
@@ -355,15 +355,15 @@ def _is_plain(fs: OverlayFs, directory: Directory, name: bytes, inode: Inode) ->
     assert isinstance(inode, File)
     if not inode.on_upper or inode.metacopy or inode.copying is not None:
         return False
-    assert directory.index is not None
-    there = directory.index.upper.get(name)
+    assert directory.cache is not None
+    there = directory.cache.upper.get(name)
     return there is not None and there is not HIDDEN
 
 
 def _names(fs: OverlayFs, directory: Directory) -> Generator[Task | None, None, list[bytes]]:
     while True:
         try:
-            return index_of(fs, directory).names()
+            return cache_of(fs, directory).names()
         except Wait as wait:
             task = wait.task
         yield task

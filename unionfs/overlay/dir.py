@@ -58,10 +58,10 @@ def find_slot(fs: OverlayFs, parent: Directory, name: bytes) -> Slot:
     fs.writable_work()
     lower = lower_has(fs, parent, name)
     place = upper_dir(fs, parent)
-    if parent.index is not None and parent.index.upper.get(name) is not HIDDEN:
+    if parent.cache is not None and parent.cache.upper.get(name) is not HIDDEN:
         return Slot(place, False, lower)
     st = place.lstat(name)
-    if st is None and (parent.index is not None or fs.aufs or not fs.trust):
+    if st is None and (parent.cache is not None or fs.aufs or not fs.trust):
         return Slot(place, False, lower, place.has(WHITEOUT_PREFIX + name))
     return Slot(place, st is not None and is_whiteout_device(st), lower)
 

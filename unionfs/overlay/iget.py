@@ -75,7 +75,7 @@ def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> D
         if (known.upper is None) != (upper is None):
             known.upper = upper
         known.lowers = lowers
-        known.index = None
+        known.cache = None
         known.prot = -1
         return known
     number = _free(fs, table.numbers.of(source.st.st_dev, source.st.st_ino))
@@ -261,7 +261,7 @@ def adopt_new(
         inode = fs.new_directory(number, st.st_mode, place.child(name), ())
         inode.opaque = opaque
         if fs.trust:
-            inode.index = DirCache()
+            inode.cache = DirCache()
     else:
         inode = fs.new_file(number, st.st_mode)
         inode.updir, inode.upname = place, name

@@ -116,7 +116,7 @@ class Inode:
 class Directory(Inode):
     """A directory of the union: at most one in upper, and those of the lowers that it merges, top first."""
 
-    __slots__ = ("children", "impure", "index", "listed", "lowers", "opaque", "redirect", "upper")
+    __slots__ = ("cache", "children", "impure", "listed", "lowers", "opaque", "redirect", "upper")
 
     is_dir = True
 
@@ -125,7 +125,7 @@ class Directory(Inode):
         self.upper = upper
         self.lowers = lowers
         self.children: dict[bytes, Inode] = {}
-        self.index: DirCache | None = None
+        self.cache: DirCache | None = None
         self.redirect: bytes | None = None
         self.opaque = False
         self.impure = False

@@ -16,7 +16,7 @@ from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, Inode
 from unionfs.overlay.listing import FIRST_COOKIE, DirHandle
 from unionfs.overlay.namei import lookup
-from unionfs.overlay.readdir import DT_DIR, DT_UNKNOWN, index_of
+from unionfs.overlay.readdir import DT_DIR, DT_UNKNOWN, cache_of
 
 Entry = tuple[Inode, os.stat_result]
 Listed = tuple[bytes, Entry | None, int]
@@ -32,8 +32,8 @@ def prepare(fs: OverlayFs, handle: DirHandle, offset: int, *, numbers: bool = Fa
     fs.dirfds.trim()
     listing = handle.ready(fs, rewind=offset == 0, numbers=numbers)
     if handle.directory.merged and fs.trust:
-        # It may have become so since the listing was made, and lookups need the index.
-        index_of(fs, handle.directory)
+        # It may have become so since the listing was made, and lookups need the cache.
+        cache_of(fs, handle.directory)
     return len(listing.names)
 
 

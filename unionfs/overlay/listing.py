@@ -16,7 +16,7 @@ from unionfs.overlay import purity
 from unionfs.overlay.dir_cache import ALONE, DirCache, NameChanges
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import ROOT_INO, Directory
-from unionfs.overlay.readdir import DT_DIR, DT_REG, IndexTask, Scan, Source
+from unionfs.overlay.readdir import DT_DIR, DT_REG, CacheTask, Scan, Source
 from unionfs.overlay.wait import Wait, perform
 
 FIRST_COOKIE = 3
@@ -38,7 +38,7 @@ def unwatch(directory: Directory, changes: NameChanges) -> None:
 class Listing:
     """Names with their numbers and types, by place. Never changed once it is made.
 
-    An index tells the names alone: then `numbers` is None.
+    A cache tells the names alone: then `numbers` is None.
     """
 
     __slots__ = ("kinds", "names", "numbers")
@@ -84,17 +84,17 @@ class DirHandle:
         if self.pending is not None:
             raise Wait(self.pending)
         directory = self.directory
-        index = directory.index if fs.trust else None
-        if index is not None and not numbers and not purity.may_be_pure(fs, directory):
-            self.take(Listing(index.names()), watch(directory))
+        cache = directory.cache if fs.trust else None
+        if cache is not None and not numbers and not purity.may_be_pure(fs, directory):
+            self.take(Listing(cache.names()), watch(directory))
         else:
-            makes_index = index is None and directory.merged and fs.trust
-            if makes_index and directory.copying is not None:
+            makes_cache = cache is None and directory.merged and fs.trust
+            if makes_cache and directory.copying is not None:
                 raise Wait(directory.copying)
-            task = ListTask(fs, self, makes_index=makes_index)
+            task = ListTask(fs, self, makes_cache=makes_cache)
             if task.is_slow:
                 self.pending = task
-                if makes_index:
+                if makes_cache:
                     directory.copying = task
                 raise task.wait()
             perform(task)
@@ -138,15 +138,15 @@ class DirHandle:
         return kept
 
 
-class ListTask(IndexTask):
-    """Listing the layers of a directory for a handle, and for its index if it has none yet."""
+class ListTask(CacheTask):
+    """Listing the layers of a directory for a handle, and for its cache if it has none yet."""
 
-    __slots__ = ("_handle", "_listing", "_makes_index", "_may_be_pure", "_noted", "_pure", "_tellers")
+    __slots__ = ("_handle", "_listing", "_makes_cache", "_may_be_pure", "_noted", "_pure", "_tellers")
 
-    def __init__(self, fs: OverlayFs, handle: DirHandle, *, makes_index: bool) -> None:
+    def __init__(self, fs: OverlayFs, handle: DirHandle, *, makes_cache: bool) -> None:
         super().__init__(fs, handle.directory)
         self._handle = handle
-        self._makes_index = makes_index
+        self._makes_cache = makes_cache
         self._listing: Listing | None = None
         try:
             self._tellers = [_Teller(fs, handle.directory, source) for source in self._sources.opened]
@@ -164,8 +164,8 @@ class ListTask(IndexTask):
             self._pure = purity.is_pure(self._fs, self._sources.opened[0].fd, scans[0].names)
         numbers = [teller.numbers(found) for teller, found in zip(self._tellers, scans, strict=True)]
         if len(scans) > 1:
-            self._index = self._sources.index(scans)
-            self._listing = _merge(self._index, scans, numbers, self._sources.opened[0].real.layer.is_upper)
+            self._cache = self._sources.cache(scans)
+            self._listing = _merge(self._cache, scans, numbers, self._sources.opened[0].real.layer.is_upper)
         else:
             self._listing = Listing(scans[0].names, array("Q", numbers[0]), bytes(scans[0].kinds))
 
@@ -178,7 +178,7 @@ class ListTask(IndexTask):
             handle.take(self._listing, self._noted)
         else:
             unwatch(handle.directory, self._noted)
-        if self._makes_index:
+        if self._makes_cache:
             super().finish(error)
         else:
             self._fs.under_way.end(self.progress)
@@ -230,12 +230,12 @@ def _is_impure(fs: OverlayFs, directory: Directory, fd: int) -> bool:
     return directory.impure
 
 
-def _merge(index: DirCache, scans: list[Scan], told: list[list[int]], has_upper: bool) -> Listing:
+def _merge(cache: DirCache, scans: list[Scan], told: list[list[int]], has_upper: bool) -> Listing:
     """What a caller sees of several layers: of each name the topmost object."""
     names: list[bytes] = []
     numbers: list[int] = []
     kinds = bytearray()
-    upper, lower = index.upper, index.lower
+    upper, lower = cache.upper, cache.lower
     for at, (found, own) in enumerate(zip(scans, told, strict=True)):
         place = at - has_upper
         for name, number, kind in zip(found.names, own, found.kinds, strict=True):

@@ -18,7 +18,7 @@ from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import Found, Hit, instantiate, plain_file
 from unionfs.overlay.inode import Directory, Inode
 from unionfs.overlay.layer import NAME_MAX, RealDir, is_mark_file, is_whiteout_device
-from unionfs.overlay.readdir import index_of
+from unionfs.overlay.readdir import cache_of
 
 _S_IFMT = 0o170000
 _S_IFDIR = 0o040000
@@ -81,16 +81,16 @@ def _lookup_top(fs: OverlayFs, parent: Directory, name: bytes) -> tuple[Inode, o
     Only a directory or a metacopy can have more to it than the object in the top layer, or a file with marks
     that an ordinary user's daemon may not reach: these go the long way.
     """
-    index = parent.index
-    if index is None and parent.merged:
-        index = index_of(fs, parent)
+    cache = parent.cache
+    if cache is None and parent.merged:
+        cache = cache_of(fs, parent)
     base = parent.upper
-    if index is not None:
-        there = index.upper.get(name)
+    if cache is not None:
+        there = cache.upper.get(name)
         if there is HIDDEN:
             return None
         if there is None:
-            places = index.lower.get(name)
+            places = cache.lower.get(name)
             if places is None or places[0] < 0:
                 return None
             base = parent.lowers[places[0]]
@@ -123,7 +123,7 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes, st: os.stat_result | 
     walk = _Walk(name, st=st)
     found = Found()
     merged = parent.merged
-    names = index_of(fs, parent) if merged and fs.trust else parent.index
+    names = cache_of(fs, parent) if merged and fs.trust else parent.cache
 
     if parent.upper is not None:
         there = PRESENT if names is None else names.upper.get(name)
@@ -161,7 +161,7 @@ def _search_lowers(fs: OverlayFs, parent: Directory, found: Found, walk: _Walk) 
     stack = found.lowers
     roots = fs.root.lowers
     lowers = parent.lowers
-    names = parent.index
+    names = parent.cache
     if walk.redirect is not None and walk.redirect.startswith(b"/"):
         lowers, names = roots, None
     follow = fs.config.redirect_follow
@@ -339,7 +339,7 @@ def lower_has(fs: OverlayFs, parent: Directory, name: bytes) -> bool:
     if not lowers:
         return False
     if parent.merged and fs.trust:
-        places = index_of(fs, parent).lower.get(name)
+        places = cache_of(fs, parent).lower.get(name)
         return places is not None and places[0] >= 0
     for real in lowers:
         st = real.lstat(name)

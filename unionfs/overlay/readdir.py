@@ -1,8 +1,8 @@
-"""What real directories hold: their listings, and the index of a merged directory.
+"""What real directories hold: their listings, and the cache of a merged directory.
 
 A merged directory keeps, once it has been needed, which layers have which name; a new one does from its
 beginning, as long as it is not huge. Lowers do not change while mounted and every change of upper comes
-through the mount, so the index is true for as long as it lives: it makes a lookup, a miss included, cost the
+through the mount, so the cache is true for as long as it lives: it makes a lookup, a miss included, cost the
 same with 2 layers as with 100, and tells what upper has without asking it. Nothing here looks an object up.
 """
 
@@ -36,7 +36,7 @@ _SLOW_SIZE = 256 * 1024
 """A directory of at least this size (bytes, `st_size`) is listed by a worker; it has some thousand names."""
 
 _MOST_NEW = 20_000
-"""So many names a directory that is in upper only may have before it loses its index, which costs memory."""
+"""So many names a directory that is in upper only may have before it loses its cache, which costs memory."""
 
 
 class Scan:
@@ -125,14 +125,14 @@ def _is_whiteout_file(entry: _Entry, path: bytes, fmt: Format) -> bool:
     )
 
 
-def build_index(upper: Scan | None, lowers: Iterable[Scan]) -> DirCache:
+def build_cache(upper: Scan | None, lowers: Iterable[Scan]) -> DirCache:
     """Merge what the layers' directories hold, top first."""
-    index = DirCache()
+    cache = DirCache()
     if upper is not None:
-        table = index.upper = dict.fromkeys(upper.names, PRESENT)
+        table = cache.upper = dict.fromkeys(upper.names, PRESENT)
         for name in upper.marks:
             table[name] = ALONE if table.get(name) else HIDDEN
-    lower = index.lower
+    lower = cache.lower
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}
     for place, found in enumerate(lowers):
         mine = (place,)
@@ -143,7 +143,7 @@ def build_index(upper: Scan | None, lowers: Iterable[Scan]) -> DirCache:
         for name in found.marks:
             places = (*lower.get(name, ()), ~place)
             lower[name] = shared.setdefault(places, places)
-    return index
+    return cache
 
 
 class Source:
@@ -198,9 +198,9 @@ class Sources:
         """List them all."""
         return [scan(source.fd, self._format, source.real.whiteout_files) for source in self.opened]
 
-    def index(self, scans: list[Scan]) -> DirCache:
+    def cache(self, scans: list[Scan]) -> DirCache:
         has_upper = self.opened[0].real.layer.is_upper
-        return build_index(scans[0] if has_upper else None, scans[1:] if has_upper else scans)
+        return build_cache(scans[0] if has_upper else None, scans[1:] if has_upper else scans)
 
     def close(self) -> None:
         for source in self.opened:
@@ -208,18 +208,18 @@ class Sources:
         self.opened = []
 
 
-class IndexTask:
-    """Making the index of a directory; the listing itself runs anywhere.
+class CacheTask:
+    """Making the cache of a directory; the listing itself runs anywhere.
 
     What changes in upper meanwhile (only a copy-up that ends can) is noted in `changes`.
     """
 
-    __slots__ = ("_directory", "_fs", "_index", "_sources", "changes", "progress")
+    __slots__ = ("_cache", "_directory", "_fs", "_sources", "changes", "progress")
 
     def __init__(self, fs: OverlayFs, directory: Directory) -> None:
         self._fs = fs
         self._directory = directory
-        self._index: DirCache | None = None
+        self._cache: DirCache | None = None
         self._sources = Sources(fs, directory)
         self.changes: list[tuple[bytes, int | None]] = []
         self.progress: SlowWork | None = None
@@ -229,7 +229,7 @@ class IndexTask:
         return self._sources.is_slow
 
     def run(self) -> None:
-        self._index = self._sources.index(self._scan())
+        self._cache = self._sources.cache(self._scan())
 
     def _scan(self) -> list[Scan]:
         if self.progress is not None:
@@ -246,37 +246,37 @@ class IndexTask:
         self._sources.close()
         directory = self._directory
         directory.copying = None
-        if error is None and self._index is not None:
-            directory.index = self._index
+        if error is None and self._cache is not None:
+            directory.cache = self._cache
             for name, there in self.changes:
-                _note_index(directory, name, there)
+                _note_in_cache(directory, name, there)
         else:
             self._fs.table.drop_if_unused(directory)
 
 
-def index_of(fs: OverlayFs, directory: Directory) -> DirCache:
-    """The index of a merged directory, made when it is first needed.
+def cache_of(fs: OverlayFs, directory: Directory) -> DirCache:
+    """The cache of a merged directory, made when it is first needed.
 
     Raises `Wait` for a directory that takes long to list.
     """
-    index = directory.index
-    if index is not None:
-        return index
+    cache = directory.cache
+    if cache is not None:
+        return cache
     if directory.copying is not None:
         raise Wait(directory.copying)
-    task = IndexTask(fs, directory)
+    task = CacheTask(fs, directory)
     if task.is_slow:
         directory.copying = task
         raise task.wait()
     perform(task)
-    assert directory.index is not None
-    return directory.index
+    assert directory.cache is not None
+    return directory.cache
 
 
 def note_upper(directory: Directory, name: bytes, there: int | None) -> None:
     """Take note of what upper now holds at a name: PRESENT, HIDDEN (a whiteout) or None (nothing)."""
     note_listed(directory, name)
-    _note_index(directory, name, there)
+    _note_in_cache(directory, name, there)
 
 
 def note_listed(directory: Directory, name: bytes) -> None:
@@ -285,24 +285,24 @@ def note_listed(directory: Directory, name: bytes) -> None:
         changes.add(name)
 
 
-def _note_index(directory: Directory, name: bytes, there: int | None) -> None:
-    index = directory.index
-    if index is None:
-        if isinstance(directory.copying, IndexTask):
+def _note_in_cache(directory: Directory, name: bytes, there: int | None) -> None:
+    cache = directory.cache
+    if cache is None:
+        if isinstance(directory.copying, CacheTask):
             directory.copying.changes.append((name, there))
     elif there is None:
-        index.upper.pop(name, None)
+        cache.upper.pop(name, None)
     else:
-        index.upper[name] = there
-        if len(index.upper) > _MOST_NEW and not directory.lowers:
-            directory.index = None
+        cache.upper[name] = there
+        if len(cache.upper) > _MOST_NEW and not directory.lowers:
+            directory.cache = None
 
 
 def upper_has(directory: Directory, place: RealDir, name: bytes) -> bool:
     """Whether upper has an object of this name, a whiteout perhaps; *place* is the directory's there."""
-    index = directory.index
-    if index is not None:
-        there = index.upper.get(name)
+    cache = directory.cache
+    if cache is not None:
+        there = cache.upper.get(name)
         if there is not HIDDEN:
             return there is not None
     return place.has(name)
@@ -310,12 +310,12 @@ def upper_has(directory: Directory, place: RealDir, name: bytes) -> bool:
 
 def is_empty(fs: OverlayFs, directory: Directory) -> bool:
     """Whether a caller would see no name in it. May raise `Wait`."""
-    if directory.index is not None:
-        return directory.index.is_empty()
+    if directory.cache is not None:
+        return directory.cache.is_empty()
     if directory.merged and fs.trust:
-        return index_of(fs, directory).is_empty()
+        return cache_of(fs, directory).is_empty()
     sources = Sources(fs, directory)
     try:
-        return sources.index(sources.scan()).is_empty()
+        return sources.cache(sources.scan()).is_empty()
     finally:
         sources.close()

@@ -209,7 +209,7 @@ def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: 
         # From here on it is that new directory, in which nothing of below shows.
         directory.upper.layer.dirfds.close(directory.upper)
         directory.lowers = ()
-        directory.index = None
+        directory.cache = None
         directory.opaque = True
         directory.redirect = None
     finally:
