@@ -55,7 +55,7 @@ def test_error_leaves_nothing_and_a_retry_works(stack: Stack, ran: bool) -> None
         task.finish(OSError(errno.EIO, "the disk"))
         assert disk(stack.upper) == {}
         assert stack.work_names() == []
-        assert inode.copying is None
+        assert inode.pending is None
         assert view.union.stats()["copy_ups"] == 0
         view.write("f", b"T")
         assert view.read("f") == b"T" + OLD.encode()[1:]
@@ -168,7 +168,7 @@ def test_namespace_changes_meanwhile(stack: Stack, case: str, error: OSError | N
         if not ran:
             task.run()
         task.finish(error)
-        assert view.union.inode(ino).copying is None
+        assert view.union.inode(ino).pending is None
         if error is None:
             # The writer tries again, wherever its file now is.
             handle = complete(view.union.open_file, ino, os.O_RDWR, view.caller)

@@ -225,7 +225,7 @@ def test_failed_listing_task(stack: Stack, error: bool) -> None:
         if not error:
             task.run()
         task.finish(OSError(5, "input/output error"))
-        assert view.inode("d").copying is None
+        assert view.inode("d").pending is None
         assert view.ls("d") == ["a", "b"]
         view.forget_all()
         assert view.union.stats()["inodes"] == 1

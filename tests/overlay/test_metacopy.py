@@ -293,7 +293,7 @@ def test_failed_data_copy_leaves_the_metacopy(stack: Stack, ran: bool) -> None:
         assert view.read("f") == DATA.encode()
         assert view.stat("f").st_mtime_ns == TIME_NS
         assert view.file("f").metacopy
-        assert view.file("f").copying is None
+        assert view.file("f").pending is None
         view.write("f", b"T")
         assert view.read("f") == b"T" + DATA.encode()[1:]
     assert stack.work_names() == []

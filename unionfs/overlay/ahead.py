@@ -222,7 +222,7 @@ def _is_worth_it(inode: File) -> bool:
         stat.S_ISREG(inode.mode)
         and not inode.on_upper
         and not inode.metacopy
-        and inode.copying is None
+        and inode.pending is None
         and inode.lower_names is None
         and inode.prot <= 0
     )

@@ -53,7 +53,7 @@ class DataCopyUp:
 
     def finish(self, error: BaseException | None) -> None:
         inode, st = self._inode, self._st
-        inode.copying = None
+        inode.pending = None
         self._fs.under_way.end(self.progress)
         # Whoever looked while the data was being written saw the times and lacked the capability.
         inode.no_capability = False

@@ -111,7 +111,7 @@ class Journal:
             return
         known = directory.children.get(name)
         if known is not None:
-            if known is not copy.inode or not isinstance(known, File) or known.nopen or known.copying:
+            if known is not copy.inode or not isinstance(known, File) or known.nopen or known.pending:
                 return
             if known.updir is not place or known.upname != name or known.aliases or known.nlink is not None:
                 return
@@ -131,7 +131,7 @@ class Journal:
         fs, place, upper = self._fs, parent.upper, directory.upper
         if place is None or upper is None or directory.parent is not parent or directory.name != name:
             return
-        if directory.opaque or not directory.lowers or directory.nopen > 1 or directory.copying:
+        if directory.opaque or not directory.lowers or directory.nopen > 1 or directory.pending:
             return
         # Whatever came and went in it meanwhile has left its time.
         if os.fstat(upper.open()).st_mtime_ns != os.fstat(directory.lowers[0].open()).st_mtime_ns:

@@ -353,7 +353,7 @@ def _is_plain(fs: OverlayFs, directory: Directory, name: bytes, inode: Inode) ->
     if isinstance(inode, Directory):
         return inode.upper is not None and not inode.lowers
     assert isinstance(inode, File)
-    if not inode.on_upper or inode.metacopy or inode.copying is not None:
+    if not inode.on_upper or inode.metacopy or inode.pending is not None:
         return False
     assert directory.cache is not None
     there = directory.cache.upper.get(name)

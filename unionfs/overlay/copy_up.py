@@ -45,9 +45,9 @@ def ensure_upper(
         upper_dir(fs, inode)
         return
     assert isinstance(inode, File)
-    if inode.copying is not None:
+    if inode.pending is not None:
         # Also for a change that needs no data: what the task puts back when it ends is from when it began.
-        raise Wait(inode.copying)
+        raise Wait(inode.pending)
     if inode.on_upper and not (inode.metacopy and data):
         if inode.pinned and not inode.indexed:
             link_up_all(fs, inode)
@@ -65,7 +65,7 @@ def ensure_upper(
     else:
         task = FileCopyUp(fs, inode, data, truncate)
     if task.is_slow:
-        inode.copying = task
+        inode.pending = task
         if task.size > INLINE:
             task.progress = fs.under_way.begin(COPY_UP, inode, task.size)
         raise Wait(task)
@@ -85,7 +85,7 @@ def _is_ready(fs: OverlayFs, inode: File, *, needs_data: bool) -> bool:
         fs.ahead.discard(copy)
         return False
     if not copy.done:
-        inode.copying = copy
+        inode.pending = copy
         raise Wait(copy)
     inode.nopen += 1
     try:
@@ -269,7 +269,7 @@ class FileCopyUp:
 
     def finish(self, error: BaseException | None) -> None:
         """Rename into place, or clear away."""
-        self._inode.copying = None
+        self._inode.pending = None
         self._fs.under_way.end(self.progress)
         if self._seconds and self._copies_data and self.size <= INLINE:
             self._fs.pace.note(self._seconds)

@@ -36,7 +36,7 @@ class Inode:
     names (the root and nameless objects have none); further names of a file are in `File.aliases`.
     """
 
-    __slots__ = ("bare", "copying", "ino", "mode", "name", "nlookup", "nopen", "parent", "pinned", "prot")
+    __slots__ = ("bare", "ino", "mode", "name", "nlookup", "nopen", "parent", "pending", "pinned", "prot")
 
     is_dir: ClassVar[bool] = False
 
@@ -48,7 +48,7 @@ class Inode:
         self.nlookup = 0
         self.nopen = 0
         self.pinned = False
-        self.copying: Task | None = None
+        self.pending: Task | None = None
         # What `protect.py` has found; negative until it has looked.
         self.prot = -1
         # Known to have no extended attribute that a caller could see (`xattr.py`).

@@ -89,13 +89,13 @@ class DirHandle:
             self.take(Listing(cache.names()), watch(directory))
         else:
             makes_cache = cache is None and directory.merged and fs.trust
-            if makes_cache and directory.copying is not None:
-                raise Wait(directory.copying)
+            if makes_cache and directory.pending is not None:
+                raise Wait(directory.pending)
             task = ListTask(fs, self, makes_cache=makes_cache)
             if task.is_slow:
                 self.pending = task
                 if makes_cache:
-                    directory.copying = task
+                    directory.pending = task
                 raise task.wait()
             perform(task)
         self.fresh = False

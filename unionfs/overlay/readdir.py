@@ -245,7 +245,7 @@ class CacheTask:
         self._fs.under_way.end(self.progress)
         self._sources.close()
         directory = self._directory
-        directory.copying = None
+        directory.pending = None
         if error is None and self._cache is not None:
             directory.cache = self._cache
             for name, there in self.changes:
@@ -262,11 +262,11 @@ def cache_of(fs: OverlayFs, directory: Directory) -> DirCache:
     cache = directory.cache
     if cache is not None:
         return cache
-    if directory.copying is not None:
-        raise Wait(directory.copying)
+    if directory.pending is not None:
+        raise Wait(directory.pending)
     task = CacheTask(fs, directory)
     if task.is_slow:
-        directory.copying = task
+        directory.pending = task
         raise task.wait()
     perform(task)
     assert directory.cache is not None
@@ -288,8 +288,8 @@ def note_listed(directory: Directory, name: bytes) -> None:
 def _note_in_cache(directory: Directory, name: bytes, there: int | None) -> None:
     cache = directory.cache
     if cache is None:
-        if isinstance(directory.copying, CacheTask):
-            directory.copying.changes.append((name, there))
+        if isinstance(directory.pending, CacheTask):
+            directory.pending.changes.append((name, there))
     elif there is None:
         cache.upper.pop(name, None)
     else:

@@ -175,7 +175,7 @@ class InodeTable:
     def drop_if_unused(self, inode: Inode) -> None:
         """Take an inode that nobody knows any more out of the table, and then its parents likewise."""
         while True:
-            if inode.nlookup or inode.nopen or inode.pinned or inode.copying is not None:
+            if inode.nlookup or inode.nopen or inode.pinned or inode.pending is not None:
                 return
             if isinstance(inode, Directory) and inode.children:
                 return

@@ -76,7 +76,7 @@ def test_copy_ups_that_have_not_begun_leave_nothing(
     for node in nodes:
         inode = kernel.union.fs.table.get(node)
         assert isinstance(inode, File)
-        assert inode.copying is None
+        assert inode.pending is None
         assert inode.on_upper == (inode.name.decode() in done)
     kernel.end(closed=True)
 
