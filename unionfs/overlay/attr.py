@@ -209,7 +209,7 @@ def _set_nothing(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool |
     keeps_group = caller.has_capability(CAP_FSETID, st)
     if writing and keeps_group:
         # The kernel has asked for it, and removed it by now if there was one.
-        writing = not (inode.no_capability or inode.bare)
+        writing = not (inode.no_capability or inode.no_xattrs)
     if not writing and without_set_ids(st, caller, keep_group=keeps_group) != st.st_mode:
         may_write = st.st_mode & stat.S_IWOTH or (st.st_mode & stat.S_IWGRP and caller.in_group(st.st_gid))
         allowed = caller.uid == st.st_uid or (writing is None and may_write)

@@ -34,7 +34,7 @@ def copy_metadata(
     st: os.stat_result,
     target: bytes | int,
     *,
-    bare: bool = False,
+    no_xattrs: bool = False,
     layer: Layer | None = None,
 ) -> int:
     """Owner, mode, xattrs and times onto a private object; returns its inode number.
@@ -42,7 +42,7 @@ def copy_metadata(
     *st* is what is stored of the source (`Inode.stored`).
 
     *source* is a descriptor, or a path to follow; *target* a descriptor, or a path that is not followed.
-    *bare* says that there are no xattrs to be copied; *layer* is the source's, if not upper.
+    *no_xattrs* says that there are no xattrs to be copied; *layer* is the source's, if not upper.
     """
     by_path = isinstance(target, bytes)
     made = os.stat(target, follow_symlinks=not by_path)
@@ -50,7 +50,7 @@ def copy_metadata(
     store.copy_owner(target, made, st)
     # After the owner, for chown drops capabilities; before the mode, which may keep an ordinary user out; the
     # ACLs last, for chmod would change them.
-    names = [] if bare else _xattrs_to_copy(fs, source)
+    names = [] if no_xattrs else _xattrs_to_copy(fs, source)
     if names:
         others = [name for name in names if not name.startswith(_ACLS)]
         _copy_xattrs(fs, source, target, _renamed(fs, layer, others))

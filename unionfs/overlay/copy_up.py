@@ -135,12 +135,12 @@ class FileCopyUp:
     """
 
     __slots__ = (
-        "_bare",
         "_data",
         "_fd",
         "_fs",
         "_inode",
         "_layer",
+        "_no_xattrs",
         "_origin",
         "_placed",
         "_readable",
@@ -166,7 +166,7 @@ class FileCopyUp:
         self._placed = False
         self._fd = -1
         self._shared = False
-        self._bare = inode.bare
+        self._no_xattrs = inode.no_xattrs
         self._real_ino = 0
         self._origin = b""
         self._layer = None if inode.lowdir is None else inode.lowdir.layer
@@ -237,7 +237,7 @@ class FileCopyUp:
             os.setxattr(fd, fs.format.metacopy, b"")
         self._mark_origin(fd)
         self._real_ino = copy_metadata(
-            fs, source, st, fd, bare=self._bare, layer=None if self._replaces else self._layer
+            fs, source, st, fd, no_xattrs=self._no_xattrs, layer=None if self._replaces else self._layer
         )
 
     def settle(self) -> None:

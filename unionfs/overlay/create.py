@@ -161,7 +161,7 @@ def _make(
     note_upper(parent, name, PRESENT)
     inode, st = adopt_new(fs, parent, name, place, opaque=opaque, fd=fd)
     # A default ACL is what there is to inherit; the root's attributes nobody has looked at.
-    inode.bare = parent.bare and not caller.contexts
+    inode.no_xattrs = parent.no_xattrs and not caller.contexts
     return inode, st
 
 

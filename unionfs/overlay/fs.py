@@ -179,7 +179,7 @@ class OverlayFs:
             with contextlib.suppress(
                 OSError
             ):  # a filesystem that does not list any may have them all the same
-                self.root.bare = self.format.xattrs.shows_none(os.listxattr(top))
+                self.root.no_xattrs = self.format.xattrs.shows_none(os.listxattr(top))
         self.table.add(self.root)
 
     def layers(self) -> Iterator[Layer]:

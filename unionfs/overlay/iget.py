@@ -30,7 +30,7 @@ class Hit:
     name: bytes
     st: os.stat_result
     whiteout_files: bool = False
-    bare: bool = False
+    no_xattrs: bool = False
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> D
         return known
     number = _free(fs, table.numbers.of(source.st.st_dev, source.st.st_ino))
     inode = fs.new_directory(number, source.st.st_mode, upper, lowers)
-    inode.bare = (top or source).bare and fs.trust
+    inode.no_xattrs = (top or source).no_xattrs and fs.trust
     if top is not None:
         inode.mode = top.st.st_mode
         inode.opaque = found.upper_opaque
@@ -123,7 +123,7 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
             table.attach(known, parent, name)
             return known
     inode = fs.new_file(_free(fs, number, own), st.st_mode)
-    inode.bare = top.bare and fs.trust
+    inode.no_xattrs = top.no_xattrs and fs.trust
     inode.updir, inode.upname = top.directory, top.name
     inode.real_ino = st.st_ino
     inode.redirect = found.upper_redirect
@@ -160,7 +160,7 @@ def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> 
             _note_lower_name(known, parent, name)
             return known
     inode = fs.new_file(_free(fs, number), st.st_mode)
-    inode.bare = top.bare and fs.trust
+    inode.no_xattrs = top.no_xattrs and fs.trust
     inode.lowdir, inode.lowname = top.directory, top.name
     _take_data(fs, inode, found, len(found.lowers) > 1 or found.data is not None)
     if st.st_nlink > 1 and fs.index_dir is not None:
@@ -185,9 +185,9 @@ def plain_file(
     What most lookups end in, so it takes the short way where there is one.
     """
     fmt = fs.format
-    bare = names is not None and fmt.xattrs.shows_none(names)
+    no_xattrs = names is not None and fmt.xattrs.shows_none(names)
     if directory.layer.idx < 0 or st.st_nlink > 1:
-        hit = Hit(directory, name, st, bare=bare)
+        hit = Hit(directory, name, st, no_xattrs=no_xattrs)
         if directory.layer.idx < 0:
             found = Found(hit)
             if names is not None:
@@ -199,7 +199,7 @@ def plain_file(
     table = fs.table
     number = table.numbers.of(st.st_dev, st.st_ino)
     inode = fs.new_file(number if table.get(number) is None else table.numbers.allocate(), st.st_mode)
-    inode.bare = bare
+    inode.no_xattrs = no_xattrs
     inode.lowdir = directory
     inode.lowname = name
     table.add(inode)

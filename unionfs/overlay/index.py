@@ -34,7 +34,7 @@ def find(fs: OverlayFs, inode: File, lower: os.stat_result) -> None:
     if name is None or st is None or stat.S_IFMT(st.st_mode) != stat.S_IFMT(lower.st_mode):
         return
     inode.updir, inode.upname = fs.index_dir, name
-    inode.bare = False
+    inode.no_xattrs = False
     inode.real_ino = st.st_ino
     inode.mode = st.st_mode
     inode.indexed = True

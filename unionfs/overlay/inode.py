@@ -36,7 +36,18 @@ class Inode:
     names (the root and nameless objects have none); further names of a file are in `File.aliases`.
     """
 
-    __slots__ = ("bare", "ino", "mode", "name", "nlookup", "nopen", "parent", "pending", "pinned", "prot")
+    __slots__ = (
+        "ino",
+        "mode",
+        "name",
+        "nlookup",
+        "no_xattrs",
+        "nopen",
+        "parent",
+        "pending",
+        "pinned",
+        "prot",
+    )
 
     is_dir: ClassVar[bool] = False
 
@@ -52,7 +63,7 @@ class Inode:
         # What `protect.py` has found; negative until it has looked.
         self.prot = -1
         # Known to have no extended attribute that a caller could see (`xattr.py`).
-        self.bare = False
+        self.no_xattrs = False
 
     @property
     def on_upper(self) -> bool:

@@ -264,7 +264,7 @@ def _single(
             with reachable(fs, base, name, is_dir=False) as changed:
                 marks = fmt.names(base, name)
                 if marks is not None:
-                    hit.bare = fmt.xattrs.shows_none(marks)
+                    hit.no_xattrs = fmt.xattrs.shows_none(marks)
                     walk.protected = fmt.protattr in marks
                     walk.metacopy = fmt.metacopy in marks
                     if walk.metacopy and fmt.redirect in marks and not (bottom and fs.data is None):
@@ -281,7 +281,7 @@ def _single(
         with reachable(fs, base, name, is_dir=True) as changed:
             marks = fmt.names(base, name)
             if marks is not None:
-                hit.bare = fmt.xattrs.shows_none(marks)
+                hit.no_xattrs = fmt.xattrs.shows_none(marks)
                 walk.protected = fmt.protattr in marks
                 if marks and not fmt.opaques.isdisjoint(marks):
                     value = fmt.says_opaque(base, name, marks)

@@ -1,8 +1,8 @@
 """Extended attributes and ACLs as callers see them: the union's own marks never show.
 
 A caller's `overlay.X` is stored as `overlay.overlay.X`, so that unions can be nested (as overlayfs does since
-Linux 6.7). An object that is known to have none (`Inode.bare`) is not asked: `ls -l` and `cp -a` want to know
-about every file. That lasts until one is set; every change comes through the mount.
+Linux 6.7). An object that is known to have none (`Inode.no_xattrs`) is not asked: `ls -l` and `cp -a` want to
+know about every file. That lasts until one is set; every change comes through the mount.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def getxattr(fs: OverlayFs, inode: Inode, name: bytes) -> bytes:
     layer = _layer(fs, inode)
     kind = name if name.startswith(b"system.") else name.partition(b".")[0]
     if (
-        inode.bare
+        inode.no_xattrs
         and kind in layer.has_answered
         # Of the security attributes upper may get others by itself (IMA, EVM).
         and (kind != b"security" or name == _CAPABILITY or not layer.is_upper)
@@ -103,7 +103,7 @@ def _read(fs: OverlayFs, layer: Layer, inode: Inode, name: bytes) -> bytes | Non
 
 def _stored_names(inode: Inode) -> list[str]:
     if isinstance(inode, File) and inode.fd < 0:
-        if inode.bare and not inode.on_upper:
+        if inode.no_xattrs and not inode.on_upper:
             return []
         directory, real = inode.real()
         return linux.list_at(directory.open(), real)
@@ -142,7 +142,7 @@ def setxattr(fs: OverlayFs, inode: Inode, name: bytes, value: bytes, flags: int,
         _drop_setgid(fs, inode, caller)
     ensure_upper(fs, inode, data=False)
     path, follow = inode.proc_path()
-    inode.bare = False
+    inode.no_xattrs = False
     os.setxattr(path, stored_name(fs, _layer(fs, inode), name), value, flags, follow_symlinks=follow)
     if isinstance(inode, File):
         inode.no_capability = False
