@@ -83,7 +83,7 @@ def stack(base: Path) -> Stack:
     return Stack(base)
 
 
-@pytest.fixture(params=[None, 1.0], ids=["trusting", "timeout"])
+@pytest.fixture(params=[None, 1.0], ids=["static", "timeout"])
 def either(base: Path, request: pytest.FixtureRequest) -> Stack:
     """A stack for both ways to look names up: with a cache of each directory, and with `timeout=`."""
     stack = Stack(base)

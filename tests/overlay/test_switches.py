@@ -47,12 +47,12 @@ def test_numbers_without_xino_or_of_32_bits() -> None:
     assert caught.value.errno == errno.EOVERFLOW
 
 
-@pytest.mark.parametrize("trust", [True, False], ids=["trusting", "timeout"])
+@pytest.mark.parametrize("static", [True, False], ids=["static", "timeout"])
 @pytest.mark.parametrize("options", [{"xino": "off"}, {"ino32": True}], ids=["xino=off", "ino32_t"])
 def test_numbers_stay_unique_and_are_those_of_listings(
-    stack: Stack, base: Path, options: dict[str, Any], trust: bool
+    stack: Stack, base: Path, options: dict[str, Any], static: bool
 ) -> None:
-    stack.timeout = None if trust else 1.0
+    stack.timeout = None if static else 1.0
     with loop_fs("tmpfs", directory=base) as one, loop_fs("tmpfs", directory=base) as two:
         for at, root in enumerate((one, two)):
             build(root, {f"{at}{i}": "" for i in range(20)} | {"d": {f"{at}{i}": "" for i in range(20)}})

@@ -61,7 +61,7 @@ def find_slot(fs: OverlayFs, parent: Directory, name: bytes) -> Slot:
     if parent.cache is not None and parent.cache.upper.get(name) is not HIDDEN:
         return Slot(place, False, lower)
     st = place.lstat(name)
-    if st is None and (parent.cache is not None or fs.aufs or not fs.trust):
+    if st is None and (parent.cache is not None or fs.aufs or not fs.layers_static):
         return Slot(place, False, lower, place.has(WHITEOUT_PREFIX + name))
     return Slot(place, st is not None and is_whiteout_device(st), lower)
 
@@ -148,7 +148,7 @@ def prepare_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -
     The link count is known (and with an index stored), and an inode that somebody still knows stays
     reachable: under another name, else by descriptor.
     """
-    if inode.nlink is None and not inode.on_upper and (inode.lower_names is not None or not fs.trust):
+    if inode.nlink is None and not inode.on_upper and (inode.lower_names is not None or not fs.layers_static):
         st = inode.lstat()
         if st.st_nlink > 1:
             if fs.index_dir is None:

@@ -59,6 +59,7 @@ class OverlayFs:
         "handle_can_open",
         "identity",
         "index_dir",
+        "layers_static",
         "lender",
         "lowers",
         "may_clone",
@@ -73,7 +74,6 @@ class OverlayFs:
         "stale",
         "syncs",
         "table",
-        "trust",
         "under_way",
         "upper",
         "work",
@@ -122,7 +122,8 @@ class OverlayFs:
             self.refused_xattrs = (b"",)
         self.aufs = config.whiteouts == "aufs"
         self.syncs = config.fsync and not config.volatile
-        self.trust = config.timeout is None
+        # Whether the layers change through this union only.
+        self.layers_static = config.timeout is None
         # `work/index/` as a directory of the upper layer; None without index=on.
         self.index_dir: RealDir | None = None
         if upper is not None and work is not None and work.index_fd >= 0:
@@ -175,7 +176,7 @@ class OverlayFs:
             roots,
         )
         self.root.pinned = True
-        if self.trust:
+        if self.layers_static:
             with contextlib.suppress(
                 OSError
             ):  # a filesystem that does not list any may have them all the same

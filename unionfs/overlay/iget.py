@@ -80,7 +80,7 @@ def _directory(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> D
         return known
     number = _free(fs, table.numbers.of(source.st.st_dev, source.st.st_ino))
     inode = fs.new_directory(number, source.st.st_mode, upper, lowers)
-    inode.no_xattrs = (top or source).no_xattrs and fs.trust
+    inode.no_xattrs = (top or source).no_xattrs and fs.layers_static
     if top is not None:
         inode.mode = top.st.st_mode
         inode.opaque = found.upper_opaque
@@ -123,7 +123,7 @@ def _file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> File:
             table.attach(known, parent, name)
             return known
     inode = fs.new_file(_free(fs, number, own), st.st_mode)
-    inode.no_xattrs = top.no_xattrs and fs.trust
+    inode.no_xattrs = top.no_xattrs and fs.layers_static
     inode.updir, inode.upname = top.directory, top.name
     inode.real_ino = st.st_ino
     inode.redirect = found.upper_redirect
@@ -160,7 +160,7 @@ def _lower_file(fs: OverlayFs, parent: Directory, name: bytes, found: Found) -> 
             _note_lower_name(known, parent, name)
             return known
     inode = fs.new_file(_free(fs, number), st.st_mode)
-    inode.no_xattrs = top.no_xattrs and fs.trust
+    inode.no_xattrs = top.no_xattrs and fs.layers_static
     inode.lowdir, inode.lowname = top.directory, top.name
     _take_data(fs, inode, found, len(found.lowers) > 1 or found.data is not None)
     if st.st_nlink > 1 and fs.index_dir is not None:
@@ -260,7 +260,7 @@ def adopt_new(
     if stat.S_ISDIR(st.st_mode):
         inode = fs.new_directory(number, st.st_mode, place.child(name), ())
         inode.opaque = opaque
-        if fs.trust:
+        if fs.layers_static:
             inode.cache = DirCache()
     else:
         inode = fs.new_file(number, st.st_mode)

@@ -31,7 +31,7 @@ def prepare(fs: OverlayFs, handle: DirHandle, offset: int, *, numbers: bool = Fa
     """Have the listing at hand, so that nothing below has to wait; returns how many names there are."""
     fs.dirfds.trim()
     listing = handle.ready(fs, rewind=offset == 0, numbers=numbers)
-    if handle.directory.merged and fs.trust:
+    if handle.directory.merged and fs.layers_static:
         # It may have become so since the listing was made, and lookups need the cache.
         cache_of(fs, handle.directory)
     return len(listing.names)
@@ -76,7 +76,7 @@ def new(fs: OverlayFs, handle: DirHandle, offset: int) -> Iterator[New]:
     children = directory.children
     for name, cookie in _names(handle, offset):
         child = children.get(name)
-        yield name, child if child is not None and child.nlookup and fs.trust else None, cookie
+        yield name, child if child is not None and child.nlookup and fs.layers_static else None, cookie
 
 
 def _names(handle: DirHandle, offset: int) -> Iterator[tuple[bytes, int]]:
@@ -100,7 +100,7 @@ def plain(fs: OverlayFs, handle: DirHandle, offset: int) -> Iterator[Plain]:
     assert listing.numbers is not None
     cookies = handle.cookies
     places = range(bisect_right(cookies, max(offset, FIRST_COOKIE - 1)), len(cookies))
-    children, changed, trust = directory.children, handle.changes.names, fs.trust
+    children, changed, static = directory.children, handle.changes.names, fs.layers_static
     numbers: Iterable[int] = map(listing.numbers.__getitem__, places)
     if handle.changes.all:
         numbers = repeat(0, len(places))
@@ -113,7 +113,7 @@ def plain(fs: OverlayFs, handle: DirHandle, offset: int) -> Iterator[Plain]:
         strict=True,
     ):
         child = children.get(name)
-        if child is not None and trust:
+        if child is not None and static:
             yield name, child.ino, child.mode >> 12, cookie
         # A number that an inode has already may be that of another name of it, or not ours to use.
         elif number and number not in in_use and name not in changed:

@@ -77,18 +77,18 @@ class DirHandle:
         """The listing; at a rewind one of now. May raise `Wait`."""
         listing = self.listing
         # Where the layers change underneath nobody knows whether something has.
-        current = not rewind or self.fresh or (fs.trust and not self.changes)
+        current = not rewind or self.fresh or (fs.layers_static and not self.changes)
         if listing is not None and current and not (numbers and listing.numbers is None):
             self.fresh = False
             return listing
         if self.pending is not None:
             raise Wait(self.pending)
         directory = self.directory
-        cache = directory.cache if fs.trust else None
+        cache = directory.cache if fs.layers_static else None
         if cache is not None and not numbers and not purity.may_be_pure(fs, directory):
             self.take(Listing(cache.names()), watch(directory))
         else:
-            makes_cache = cache is None and directory.merged and fs.trust
+            makes_cache = cache is None and directory.merged and fs.layers_static
             if makes_cache and directory.pending is not None:
                 raise Wait(directory.pending)
             task = ListTask(fs, self, makes_cache=makes_cache)

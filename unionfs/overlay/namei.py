@@ -45,7 +45,7 @@ class _Walk:
 
 def find(fs: OverlayFs, parent: Directory, name: bytes) -> Inode | None:
     """The inode of a name, or None where the name is not there; errors as for `lookup`."""
-    if fs.trust:
+    if fs.layers_static:
         child = parent.children.get(name)
         if child is not None:
             return child
@@ -59,7 +59,7 @@ def lookup(fs: OverlayFs, parent: Directory, name: bytes) -> tuple[Inode, os.sta
     Raises OSError: ENAMETOOLONG, EIO for a metacopy without data, EPERM for a redirect that may not be
     followed, and whatever the layers answer; `Wait` where a huge directory must be listed first.
     """
-    if fs.trust:
+    if fs.layers_static:
         child = parent.children.get(name)
         if child is not None:
             return child, child.lstat()
@@ -67,7 +67,7 @@ def lookup(fs: OverlayFs, parent: Directory, name: bytes) -> tuple[Inode, os.sta
             return _lookup_top(fs, parent, name)
     found = resolve(fs, parent, name)
     if found is None:
-        if not fs.trust:
+        if not fs.layers_static:
             gone = parent.children.get(name)
             if gone is not None:
                 fs.table.detach(gone, parent, name)
@@ -123,7 +123,7 @@ def resolve(fs: OverlayFs, parent: Directory, name: bytes, st: os.stat_result | 
     walk = _Walk(name, st=st)
     found = Found()
     merged = parent.merged
-    names = cache_of(fs, parent) if merged and fs.trust else parent.cache
+    names = cache_of(fs, parent) if merged and fs.layers_static else parent.cache
 
     if parent.upper is not None:
         there = PRESENT if names is None else names.upper.get(name)
@@ -338,7 +338,7 @@ def lower_has(fs: OverlayFs, parent: Directory, name: bytes) -> bool:
     lowers = parent.lowers
     if not lowers:
         return False
-    if parent.merged and fs.trust:
+    if parent.merged and fs.layers_static:
         places = cache_of(fs, parent).lower.get(name)
         return places is not None and places[0] >= 0
     for real in lowers:

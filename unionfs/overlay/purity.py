@@ -16,7 +16,13 @@ from unionfs.overlay.inode import Directory, File
 
 def may_be_pure(fs: OverlayFs, directory: Directory) -> bool:
     """Whether a listing should look: marked, in upper alone, and no child that is known came from below."""
-    if not directory.impure or directory.upper is None or directory.lowers or fs.work is None or not fs.trust:
+    if (
+        not directory.impure
+        or directory.upper is None
+        or directory.lowers
+        or fs.work is None
+        or not fs.layers_static
+    ):
         return False
     return not any(
         child.from_lower if isinstance(child, File) else isinstance(child, Directory) and child.lowers

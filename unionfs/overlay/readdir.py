@@ -312,7 +312,7 @@ def is_empty(fs: OverlayFs, directory: Directory) -> bool:
     """Whether a caller would see no name in it. May raise `Wait`."""
     if directory.cache is not None:
         return directory.cache.is_empty()
-    if directory.merged and fs.trust:
+    if directory.merged and fs.layers_static:
         return cache_of(fs, directory).is_empty()
     sources = Sources(fs, directory)
     try:

@@ -190,7 +190,7 @@ def test_a_node_of_the_wrong_kind(kernel: Kernel, opcode: Opcode, path: str, bod
     assert kernel.lookup(b"file").size == 10
 
 
-@pytest.mark.parametrize("timeout", [None, 1.0], ids=["trusting", "timeout"])
+@pytest.mark.parametrize("timeout", [None, 1.0], ids=["static", "timeout"])
 def test_a_removed_file_lives_on_by_its_handle(
     start: Start, config: UnionConfig, timeout: float | None
 ) -> None:

@@ -42,24 +42,24 @@ BASE = (
     | F.NO_OPENDIR_SUPPORT
     | F.CACHE_SYMLINKS
 )
-"""What every kernel from 7.31 on has, and a trusting mount uses."""
+"""What every kernel from 7.31 on has, and a mount of static layers uses."""
 K33 = BASE | F.HANDLE_KILLPRIV_V2 | F.SETXATTR_EXT
 K38 = K33 | F.INIT_EXT | F.SECURITY_CTX | F.CREATE_SUPP_GROUP
 K40 = K38 | F.NO_EXPORT_SUPPORT
 
-TRUSTING = InitOptions(passthrough=False, writeback=False, layers_static=True)
-PASSTHROUGH = replace(TRUSTING, passthrough=True)
-WRITEBACK = replace(TRUSTING, writeback=True)
-TIMEOUTS = replace(TRUSTING, layers_static=False)
+STATIC = InitOptions(passthrough=False, writeback=False, layers_static=True)
+PASSTHROUGH = replace(STATIC, passthrough=True)
+WRITEBACK = replace(STATIC, writeback=True)
+TIMEOUTS = replace(STATIC, layers_static=False)
 
 SILENT = F.NO_OPEN_SUPPORT
 """With it O_TRUNC is not asked for: files are then opened without us."""
 
 AGREED: list[tuple[str, int, InitFlag, InitOptions, InitFlag]] = [
-    ("7.31", 31, V31, TRUSTING, BASE | F.HANDLE_KILLPRIV),
-    ("7.33", 33, V33, TRUSTING, K33 & ~F.ATOMIC_O_TRUNC | SILENT),
-    ("7.36", 36, V36, TRUSTING, K33 & ~F.ATOMIC_O_TRUNC | SILENT | F.INIT_EXT),
-    ("7.38", 38, V38, TRUSTING, K38 & ~F.ATOMIC_O_TRUNC | SILENT),
+    ("7.31", 31, V31, STATIC, BASE | F.HANDLE_KILLPRIV),
+    ("7.33", 33, V33, STATIC, K33 & ~F.ATOMIC_O_TRUNC | SILENT),
+    ("7.36", 36, V36, STATIC, K33 & ~F.ATOMIC_O_TRUNC | SILENT | F.INIT_EXT),
+    ("7.38", 38, V38, STATIC, K38 & ~F.ATOMIC_O_TRUNC | SILENT),
     ("7.40", 40, V40, PASSTHROUGH, K40 | F.PASSTHROUGH),
     ("7.45", 45, V45, PASSTHROUGH, K40 | F.PASSTHROUGH),
     ("a newer minor", 99, V45, PASSTHROUGH, K40 | F.PASSTHROUGH),
@@ -78,7 +78,7 @@ AGREED: list[tuple[str, int, InitFlag, InitOptions, InitFlag]] = [
         "no such opens without KILLPRIV_V2",
         45,
         V45 & ~F.HANDLE_KILLPRIV_V2,
-        TRUSTING,
+        STATIC,
         K40 & ~F.HANDLE_KILLPRIV_V2 | F.HANDLE_KILLPRIV,
     ),
     ("nothing offered", 31, InitFlag(0), WRITEBACK, InitFlag(0)),
@@ -111,7 +111,7 @@ def test_what_is_agreed_on(
     assert sorted(connection.flag_names()) == sorted(str(flag.name) for flag in agreed)
 
 
-@pytest.mark.parametrize("wanted", [TRUSTING, PASSTHROUGH, WRITEBACK, TIMEOUTS], ids=str)
+@pytest.mark.parametrize("wanted", [STATIC, PASSTHROUGH, WRITEBACK, TIMEOUTS], ids=str)
 @pytest.mark.parametrize("flag", list(InitFlag), ids=lambda flag: flag.name)
 def test_a_flag_is_used_only_when_it_is_offered(flag: InitFlag, wanted: InitOptions) -> None:
     offered = EVERYTHING & ~flag

@@ -28,10 +28,10 @@ class Owners:
 
     __slots__ = (
         "gids",
+        "layers_static",
         "squash_gid",
         "squash_uid",
         "store",
-        "trust",
         "uids",
         "upper_stat_xattrs",
         "uses_xattrs",
@@ -49,7 +49,7 @@ class Owners:
         self.squash_uid = config.owners.squash_uid
         self.squash_gid = config.owners.squash_gid
         # Whether an xattr stays what it was when it was read.
-        self.trust = config.timeout is None
+        self.layers_static = config.timeout is None
 
     @property
     def squashes(self) -> bool:
@@ -156,7 +156,7 @@ class _Shown(Inode):
         """What the xattr of the topmost real object says, whose stat this is; None where it has none."""
         last = self._last_read
         on_upper = self.on_upper
-        if last.of_upper is on_upper and self._owners.trust:
+        if last.of_upper is on_upper and self._owners.layers_static:
             return last.override
         names = self._owners.upper_stat_xattrs if on_upper else self._top_layer().stat_xattrs
         last.override = override_stat.read(self.proc_path()[0], names) if can_bear(st.st_mode) else None

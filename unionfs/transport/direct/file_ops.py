@@ -71,7 +71,7 @@ class FileOps:
         self._read_buffer = memoryview(bytearray(MAX_WRITE))
         union = server.union
         # With timeouts the layers may change underneath: each open drops what was cached.
-        self._open_flags = p.FOPEN_KEEP_CACHE if union.fs.trust else 0
+        self._open_flags = p.FOPEN_KEEP_CACHE if union.fs.layers_static else 0
         self._needs_flush = filesystem_type(union.fs.root.top.open()) not in LOCAL_FILESYSTEMS
         if not self._needs_flush:
             self._open_flags |= p.FOPEN_NOFLUSH

@@ -98,7 +98,7 @@ class LowerReadPolicy:
         nodes = self._nodes
         if self._policy is LowerPassthrough.ALL or node in nodes.backings or node in nodes.cached_opens:
             return None
-        if node in nodes.lower_passthrough and self._union.fs.trust:
+        if node in nodes.lower_passthrough and self._union.fs.layers_static:
             return None
         return _file_in_lower(self._union, ino)
 
@@ -115,7 +115,7 @@ class LowerReadPolicy:
             self._siblings.opened(inode, cold=count != len(room))
             if count != len(room):
                 # With a timeout layers may change, and what a worker has read may be old: then wait here.
-                if self._union.fs.trust and not self._pace.is_quick:
+                if self._union.fs.layers_static and not self._pace.is_quick:
                     read = self._reads[node] = _FirstRead(self, node, inode.ino, fd, size)
                     return read
                 began = time.perf_counter()
@@ -131,7 +131,7 @@ class LowerReadPolicy:
         """Record how the file is read. *data* is its beginning; all of it, where that is to be stored."""
         by_passthrough = self._policy is LowerPassthrough.UNCHANGING and is_unchanging(data, size)
         self._nodes.lower_passthrough[node] = by_passthrough
-        if by_passthrough or not data or len(data) < size or not self._union.fs.trust:
+        if by_passthrough or not data or len(data) < size or not self._union.fs.layers_static:
             return
         # A metacopy has a size of its own, which is the one that the kernel has.
         if not inode.metacopy or inode.lstat().st_size == size:

@@ -107,7 +107,7 @@ class Passthrough:
             if backing is None:
                 return self._reopen_cached(node, ino)
         inode = self._union.inode(ino)
-        if not isinstance(inode, File) or not self._union.fs.trust:
+        if not isinstance(inode, File) or not self._union.fs.layers_static:
             return None
         if backing.is_upper != _data_in_upper(inode) and not (
             self.refused and self.refused.pop(thread, None) == node and backing.opens
@@ -125,7 +125,7 @@ class Passthrough:
         if nodes.lower_passthrough.get(node, True):
             return None
         inode = self._union.inode(ino)
-        if not isinstance(inode, File) or not self._union.fs.trust:
+        if not isinstance(inode, File) or not self._union.fs.layers_static:
             return None
         opens = nodes.cached_opens.get(node, 0)
         if not opens and _data_in_upper(inode):
@@ -139,7 +139,7 @@ class Passthrough:
         nodes, node = self._nodes, handle.node
         backing = nodes.backings.get(node)
         if backing is not None:
-            if not self._union.fs.trust and _file_id(file.fd) != backing.file_id:
+            if not self._union.fs.layers_static and _file_id(file.fd) != backing.file_id:
                 # The layers changed underneath: another file has taken its place.
                 self._raise_estale(node, ino)
         elif node in nodes.cached_opens or not self._uses_passthrough(node, file):
@@ -156,7 +156,7 @@ class Passthrough:
                 nodes.cached_opens[node] = nodes.cached_opens.get(node, 0) + 1
                 return 0
             is_upper = _data_in_upper(file.inode)
-            file_id = (0, 0) if self._union.fs.trust else _file_id(file.fd)
+            file_id = (0, 0) if self._union.fs.layers_static else _file_id(file.fd)
             backing = nodes.backings[node] = BackingFile(backing_id, is_upper, file_id)
         backing.opens += 1
         handle.backing = backing
@@ -181,7 +181,7 @@ class Passthrough:
         if backing.opens:
             return
         del nodes.backings[node]
-        if backing.is_upper or not self._union.fs.trust:
+        if backing.is_upper or not self._union.fs.layers_static:
             self._close(backing)
             return
         self._idle[node] = backing

@@ -146,7 +146,11 @@ class Session:
         # A filesystem on top of an overlay is the second in the stack, and two is the kernel's limit.
         depth = 2 if any(filesystem_type(layer.root_fd) == _OVERLAYFS for layer in fs.layers()) else 1
         return InitOptions(
-            self._passthrough_problem is None, options.writeback and fs.trust, fs.trust, depth, fs.config.acl
+            self._passthrough_problem is None,
+            options.writeback and fs.layers_static,
+            fs.layers_static,
+            depth,
+            fs.config.acl,
         )
 
     def _init(self, buffer: Buffer, end: int, node: int) -> Reply:
@@ -191,7 +195,9 @@ class Session:
             lower_reads = LowerReadPolicy(server, nodes, self._lower_passthrough())
             passthrough = Passthrough(server, nodes, lower_reads)
         # The writer is not known then: the kernel must say whether set-id bits are to be cleared.
-        no_open = passthrough is None and union.fs.trust and killpriv and InitFlag.NO_OPEN_SUPPORT in flags
+        no_open = (
+            passthrough is None and union.fs.layers_static and killpriv and InitFlag.NO_OPEN_SUPPORT in flags
+        )
         file_ops = FileOps(
             server,
             replies,
@@ -203,7 +209,7 @@ class Session:
             killpriv=killpriv,
         )
         dir_streams = SharedDirStreams(union)
-        no_opendir = union.fs.trust and InitFlag.NO_OPENDIR_SUPPORT in flags
+        no_opendir = union.fs.layers_static and InitFlag.NO_OPENDIR_SUPPORT in flags
         policy = ReaddirplusPolicy()
         dir_ops = DirOps(server, replies, file_ops, dir_streams, policy, no_opendir=no_opendir)
         inode_ops = InodeOps(
