@@ -320,7 +320,7 @@ def test_flags_come_and_go(stack: Stack) -> None:
     stack.layers({"f": "data"})
     with stack.open() as view:
         set_flags(view, "f", "i")
-        stale = view.union.take_stale()
+        stale = view.union.take_attrs_to_invalidate()
         assert stale == [view.ino(""), view.ino("f")], "their change times are other ones"
         assert outcome(lambda: view.write("f", b"x")) == "EPERM"
         set_flags(view, "f", "a")

@@ -72,7 +72,7 @@ class OwnerAccess:
         self._fd = fd
         self._loan = loan
         if changed and self._ino:
-            self._fs.stale.append(self._ino)
+            self._fs.attrs_to_invalidate.append(self._ino)
         return changed
 
     def __exit__(self, *exc: object) -> None:
@@ -115,7 +115,7 @@ class Placing:
             else:
                 # Cheaper; only a daemon that may search every directory reaches it so.
                 os.utime(directory.name, ns=times, dir_fd=directory.parent.open(), follow_symlinks=False)
-        self._fs.note_stale(directory)
+        self._fs.invalidate_attrs(directory)
 
 
 def reachable(

@@ -57,7 +57,7 @@ class DataCopyUp:
         self._fs.under_way.end(self.progress)
         # Whoever looked while the data was being written saw the times and lacked the capability.
         inode.no_capability = False
-        self._fs.stale.append(inode.ino)
+        self._fs.attrs_to_invalidate.append(inode.ino)
         fmt = self._fs.format
         try:
             if error is None:

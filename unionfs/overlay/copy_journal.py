@@ -125,7 +125,7 @@ class Journal:
             known.updir, known.upname, known.real_ino = None, b"", 0
             known.metacopy = copy.metacopy
             known.no_capability = False
-            fs.stale.append(known.ino)
+            fs.attrs_to_invalidate.append(known.ino)
 
     def _undo_directory(self, directory: Directory, parent: Directory, name: bytes) -> None:
         fs, place, upper = self._fs, parent.upper, directory.upper
@@ -144,7 +144,7 @@ class Journal:
         directory.impure = False
         directory.cache = None
         note_upper(parent, name, None)
-        fs.stale.append(directory.ino)
+        fs.attrs_to_invalidate.append(directory.ino)
 
     def close(self) -> None:
         """Let go of everything; what was not undone stays."""

@@ -322,7 +322,7 @@ class TreeCopy:
         directory.opaque = True
         directory.lowers = ()
         directory.cache = None
-        fs.stale.append(directory.ino)
+        fs.attrs_to_invalidate.append(directory.ino)
         for name in [] if cache is None else [name for name, at in cache.upper.items() if at is HIDDEN]:
             yield None
             # Below an opaque directory it hides nothing: should it stay, that does no harm.

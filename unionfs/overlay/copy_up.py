@@ -123,7 +123,7 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
     fs.copy_ups += 1
     directory.upper = place.child(directory.name)
     # Its link count is 1 from now on, and the request may be about something below it.
-    fs.stale.append(directory.ino)
+    fs.attrs_to_invalidate.append(directory.ino)
     note_upper(parent, directory.name, PRESENT)
     return directory.upper
 
@@ -330,7 +330,7 @@ class FileCopyUp:
             inode.forget_lower_name(parent, name)
         self._placed = True
         # The copy has a change time of its own, and an open(2) answers no attributes.
-        fs.stale.append(inode.ino)
+        fs.attrs_to_invalidate.append(inode.ino)
         inode.real_ino = self._real_ino
         inode.mode = mode
         inode.no_capability = False
@@ -370,7 +370,7 @@ class FileCopyUp:
         inode.real_ino = self._real_ino
         inode.metacopy = False
         inode.no_capability = False
-        fs.stale.append(inode.ino)
+        fs.attrs_to_invalidate.append(inode.ino)
         fs.copy_ups += 1
 
 

@@ -96,7 +96,7 @@ def _set_protection(fs: OverlayFs, inode: Inode, prot: int) -> None:
                     raise
     inode.prot = prot
     # What has changed is the change time, which the kernel may hold.
-    fs.stale.append(inode.ino)
+    fs.attrs_to_invalidate.append(inode.ino)
 
 
 def _open(fs: OverlayFs, inode: Inode) -> int:

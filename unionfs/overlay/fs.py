@@ -49,6 +49,7 @@ class OverlayFs:
 
     __slots__ = (
         "ahead",
+        "attrs_to_invalidate",
         "aufs",
         "chores",
         "config",
@@ -71,7 +72,6 @@ class OverlayFs:
         "plain_steps",
         "refused_xattrs",
         "root",
-        "stale",
         "syncs",
         "table",
         "under_way",
@@ -143,7 +143,7 @@ class OverlayFs:
         self.copy_ups = 0
         # Inodes whose attributes an operation on another one has changed (invariant 11): the transport has
         # the kernel ask for them again.
-        self.stale: list[int] = []
+        self.attrs_to_invalidate: list[int] = []
         # What operations have left to be done; the transport has it done in a worker.
         self.chores: list[Chore] = []
         self.ahead = Ahead()
@@ -226,12 +226,12 @@ class OverlayFs:
         with self.lender.lent(directory.open(), needed) as changed:
             try:
                 if changed:
-                    self.note_stale(directory)
+                    self.invalidate_attrs(directory)
                 yield
             finally:
                 # Again, for whom the kernel has asked about it meanwhile.
                 if changed:
-                    self.note_stale(directory)
+                    self.invalidate_attrs(directory)
 
     @contextlib.contextmanager
     def lend_all(self, directories: Sequence[RealDir], needed: int) -> Iterator[None]:
@@ -244,7 +244,7 @@ class OverlayFs:
     def _lend_search(self, directory: RealDir) -> contextlib.AbstractContextManager[None]:
         return self.lend(directory, stat.S_IXUSR)
 
-    def note_stale(self, directory: RealDir) -> None:
+    def invalidate_attrs(self, directory: RealDir) -> None:
         """The change time of a directory in upper has changed: if the kernel knows it, it must ask again."""
         names = []
         at = directory
@@ -259,7 +259,7 @@ class OverlayFs:
                 return
             inode = inode.children.get(name)
         if inode is not None:
-            self.stale.append(inode.ino)
+            self.attrs_to_invalidate.append(inode.ino)
 
     def stat_origin(self, origin: Origin) -> os.stat_result | None:
         """The lower object that an origin names, where it still exists and its handle can be opened."""

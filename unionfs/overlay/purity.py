@@ -54,4 +54,4 @@ def unmark(fs: OverlayFs, directory: Directory) -> None:
         if error.errno != errno.ENODATA:
             return
     directory.impure = False
-    fs.stale.append(directory.ino)
+    fs.attrs_to_invalidate.append(directory.ino)

@@ -143,15 +143,15 @@ class Union:
         """Let go of an entry of a listing that the kernel did not take."""
         self.fs.table.drop_if_unused(inode)
 
-    def take_stale(self) -> list[int]:
+    def take_attrs_to_invalidate(self) -> list[int]:
         """The inodes whose attributes changed by operations on others, since the last call; each once.
 
         Whoever caches attributes must forget theirs before the operation is answered.
         """
         fs = self.fs
-        stale = fs.stale
+        stale = fs.attrs_to_invalidate
         if stale:
-            fs.stale = []
+            fs.attrs_to_invalidate = []
             return list(dict.fromkeys(stale))
         return stale
 

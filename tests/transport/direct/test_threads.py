@@ -23,7 +23,7 @@ MANNERS = pytest.mark.parametrize("offered", [HANDLES, SILENT], ids=["handles", 
 
 FACES = [
     *("lookup", "mkdir", "create", "link", "unlink", "rename", "getattr", "setattr", "open_file"),
-    *("open_granted", "release", "read_dir", "forget", "copy_up", "take_stale", "allocate_job"),
+    *("open_granted", "release", "read_dir", "forget", "copy_up", "take_attrs_to_invalidate", "allocate_job"),
     *("copy_range_job", "sync_file"),
 ]
 

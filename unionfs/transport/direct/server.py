@@ -200,7 +200,7 @@ class Server:
                 reply = handler(buffer, size, node)
             finally:
                 fs = self.union.fs
-                if fs.stale:
+                if fs.attrs_to_invalidate:
                     self._invalidate_attrs()
                 if fs.chores:
                     self._submit_background_jobs()
@@ -310,7 +310,7 @@ class Server:
             self._log_send_error(error)  # ENOENT: the kernel has forgotten the inode already
 
     def _invalidate_attrs(self) -> None:
-        for ino in self.union.take_stale():
+        for ino in self.union.take_attrs_to_invalidate():
             for node in self.nodes_of(ino):
                 self.invalidate_attrs(node)
 
@@ -396,7 +396,7 @@ class Server:
     def _give_up(self, owner: Owner, task: Task) -> None:
         """Undo what an operation has begun, unless it has gone on after *task*. `lock` is held."""
         following = owner.given_up(task)
-        if self.union.fs.stale:
+        if self.union.fs.attrs_to_invalidate:
             self._invalidate_attrs()
         if following is not None:
             self._waiting[following] = []
@@ -409,7 +409,7 @@ class Server:
             task.finish(failure)
         except BaseException as error:
             failure = failure or error
-        if self.union.fs.stale:
+        if self.union.fs.attrs_to_invalidate:
             self._invalidate_attrs()
         return failure
 

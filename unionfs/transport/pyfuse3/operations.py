@@ -133,8 +133,8 @@ class Operations(pyfuse3.Operations):
     def after_operation(self) -> None:
         """Invalidate attributes that an operation has changed, and start its background jobs."""
         fs = self.fs
-        if fs.stale:
-            for ino in self.union.take_stale():
+        if fs.attrs_to_invalidate:
+            for ino in self.union.take_attrs_to_invalidate():
                 # Unlike an invalidation of data, this takes no lock and cannot deadlock.
                 with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten the inode already
                     pyfuse3.invalidate_inode(ino, attr_only=True)
