@@ -15,7 +15,7 @@ from tests.overlay.trees import TIME_NS, Tree, disk, file, symlink
 from unionfs.overlay import copy_up
 from unionfs.overlay.attr import Changes
 from unionfs.overlay.copy_data import INLINE
-from unionfs.overlay.wait import Chore, Wait
+from unionfs.overlay.wait import BackgroundJob, Wait
 
 NAMES = [f"f{number:02}" for number in range(30)]
 TREE: Tree = {"d": {name: f"the data of {name}" for name in NAMES}, "e": {"g": "g", "h": "h"}}
@@ -37,10 +37,10 @@ def begin(view: View, tree: Tree = TREE) -> list[str]:
 
 def work(view: View) -> int:
     """Do what was left to workers; returns how much."""
-    chores = view.union.take_chores()
-    for chore in chores:
-        chore.run()
-    return len(chores)
+    jobs = view.union.take_background_jobs()
+    for job in jobs:
+        job.run()
+    return len(jobs)
 
 
 def expected(names: list[str]) -> dict[str, str]:
@@ -107,12 +107,12 @@ def test_no_worker_has_come_yet(stack: Stack) -> None:
     stack.layers(TREE)
     with stack.open() as view:
         rest = begin(view)
-        late = view.union.take_chores()
+        late = view.union.take_background_jobs()
         for name in rest:
             chmod(view, name)
-        late += view.union.take_chores()
-        for chore in late:
-            chore.run()
+        late += view.union.take_background_jobs()
+        for job in late:
+            job.run()
         assert disk(stack.upper) == expected(NAMES)
         assert stack.work_names() == []
 
@@ -131,8 +131,8 @@ def test_a_worker_is_at_it(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Non
     with stack.open() as view:
         rest = begin(view)
         monkeypatch.setattr(copy_up.FileCopyUp, "settle", settle)
-        chore, *_ = view.union.take_chores()
-        worker = threading.Thread(target=chore.run)
+        job, *_ = view.union.take_background_jobs()
+        worker = threading.Thread(target=job.run)
         worker.start()
         assert at.wait(10)
         ino = view.ino(f"d/{rest[0]}")
@@ -184,10 +184,10 @@ def test_the_worker_fails_while_somebody_waits(stack: Stack, monkeypatch: pytest
     with stack.open() as view:
         rest = begin(view)
         ino = view.ino(f"d/{rest[0]}")
-        chore, *_ = view.union.take_chores()
+        job, *_ = view.union.take_background_jobs()
         with monkeypatch.context() as patch:
             patch.setattr(copy_up.FileCopyUp, "settle", settle)
-            worker = threading.Thread(target=chore.run)
+            worker = threading.Thread(target=job.run)
             worker.start()
             assert at.wait(10)
             with pytest.raises(Wait) as wait:
@@ -260,10 +260,10 @@ def test_going_elsewhere_throws_away(stack: Stack) -> None:
         # And next time it takes more to be believed.
         for name in NAMES[4:8]:
             chmod(view, name)
-        assert view.union.take_chores() == []
+        assert view.union.take_background_jobs() == []
         for name in NAMES[8:12]:
             chmod(view, name)
-        assert len(view.union.take_chores()) == 4
+        assert len(view.union.take_background_jobs()) == 4
 
 
 def test_going_elsewhere_while_a_worker_is_at_it(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,8 +280,8 @@ def test_going_elsewhere_while_a_worker_is_at_it(stack: Stack, monkeypatch: pyte
         begin(view)
         with monkeypatch.context() as patch:
             patch.setattr(copy_up.FileCopyUp, "settle", settle)
-            chore, *_ = view.union.take_chores()
-            worker = threading.Thread(target=chore.run)
+            job, *_ = view.union.take_background_jobs()
+            worker = threading.Thread(target=job.run)
             worker.start()
             assert at.wait(10)
         chmod(view, "g", "e")
@@ -295,15 +295,15 @@ def test_going_elsewhere_while_a_worker_is_at_it(stack: Stack, monkeypatch: pyte
 @pytest.mark.parametrize("ran", [False, True])
 def test_unmount(stack: Stack, ran: bool) -> None:
     stack.layers(TREE)
-    chores: list[Chore] = []
+    jobs: list[BackgroundJob] = []
     with stack.open() as view:
         begin(view)
         if ran:
             work(view)
         else:
-            chores = view.union.take_chores()
-    for chore in chores:
-        chore.run()
+            jobs = view.union.take_background_jobs()
+    for job in jobs:
+        job.run()
     assert stack.work_names() == []
 
 
@@ -337,7 +337,7 @@ def test_not_where_there_is_nothing_to_wait_for(stack: Stack, options: dict[str,
     with stack.open(**options) as view:
         for name in begin(view):
             chmod(view, name)
-        assert view.union.take_chores() == []
+        assert view.union.take_background_jobs() == []
 
 
 def test_not_where_layers_change_underneath(stack: Stack) -> None:
@@ -346,4 +346,4 @@ def test_not_where_layers_change_underneath(stack: Stack) -> None:
     with stack.open() as view:
         for name in begin(view):
             chmod(view, name)
-        assert view.union.take_chores() == []
+        assert view.union.take_background_jobs() == []

@@ -340,7 +340,9 @@ class FileCopyUp:
         fs.copy_ups += 1
         if parent is not None and links == 1 and self._copies_data and self.size <= INLINE:
             if fs.layers_static and fs.write_out is not None:
-                fs.chores += fs.ahead.note(parent, name, lambda child: FileCopyUp(fs, child, True, False))
+                fs.background_jobs += fs.ahead.note(
+                    parent, name, lambda child: FileCopyUp(fs, child, True, False)
+                )
         elif inode.indexed:
             if parent is not None:
                 link_up(fs, inode, parent, name)

@@ -290,4 +290,4 @@ def discard_dir(fs: OverlayFs, temp: bytes) -> None:
     try:
         os.rmdir(temp, dir_fd=fs.writable_work().fd)
     except OSError:
-        fs.chores.append(Litter(fs.writable_work(), temp))
+        fs.background_jobs.append(Litter(fs.writable_work(), temp))

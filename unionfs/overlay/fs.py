@@ -28,7 +28,7 @@ from unionfs.overlay.owners.inodes import Owners
 from unionfs.overlay.owners.store import OwnerStore
 from unionfs.overlay.table import InodeTable, Numbers
 from unionfs.overlay.under_way import UnderWay
-from unionfs.overlay.wait import Chore
+from unionfs.overlay.wait import BackgroundJob
 from unionfs.overlay.work import Work
 
 NewDirectory = Callable[[int, int, RealDir | None, tuple[RealDir, ...]], Directory]
@@ -51,7 +51,7 @@ class OverlayFs:
         "ahead",
         "attrs_to_invalidate",
         "aufs",
-        "chores",
+        "background_jobs",
         "config",
         "copy_ups",
         "data",
@@ -145,7 +145,7 @@ class OverlayFs:
         # the kernel ask for them again.
         self.attrs_to_invalidate: list[int] = []
         # What operations have left to be done; the transport has it done in a worker.
-        self.chores: list[Chore] = []
+        self.background_jobs: list[BackgroundJob] = []
         self.ahead = Ahead()
         # Directories that are being brought into upper as a whole (`copy_tree.py`).
         self.plain_steps: dict[Directory, DirectoryCopy] = {}

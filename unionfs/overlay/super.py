@@ -30,7 +30,7 @@ from unionfs.overlay.open_fs import Use, open_fs
 from unionfs.overlay.protect import check_writable
 from unionfs.overlay.rename import rename
 from unionfs.overlay.under_way import Report
-from unionfs.overlay.wait import Chore
+from unionfs.overlay.wait import BackgroundJob
 
 
 class Union:
@@ -155,10 +155,10 @@ class Union:
             return list(dict.fromkeys(stale))
         return stale
 
-    def take_chores(self) -> list[Chore]:
+    def take_background_jobs(self) -> list[BackgroundJob]:
         """What operations have left to be done by workers, since the last call."""
-        chores, self.fs.chores = self.fs.chores, []
-        return chores
+        jobs, self.fs.background_jobs = self.fs.background_jobs, []
+        return jobs
 
     # --- names -----------------------------------------------------------------------------------
 

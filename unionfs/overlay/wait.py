@@ -38,7 +38,7 @@ class Owner(Protocol):
         """
 
 
-class Chore(Protocol):
+class BackgroundJob(Protocol):
     """Work that an operation leaves to be done by a worker some time. Nobody waits for it."""
 
     def run(self) -> None:

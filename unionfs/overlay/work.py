@@ -71,7 +71,7 @@ class Litter:
         self._name = name
 
     def run(self) -> None:
-        """See `wait.Chore`."""
+        """See `wait.BackgroundJob`."""
         try:
             self._work.remove(self._name)
         except OSError as error:

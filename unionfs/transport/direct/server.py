@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from unionfs.overlay.super import Union
-from unionfs.overlay.wait import Chore, Owner, Task, Wait
+from unionfs.overlay.wait import BackgroundJob, Owner, Task, Wait
 from unionfs.transport.direct.busy_poll import BusyPoll
 from unionfs.transport.direct.interrupts import Interrupts
 from unionfs.transport.direct.negotiate import MAX_WRITE
@@ -202,7 +202,7 @@ class Server:
                 fs = self.union.fs
                 if fs.attrs_to_invalidate:
                     self._invalidate_attrs()
-                if fs.chores:
+                if fs.background_jobs:
                     self._submit_background_jobs()
             if reply is None:
                 self._send(OUT_HEADER.pack(16, 0, unique))
@@ -316,13 +316,13 @@ class Server:
 
     def _submit_background_jobs(self) -> None:
         """Have workers run the jobs that operations have left for the background."""
-        for chore in self.union.take_chores():
-            self.submit(self.copiers, self._run_background_job, chore)
+        for job in self.union.take_background_jobs():
+            self.submit(self.copiers, self._run_background_job, job)
 
     @staticmethod
-    def _run_background_job(chore: Chore) -> None:
+    def _run_background_job(job: BackgroundJob) -> None:
         try:
-            chore.run()
+            job.run()
         except OSError as error:
             log.warning("%s", error.strerror)
 

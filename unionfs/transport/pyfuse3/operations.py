@@ -138,7 +138,7 @@ class Operations(pyfuse3.Operations):
                 # Unlike an invalidation of data, this takes no lock and cannot deadlock.
                 with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten the inode already
                     pyfuse3.invalidate_inode(ino, attr_only=True)
-        if fs.chores:
+        if fs.background_jobs:
             self.background_event.set()
 
     def _attributes(self, inode: Inode, st: os.stat_result) -> pyfuse3.EntryAttributes:
@@ -344,7 +344,7 @@ class Operations(pyfuse3.Operations):
         finally:
             if written != len(buf):
                 # It may come from a mapping, whose pages fuse.ko would keep.
-                self.fs.chores.append(_InvalidatePages(file.inode.ino))
+                self.fs.background_jobs.append(_InvalidatePages(file.inode.ino))
                 self.background_event.set()
         return written
 
@@ -413,8 +413,8 @@ class Operations(pyfuse3.Operations):
         while True:
             await self.background_event.wait()
             self.background_event = trio.Event()
-            for chore in self.union.take_chores():
+            for job in self.union.take_background_jobs():
                 try:
-                    await trio.to_thread.run_sync(chore.run, limiter=self._copiers)
+                    await trio.to_thread.run_sync(job.run, limiter=self._copiers)
                 except OSError as error:
                     log.warning("%s", error.strerror)
