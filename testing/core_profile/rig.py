@@ -47,7 +47,7 @@ class Rig:
             )
         )
         # Each copy-up by itself: no worker does it in advance.
-        self.union.fs.ahead.give_up()
+        self.union.fs.prefetch.give_up()
         self.caller = Caller(0, 0, os.getpid(), 0o022)
         self.handles: list[Any] = []
 

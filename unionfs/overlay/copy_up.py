@@ -78,11 +78,11 @@ def ensure_upper(
 
 def _is_ready(fs: OverlayFs, inode: File, *, needs_data: bool) -> bool:
     """Put a copy in its place that was prepared ahead, if there is one; `Wait` for an unfinished one."""
-    copy = fs.ahead.take(inode)
+    copy = fs.prefetch.take(inode)
     if copy is None:
         return False
     if not needs_data or inode.on_upper:
-        fs.ahead.discard(copy)
+        fs.prefetch.discard(copy)
         return False
     if not copy.done:
         inode.pending = copy
@@ -340,7 +340,7 @@ class FileCopyUp:
         fs.copy_ups += 1
         if parent is not None and links == 1 and self._copies_data and self.size <= INLINE:
             if fs.layers_static and fs.write_out is not None:
-                fs.background_jobs += fs.ahead.note(
+                fs.background_jobs += fs.prefetch.note(
                     parent, name, lambda child: FileCopyUp(fs, child, True, False)
                 )
         elif inode.indexed:

@@ -15,7 +15,6 @@ from typing import Protocol
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import order
-from unionfs.overlay.ahead import Ahead
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_data import INLINE
 from unionfs.overlay.cred import Identity
@@ -26,6 +25,7 @@ from unionfs.overlay.layer import DirFds, Layer, RealDir
 from unionfs.overlay.lend import Lender
 from unionfs.overlay.owners.inodes import Owners
 from unionfs.overlay.owners.store import OwnerStore
+from unionfs.overlay.prefetch import CopyUpPrefetch
 from unionfs.overlay.table import InodeTable, Numbers
 from unionfs.overlay.under_way import UnderWay
 from unionfs.overlay.wait import BackgroundJob
@@ -48,7 +48,6 @@ class OverlayFs:
     """One mounted stack (the kernel's `struct ovl_fs`). Made by `open_fs`, ended by `close`."""
 
     __slots__ = (
-        "ahead",
         "attrs_to_invalidate",
         "aufs",
         "background_jobs",
@@ -70,6 +69,7 @@ class OverlayFs:
         "owners",
         "pace",
         "plain_steps",
+        "prefetch",
         "refused_xattrs",
         "root",
         "syncs",
@@ -146,7 +146,7 @@ class OverlayFs:
         self.attrs_to_invalidate: list[int] = []
         # What operations have left to be done; the transport has it done in a worker.
         self.background_jobs: list[BackgroundJob] = []
-        self.ahead = Ahead()
+        self.prefetch = CopyUpPrefetch()
         # Directories that are being brought into upper as a whole (`copy_tree.py`).
         self.plain_steps: dict[Directory, DirectoryCopy] = {}
         self.under_way = UnderWay()
@@ -196,7 +196,7 @@ class OverlayFs:
         for inode in self.table.values():
             inode.close()
         self.dirfds.close_all()
-        self.ahead.close()
+        self.prefetch.close()
         if self.work is not None:
             self.work.close()
         if self.work_root is not None:

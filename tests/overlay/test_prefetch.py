@@ -234,7 +234,7 @@ def test_same_as_without(stack: Stack, how: str, ran: bool) -> None:
     seen = []
     for attempt, needed in enumerate((4, 1000)):
         with stack.open() as view:
-            view.union.fs.ahead._needed = needed
+            view.union.fs.prefetch._needed = needed
             rest = begin(view)
             assert rest[0] == "f04"
             if ran:
@@ -323,7 +323,7 @@ def test_what_is_left_alone(stack: Stack, copied: list[bytes]) -> None:
     with stack.open() as view:
         chmod(view, "up")
         view.chmod("d/dir", 0o700)
-        view.union.fs.ahead.close()
+        view.union.fs.prefetch.close()
         begin(view, tree)
         copied.clear()
         work(view)

@@ -1,9 +1,9 @@
-"""Copying up ahead: what will probably be changed next is prepared in work before anybody asks for it.
+"""Copying up ahead: what will probably be changed next is prepared in work before an operation needs it.
 
 `chmod -R` and its like change one file of a directory after the other, and what takes long each time is that
 the data must be on disk before the copy appears. Preparing a copy works on an immutable lower and a private
 file, so a worker may do it in vain. Nothing here commits: a prepared copy waits for the change that needs it,
-or is thrown away. It must never make anybody wait who would not have waited anyway, nor fail.
+or is discarded. It must never make an operation wait that would not have waited anyway, nor fail one.
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ class Batch:
             copy.prepared(failure)
 
 
-class Ahead:
+class CopyUpPrefetch:
     """What is prepared, in the one directory where copy-ups follow each other. State thread only."""
 
-    __slots__ = ("_directory", "_doomed", "_needed", "_ready", "_streak", "_upcoming", "_was_right")
+    __slots__ = ("_directory", "_discarded", "_needed", "_ready", "_streak", "_upcoming", "_was_right")
 
     def __init__(self) -> None:
         self._directory: Directory | None = None
@@ -121,7 +121,7 @@ class Ahead:
         # The names that come after those that are prepared.
         self._upcoming: Iterator[bytes] = iter(())
         # Thrown away while a worker is at them.
-        self._doomed: list[Copy] = []
+        self._discarded: list[Copy] = []
 
     def take(self, inode: File) -> Copy | None:
         """The copy of *inode* that is, or is being, prepared; the caller finishes it or throws it away."""
@@ -142,7 +142,7 @@ class Ahead:
         if copy.done or copy.claim():
             copy.task.abandon()
         else:
-            self._doomed.append(copy)
+            self._discarded.append(copy)
 
     def note(self, directory: Directory, name: bytes, make: Make) -> list[Batch]:
         """A small file of *directory* was copied up: if it looks like many, what to have prepared next."""
@@ -171,11 +171,11 @@ class Ahead:
         self._ready = {}
         for copy in unused:
             self.discard(copy)
-        still = [copy for copy in self._doomed if not copy.done]
-        for copy in self._doomed:
+        still = [copy for copy in self._discarded if not copy.done]
+        for copy in self._discarded:
             if copy.done:
                 copy.task.abandon()
-        self._doomed = still
+        self._discarded = still
         # Who has guessed wrong guesses later next time, until a guess was right.
         if unused:
             self._needed = min(self._needed * 2, _STREAK_MOST)
@@ -212,9 +212,9 @@ class Ahead:
     def close(self) -> None:
         """Throw everything away; no worker may be at work any more."""
         self._begin(None)
-        for copy in self._doomed:
+        for copy in self._discarded:
             copy.task.abandon()
-        self._doomed = []
+        self._discarded = []
 
 
 def _is_worth_it(inode: File) -> bool:
