@@ -15,7 +15,7 @@ from typing import Protocol
 
 from unionfs.linux.fs import syncfs
 from unionfs.offline.stack import Stack
-from unionfs.overlay.access import LIST, PLACE, WRITE, OwnerAccess, Placing, set_mark
+from unionfs.overlay.access import LIST, PLACE, WRITE, OwnerAccess, PreserveParentTimes, set_mark
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.layer import RealDir, is_mark_file, is_whiteout_device
 from unionfs.overlay.lend import Lender, read_note
@@ -58,7 +58,7 @@ class RemoveWhiteout:
             found.append(aufs)
         if not found:
             raise ChangedError
-        with Placing(fs, real):
+        with PreserveParentTimes(fs, real):
             for name in found:
                 os.unlink(name, dir_fd=real.open())
         return "the whiteout was removed"

@@ -84,8 +84,8 @@ class OwnerAccess:
                 self._loan = None
 
 
-class Placing:
-    """Place something in an upper directory that, for the caller, was there before.
+class PreserveParentTimes:
+    """Within this context something is placed in an upper directory that, for callers, was there before.
 
     The directory's times are put back, but for the change time, of which the kernel must ask again; and its
     mode does not keep us out.

@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 
-from unionfs.overlay.access import PLACE, OwnerAccess, Placing
+from unionfs.overlay.access import PLACE, OwnerAccess, PreserveParentTimes
 from unionfs.overlay.format import OPAQUE_FILE, WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.layer import NAME_MAX, RealDir
@@ -55,5 +55,5 @@ def mark_new_opaque(fs: OverlayFs, path: bytes) -> None:
 
 def mark_opaque(fs: OverlayFs, directory: RealDir) -> None:
     """Make it in a directory of upper that has nothing below it; its times stay."""
-    with Placing(fs, directory), contextlib.suppress(FileExistsError):
+    with PreserveParentTimes(fs, directory), contextlib.suppress(FileExistsError):
         os.mknod(OPAQUE_FILE, MARK_MODE, dir_fd=directory.open())

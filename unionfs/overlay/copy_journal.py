@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from unionfs.overlay.access import Placing
+from unionfs.overlay.access import PreserveParentTimes
 from unionfs.overlay.dir_cache import NameChanges
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
@@ -118,7 +118,7 @@ class Journal:
         st = place.lstat(name)
         if st is None or st.st_ino != copy.real_ino or st.st_nlink != 1:
             return
-        with Placing(fs, place):
+        with PreserveParentTimes(fs, place):
             os.unlink(name, dir_fd=place.open())
         note_upper(directory, name, None)
         if isinstance(known, File):
@@ -136,7 +136,7 @@ class Journal:
         # Whatever came and went in it meanwhile has left its time.
         if os.fstat(upper.open()).st_mtime_ns != os.fstat(directory.lowers[0].open()).st_mtime_ns:
             return
-        with Placing(fs, place):
+        with PreserveParentTimes(fs, place):
             os.rmdir(name, dir_fd=place.open())
         upper.unpin()
         upper.layer.dirfds.close(upper)

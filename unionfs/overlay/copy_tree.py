@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import aufs
-from unionfs.overlay.access import Placing, set_mark
+from unionfs.overlay.access import PreserveParentTimes, set_mark
 from unionfs.overlay.copy_journal import Journal
 from unionfs.overlay.copy_up import ensure_upper, link_up, upper_dir
 from unionfs.overlay.dir_cache import HIDDEN
@@ -334,12 +334,12 @@ class TreeCopy:
         if directory.parent is None or directory.upper is not upper:
             return
         if fs.aufs:
-            with Placing(fs, upper):
+            with PreserveParentTimes(fs, upper):
                 aufs.unhide(upper, name)
             return
         st = upper.lstat(name)  # something may have taken its place meanwhile
         if st is not None and is_whiteout_device(st):
-            with Placing(fs, upper):
+            with PreserveParentTimes(fs, upper):
                 os.unlink(name, dir_fd=upper.open())
             note_upper(directory, name, None)
 

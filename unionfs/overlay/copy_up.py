@@ -15,7 +15,14 @@ import time
 
 from unionfs.linux import fs as linux
 from unionfs.overlay import index
-from unionfs.overlay.access import WRITE, OwnerAccess, Placing, lent_for, open_data_for_daemon, set_mark
+from unionfs.overlay.access import (
+    WRITE,
+    OwnerAccess,
+    PreserveParentTimes,
+    lent_for,
+    open_data_for_daemon,
+    set_mark,
+)
 from unionfs.overlay.complete import DataCopyUp
 from unionfs.overlay.copy_data import INLINE, copy_data
 from unionfs.overlay.copy_metadata import copy_flags, copy_metadata, keep_flags, set_impure
@@ -115,7 +122,7 @@ def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
         set_impure(fs, parent)
         # A directory that moves to another parent must be writable itself, for its "..".
         lands = (place.open(), directory.name)
-        with Placing(fs, place), OwnerAccess(fs, path, WRITE, lands=lands):
+        with PreserveParentTimes(fs, place), OwnerAccess(fs, path, WRITE, lands=lands):
             work.place(temp, place.open(), directory.name)
     except BaseException:
         work.remove(temp)
@@ -322,7 +329,7 @@ class FileCopyUp:
                 inode.fd = os.open(temp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
                 work.remove(temp)
         else:
-            with Placing(fs, place):
+            with PreserveParentTimes(fs, place):
                 work.place(temp, place.open(), name)
             inode.updir, inode.upname = place, name
             assert parent is not None
@@ -366,7 +373,7 @@ class FileCopyUp:
             inode.fd = fd
             work.remove(temp)
         else:
-            with Placing(fs, inode.updir):
+            with PreserveParentTimes(fs, inode.updir):
                 os.rename(temp, inode.upname, src_dir_fd=work.fd, dst_dir_fd=inode.updir.open())
         self._placed = True
         inode.real_ino = self._real_ino
@@ -386,7 +393,7 @@ def link_up(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
         return
     index.store_nlink(fs, inode, by_lower=True)
     set_impure(fs, parent)
-    with Placing(fs, place):
+    with PreserveParentTimes(fs, place):
         link_real(inode, place.open(), name)
     note_upper(parent, name, PRESENT)
     inode.forget_lower_name(parent, name)
