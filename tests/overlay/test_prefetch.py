@@ -121,16 +121,16 @@ def test_a_worker_is_at_it(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Non
     """Then the operation waits for that very copy."""
     stack.layers(TREE)
     at, go = threading.Event(), threading.Event()
-    true_settle = copy_up.FileCopyUp.settle
+    true_write_out = copy_up.FileCopyUp.write_out_data
 
-    def settle(self: copy_up.FileCopyUp) -> None:
+    def write_out_data(self: copy_up.FileCopyUp) -> None:
         at.set()
         assert go.wait(10)
-        true_settle(self)
+        true_write_out(self)
 
     with stack.open() as view:
         rest = begin(view)
-        monkeypatch.setattr(copy_up.FileCopyUp, "settle", settle)
+        monkeypatch.setattr(copy_up.FileCopyUp, "write_out_data", write_out_data)
         job, *_ = view.union.take_background_jobs()
         worker = threading.Thread(target=job.run)
         worker.start()
@@ -176,7 +176,7 @@ def test_the_worker_fails_while_somebody_waits(stack: Stack, monkeypatch: pytest
     stack.layers(TREE)
     at, go = threading.Event(), threading.Event()
 
-    def settle(self: copy_up.FileCopyUp) -> None:
+    def write_out_data(self: copy_up.FileCopyUp) -> None:
         at.set()
         assert go.wait(10)
         raise OSError(errno.EIO, "the disk")
@@ -186,7 +186,7 @@ def test_the_worker_fails_while_somebody_waits(stack: Stack, monkeypatch: pytest
         ino = view.ino(f"d/{rest[0]}")
         job, *_ = view.union.take_background_jobs()
         with monkeypatch.context() as patch:
-            patch.setattr(copy_up.FileCopyUp, "settle", settle)
+            patch.setattr(copy_up.FileCopyUp, "write_out_data", write_out_data)
             worker = threading.Thread(target=job.run)
             worker.start()
             assert at.wait(10)
@@ -269,17 +269,17 @@ def test_going_elsewhere_throws_away(stack: Stack) -> None:
 def test_going_elsewhere_while_a_worker_is_at_it(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     stack.layers(TREE)
     at, go = threading.Event(), threading.Event()
-    true_settle = copy_up.FileCopyUp.settle
+    true_write_out = copy_up.FileCopyUp.write_out_data
 
-    def settle(self: copy_up.FileCopyUp) -> None:
+    def write_out_data(self: copy_up.FileCopyUp) -> None:
         at.set()
         assert go.wait(10)
-        true_settle(self)
+        true_write_out(self)
 
     with stack.open() as view:
         begin(view)
         with monkeypatch.context() as patch:
-            patch.setattr(copy_up.FileCopyUp, "settle", settle)
+            patch.setattr(copy_up.FileCopyUp, "write_out_data", write_out_data)
             job, *_ = view.union.take_background_jobs()
             worker = threading.Thread(target=job.run)
             worker.start()

@@ -217,7 +217,7 @@ class FileCopyUp:
     def run(self) -> None:
         begun = time.monotonic()
         self.prepare()
-        self.settle()
+        self.write_out_data()
         self._seconds = time.monotonic() - begun
 
     def prepare(self) -> None:
@@ -247,7 +247,7 @@ class FileCopyUp:
             fs, source, st, fd, no_xattrs=self._no_xattrs, layer=None if self._replaces else self._layer
         )
 
-    def settle(self) -> None:
+    def write_out_data(self) -> None:
         """The second part: see to it that its data is on disk before its name."""
         if self._copies_data and self._fs.write_out is not None:
             if self.progress is not None:
@@ -397,7 +397,7 @@ def link_up(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
         link_real(inode, place.open(), name)
     note_upper(parent, name, PRESENT)
     inode.forget_lower_name(parent, name)
-    settle_at(fs, inode, place, name)
+    reach_by_name(fs, inode, place, name)
 
 
 def link_up_all(fs: OverlayFs, inode: File) -> None:
@@ -410,7 +410,7 @@ def link_up_all(fs: OverlayFs, inode: File) -> None:
         link_up(fs, inode, parent, name)
 
 
-def settle_at(fs: OverlayFs, inode: File, place: RealDir, name: bytes) -> None:
+def reach_by_name(fs: OverlayFs, inode: File, place: RealDir, name: bytes) -> None:
     """Reach the upper object by its new name, if so far it was only reached in work or by descriptor."""
     held, upname = inode.updir, inode.upname
     if held is None or held is fs.index_dir or held is fs.work_dir:

@@ -15,7 +15,7 @@ from unionfs.linux import fs as linux
 from unionfs.overlay import aufs, index
 from unionfs.overlay.access import WRITE, OwnerAccess
 from unionfs.overlay.copy_metadata import set_impure
-from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, settle_at, upper_dir
+from unionfs.overlay.copy_up import ensure_upper, link_real, link_up, reach_by_name, upper_dir
 from unionfs.overlay.dir_cache import HIDDEN, PRESENT
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.fs import OverlayFs
@@ -100,7 +100,7 @@ def link(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> os.stat
     fs.table.attach(inode, parent, name)
     if inode.nlink is not None:
         inode.nlink += 1
-    settle_at(fs, inode, slot.place, name)
+    reach_by_name(fs, inode, slot.place, name)
     return inode.lstat()
 
 

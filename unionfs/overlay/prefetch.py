@@ -36,7 +36,7 @@ class TwoStepCopy(Protocol):
     def prepare(self) -> None:
         """Make the complete object; any thread. May raise OSError."""
 
-    def settle(self) -> None:
+    def write_out_data(self) -> None:
         """Have its data on disk; any thread, after `prepare`. May raise OSError."""
 
     def finish(self, error: BaseException | None) -> None:
@@ -101,7 +101,7 @@ class Batch:
         for copy in begun:
             failure: BaseException | None = None
             try:
-                copy.task.settle()
+                copy.task.write_out_data()
             except BaseException as error:
                 failure = error
             copy.prepared(failure)
