@@ -180,8 +180,8 @@ def _make_through_work(
     """Make an object in work, complete it, and put it in its place, a whiteout's perhaps, in one step."""
     work = fs.writable_work()
     place = slot.place.open()
-    nursery = None if fs.owner_store.needs_private_creation else _nursery(fs, slot.place)
-    at = work.fd if nursery is None else os.open(nursery, os.O_PATH | os.O_CLOEXEC, dir_fd=work.fd)
+    inherit_dir = None if fs.owner_store.needs_private_creation else _inherit_dir(fs, slot.place)
+    at = work.fd if inherit_dir is None else os.open(inherit_dir, os.O_PATH | os.O_CLOEXEC, dir_fd=work.fd)
     temp = work.temp_name()
     try:
         with acting:
@@ -201,20 +201,20 @@ def _make_through_work(
             lands = (place, name)
             with OwnerAccess(fs, path, WRITE, lands=lands) if is_dir else contextlib.nullcontext():
                 linux.renameat2(at, temp, place, name, how)
-        if is_dir and slot.whiteout and nursery is None:
+        if is_dir and slot.whiteout and inherit_dir is None:
             work.remove(temp)
     except BaseException:
-        if nursery is None:
+        if inherit_dir is None:
             work.remove(temp)
         raise
     finally:
-        if nursery is not None:
+        if inherit_dir is not None:
             os.close(at)
-            work.remove(nursery)
+            work.remove(inherit_dir)
     return fd
 
 
-def _nursery(fs: OverlayFs, parent: RealDir) -> bytes | None:
+def _inherit_dir(fs: OverlayFs, parent: RealDir) -> bytes | None:
     """A directory in work from which a new object inherits what it would inherit from *parent*.
 
     The filesystem then applies setgid and default ACLs by itself. None where there is nothing to inherit.
@@ -225,13 +225,13 @@ def _nursery(fs: OverlayFs, parent: RealDir) -> bytes | None:
     if acl is None and not st.st_mode & stat.S_ISGID:
         return None
     work = fs.writable_work()
-    nursery = work.mkdir()
+    inherit_dir = work.mkdir()
     try:
-        fs.owner_store.chown(work.fd_path(nursery), -1, st.st_gid)
-        os.chmod(nursery, 0o700 | st.st_mode & stat.S_ISGID, dir_fd=work.fd)
+        fs.owner_store.chown(work.fd_path(inherit_dir), -1, st.st_gid)
+        os.chmod(inherit_dir, 0o700 | st.st_mode & stat.S_ISGID, dir_fd=work.fd)
         if acl is not None:
-            os.setxattr(work.fd_path(nursery), _DEFAULT_ACL, acl)
+            os.setxattr(work.fd_path(inherit_dir), _DEFAULT_ACL, acl)
     except BaseException:
-        work.remove(nursery)
+        work.remove(inherit_dir)
         raise
-    return nursery
+    return inherit_dir
