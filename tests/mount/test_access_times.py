@@ -17,8 +17,8 @@ from tests.support.mounts import loop_fs, mount, needs_fuse, needs_overlayfs, ne
 from tests.support.transports import one_transport
 from unionfs.control import status_socket
 from unionfs.daemon.access_times import AccessTimes
-from unionfs.linux import fs as linux
 from unionfs.linux import mount as mounts
+from unionfs.linux import syscalls
 
 pytestmark = [needs_root, needs_fuse, needs_overlayfs, one_transport]
 
@@ -149,7 +149,7 @@ def test_a_remount_that_tells_nobody_wakes_the_daemon(tmp_path: Path) -> None:
     try:
         entry = mounts.mount_at(str(tmp_path))
         assert entry is not None
-        clone = linux.clone_tree(str(tmp_path), read_only=False)
+        clone = syscalls.clone_tree(str(tmp_path), read_only=False)
         (tmp_path / "f").write_bytes(b"data")
         watch = AccessTimes(clone, entry)
         try:
@@ -179,7 +179,7 @@ def test_what_is_mounted_in_upper_later_is_not_seen_through_its_clone(tmp_path: 
     try:
         (tmp_path / "below").mkdir()
         mount("none", tmp_path, "", 1 << 20)  # MS_SHARED
-        clone = linux.clone_tree(str(tmp_path), read_only=False)
+        clone = syscalls.clone_tree(str(tmp_path), read_only=False)
         mount("tmpfs", tmp_path / "below", "tmpfs")
         try:
             (tmp_path / "below" / "hidden").touch()

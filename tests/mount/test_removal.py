@@ -14,7 +14,7 @@ from tests.mount.data_rig import WAYS, Side, side
 from tests.mount.rig import statuses
 from tests.support.mounts import needs_fuse, needs_root
 from tests.support.transports import one_transport
-from unionfs.linux.fs import syncfs
+from unionfs.linux.syscalls import syncfs
 
 pytestmark = [needs_root, needs_fuse, one_transport]
 

@@ -16,7 +16,7 @@ import pytest
 from tests.support.mounts import needs_overlayfs, overlayfs, pyunionfs
 from tests.support.transports import one_transport
 from unionfs.linux import fileattr
-from unionfs.linux.fs import fallocate
+from unionfs.linux.syscalls import fallocate
 
 pytestmark = one_transport  # each names its own
 

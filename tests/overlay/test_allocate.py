@@ -14,7 +14,7 @@ from tests.overlay.rig import ROOT, USER, Stack, View
 from tests.overlay.test_privileges import MODES
 from tests.overlay.trees import build, file
 from tests.support.mounts import loop_fs
-from unionfs.linux.fs import fallocate
+from unionfs.linux.syscalls import fallocate
 
 KEEP_SIZE = 1
 PUNCH_HOLE = 2

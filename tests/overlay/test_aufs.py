@@ -18,7 +18,7 @@ from tests.overlay.test_rename import CASES, FLAGS, WHERE, rename_both
 from tests.overlay.test_rename import layers as rename_layers
 from tests.overlay.trees import TIME_NS, WHITEOUT, Obj, Spec, Tree, build, directory, disk, file
 from tests.support.mounts import needs_overlayfs, overlayfs
-from unionfs.linux.fs import RENAME_EXCHANGE
+from unionfs.linux.syscalls import RENAME_EXCHANGE
 
 UNTOUCHED = {
     "f": "file 'F'",

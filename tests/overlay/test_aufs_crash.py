@@ -13,7 +13,7 @@ import pytest
 
 from tests.overlay.aufs_layers import LOWER, UPPER, Act
 from tests.overlay.rig import Stack, View, remove, steps
-from unionfs.linux.fs import RENAME_EXCHANGE, renameat2
+from unionfs.linux.syscalls import RENAME_EXCHANGE, renameat2
 
 
 class Crash(BaseException):
@@ -42,7 +42,7 @@ def crash_before(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
             *("removexattr", "chmod", "chown", "utime", "ftruncate", "truncate"),
         ):
             patch.setattr(os, name, guard(name, getattr(os, name)))
-        patch.setattr("unionfs.linux.fs.renameat2", guard("renameat2", renameat2))
+        patch.setattr("unionfs.linux.syscalls.renameat2", guard("renameat2", renameat2))
         yield done
 
 

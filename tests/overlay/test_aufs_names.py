@@ -11,7 +11,7 @@ import pytest
 from tests.overlay.aufs_layers import LOWER, UPPER, Act, tmpfile
 from tests.overlay.rig import Stack
 from tests.overlay.trees import disk
-from unionfs.linux.fs import RENAME_EXCHANGE
+from unionfs.linux.syscalls import RENAME_EXCHANGE
 
 
 @pytest.mark.parametrize("length", [251, 252, 255])

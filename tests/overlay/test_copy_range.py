@@ -15,7 +15,7 @@ import pytest
 from tests.overlay.rig import ROOT, USER, Stack
 from tests.overlay.trees import disk, file
 from tests.support.mounts import loop_fs
-from unionfs.linux.fs import fallocate
+from unionfs.linux.syscalls import fallocate
 
 DATA = os.urandom(200_000)
 MOST = 16 << 20

@@ -15,8 +15,8 @@ import pytest
 from tests.overlay.rig import Stack, View
 from tests.overlay.trees import WHITEOUT, Tree
 from tests.support.mounts import needs_overlayfs
-from unionfs.linux.fs import RENAME_EXCHANGE as EXCHANGE
-from unionfs.linux.fs import RENAME_NOREPLACE as NOREPLACE
+from unionfs.linux.syscalls import RENAME_EXCHANGE as EXCHANGE
+from unionfs.linux.syscalls import RENAME_NOREPLACE as NOREPLACE
 from unionfs.overlay.copy_up import FileCopyUp
 from unionfs.overlay.super import Union
 from unionfs.overlay.wait import Wait, give_up, perform

@@ -14,7 +14,7 @@ import pytest
 
 from tests.overlay.rig import Stack, View, steps
 from tests.overlay.trees import disk
-from unionfs.linux.fs import RENAME_EXCHANGE
+from unionfs.linux.syscalls import RENAME_EXCHANGE
 from unionfs.overlay.attr import Changes
 from unionfs.overlay.wait import Task, Wait, complete
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.overlay.rig import Stack, View, steps
 from tests.overlay.trees import WHITEOUT, Tree, disk
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay.attr import Changes
 from unionfs.overlay.wait import complete
 
@@ -176,7 +176,7 @@ def test_reading_a_lower_file_leaves_its_access_time_without_a_mount_for_it_too(
     def refused(path: str, *, read_only: bool) -> int:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(linux, "clone_tree", refused)
+    monkeypatch.setattr(syscalls, "clone_tree", refused)
     stack.layers({"f": "0123456789"})
     path = stack.lowers[0] / "f"
     os.utime(path, (1_000_000_000, 1_000_000_001))

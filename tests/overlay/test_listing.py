@@ -12,7 +12,7 @@ import pytest
 from tests.overlay.rig import Stack, View
 from tests.overlay.trees import WHITEOUT, Tree, file, node, symlink
 from tests.support.mounts import loop_fs
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay import readdir
 from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.wait import Wait, complete
@@ -381,7 +381,7 @@ def test_listing_leaves_the_access_time_of_a_lower(
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     if not private:
-        monkeypatch.setattr(linux, "clone_tree", refused)
+        monkeypatch.setattr(syscalls, "clone_tree", refused)
     stack.layers({"d": {"a": "a", "e": {}}}, {"d": {"b": "b"}}, upper={"d": {}} if kind == "merged" else {})
     stack.timeout = timeout
     places = [lower / "d" for lower in stack.lowers]

@@ -17,7 +17,7 @@ import pytest
 from testing.oracle import layers
 from testing.oracle.case import Config
 from tests.overlay.rig import Stack, View
-from unionfs.linux.fs import RENAME_EXCHANGE
+from unionfs.linux.syscalls import RENAME_EXCHANGE
 from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.wait import complete
 

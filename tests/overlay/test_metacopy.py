@@ -15,7 +15,7 @@ import pytest
 from tests.overlay.rig import Stack, View
 from tests.overlay.trees import TIME_NS, WHITEOUT, Obj, Tree, disk, file, marks
 from tests.support.mounts import needs_overlayfs
-from unionfs.linux.fs import RENAME_EXCHANGE
+from unionfs.linux.syscalls import RENAME_EXCHANGE
 from unionfs.overlay.attr import Changes
 from unionfs.overlay.wait import Wait, complete
 

@@ -21,8 +21,8 @@ import pytest
 
 from tests.overlay.rig import Stack, View
 from tests.support.mounts import loop_fs, umount
-from unionfs.linux import fs as linux
-from unionfs.linux.fs import FICLONE
+from unionfs.linux import syscalls
+from unionfs.linux.syscalls import FICLONE
 from unionfs.overlay import order
 
 NAMES = [f"f{number}" for number in range(20)]
@@ -127,7 +127,7 @@ def test_the_crash_shows_what_was_not_written(
 
     def plant(view: View) -> None:
         request.getfixturevalue("unshared")
-        monkeypatch.setattr(linux, "start_writing", lambda fd: None)
+        monkeypatch.setattr(syscalls, "start_writing", lambda fd: None)
         view.union.fs.write_out = lambda fd, shared: None
 
     _, torn = crash(kind, "chmod", plant)

@@ -18,9 +18,9 @@ import pytest
 from tests.overlay.rig import ROOT, USER, Stack, View, caller
 from tests.overlay.trees import Tree, directory, disk, file, marks
 from tests.support.mounts import needs_overlayfs, overlayfs
-from unionfs.linux import fileattr as linux
+from unionfs.linux import fileattr
 from unionfs.linux.fileattr import FS_APPEND_FL, FS_IMMUTABLE_FL, FS_NOATIME_FL, FS_SYNC_FL
-from unionfs.linux.fs import RENAME_EXCHANGE, renameat2
+from unionfs.linux.syscalls import RENAME_EXCHANGE, renameat2
 from unionfs.overlay.wait import complete
 
 FS_NODUMP_FL = 0x40
@@ -37,7 +37,7 @@ LETTERS = {
 def flags_of(path: Path) -> int:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return linux.get_flags(fd)
+        return fileattr.get_flags(fd)
     finally:
         os.close(fd)
 
@@ -46,8 +46,8 @@ def chattr(path: Path, letters: str) -> None:
     """Exactly these flags, of those that the tests use."""
     fd = os.open(path, os.O_RDONLY)
     try:
-        now = linux.get_flags(fd) & ~sum(LETTERS.values())
-        linux.set_flags(fd, now | sum(LETTERS[letter] for letter in letters))
+        now = fileattr.get_flags(fd) & ~sum(LETTERS.values())
+        fileattr.set_flags(fd, now | sum(LETTERS[letter] for letter in letters))
     finally:
         os.close(fd)
 
@@ -289,9 +289,9 @@ def test_copy_up_of_flags(stack: Stack, base: Path, letters: str, metacopy: bool
 
 def attributes(view: View, path: str) -> int:
     found = view.union.statx(view.ino(path))
-    assert found.attributes_mask & linux.STATX_ATTR_IMMUTABLE
-    assert found.attributes_mask & linux.STATX_ATTR_APPEND
-    return linux.protection_of(found.attributes)
+    assert found.attributes_mask & fileattr.STATX_ATTR_IMMUTABLE
+    assert found.attributes_mask & fileattr.STATX_ATTR_APPEND
+    return fileattr.protection_of(found.attributes)
 
 
 @pytest.mark.parametrize("letters", ["a", "S", "A", "aSA"])
@@ -376,13 +376,13 @@ def test_fsxattr(stack: Stack) -> None:
     with stack.open() as view:
         ino = view.ino("f")
         value = bytearray(view.union.get_fsxattr(ino))
-        assert len(value) == linux.FSXATTR_SIZE
-        value[0] |= linux.FS_XFLAG_IMMUTABLE
+        assert len(value) == fileattr.FSXATTR_SIZE
+        value[0] |= fileattr.FS_XFLAG_IMMUTABLE
         complete(view.union.set_fsxattr, ino, bytes(value), ROOT)
         assert shown(view, "f") == "i"
-        assert view.union.get_fsxattr(ino)[0] & linux.FS_XFLAG_IMMUTABLE
+        assert view.union.get_fsxattr(ino)[0] & fileattr.FS_XFLAG_IMMUTABLE
         assert outcome(lambda: view.write("f", b"x")) == "EPERM"
-        value[0] ^= linux.FS_XFLAG_IMMUTABLE | linux.FS_XFLAG_APPEND
+        value[0] ^= fileattr.FS_XFLAG_IMMUTABLE | fileattr.FS_XFLAG_APPEND
         complete(view.union.set_fsxattr, ino, bytes(value), ROOT)
         assert shown(view, "f") == "a"
         assert marks(stack.upper / "f")["protattr"] == b"a"

@@ -14,7 +14,7 @@ import pytest
 from tests.overlay.rig import Stack, View, seen
 from tests.overlay.trees import WHITEOUT, Spec, Tree, build, directory, disk
 from tests.support.mounts import needs_overlayfs, overlayfs
-from unionfs.linux.fs import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, renameat2
+from unionfs.linux.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, renameat2
 
 SOURCES: dict[str, tuple[Spec | None, Spec | None]] = {
     # in upper, in the lower

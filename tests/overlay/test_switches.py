@@ -159,7 +159,7 @@ def test_noacl(stack: Stack, path: str) -> None:
 def test_fsync_off_answers_without_syncing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     stack.layers({"f": "f", "d": {}})
     done: list[int] = []
-    monkeypatch.setattr("unionfs.linux.fs.syncfs", done.append)
+    monkeypatch.setattr("unionfs.linux.syscalls.syncfs", done.append)
     for fsync, expected in ((True, True), (False, False)):
         with stack.open(fsync=fsync) as view:
             assert view.union.fs.syncs == expected

@@ -12,7 +12,7 @@ from tests.overlay.rig import Stack, descriptors
 from tests.overlay.trees import WHITEOUT, build, directory, disk, file
 from tests.support.mounts import needs_overlayfs, overlayfs
 from unionfs.errors import MountError
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.super import Union
 from unionfs.overlay.work import Work, remove_tree
@@ -154,7 +154,7 @@ def test_volatile_copies_up_without_sync(stack: Stack, monkeypatch: pytest.Monke
     stack.layers({"f": "f" * 300_000})
     done: list[int] = []
     monkeypatch.setattr(os, "fsync", done.append)
-    monkeypatch.setattr(linux, "write_data", done.append)
+    monkeypatch.setattr(syscalls, "write_data", done.append)
     with stack.open(volatile=True) as view:
         view.write("f", b"F")
     assert done == []

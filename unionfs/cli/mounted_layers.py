@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from unionfs.control import status_socket
 from unionfs.errors import MountError
-from unionfs.linux import mount as linux
+from unionfs.linux import mount
 from unionfs.linux.mount import MountPoint
 from unionfs.options.lists import split_lowers
 from unionfs.transport.mount import FSTYPE
@@ -31,7 +31,7 @@ def layers_of_mount(path: str) -> Layers | None:
 
     Raises MountError for one that has no upper, or whose layers nobody tells.
     """
-    entry = linux.mount_at(path)
+    entry = mount.mount_at(path)
     if entry is None:
         return None
     if entry.fstype == "overlay":
@@ -57,7 +57,7 @@ def refuse_inside(path: str) -> None:
 
     But for a union that is the root directory, of a container: there is no other place there.
     """
-    above = [entry for entry in linux.mount_table() if path.startswith(entry.path.rstrip("/") + "/")]
+    above = [entry for entry in mount.mount_table() if path.startswith(entry.path.rstrip("/") + "/")]
     around = max(reversed(above), key=lambda entry: len(entry.path), default=None)
     if around is not None and around.path != "/" and around.fstype in ("overlay", FSTYPE):
         raise MountError(

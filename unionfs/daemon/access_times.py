@@ -12,7 +12,7 @@ import os
 import select
 import threading
 
-from unionfs.linux import fs
+from unionfs.linux import syscalls
 from unionfs.linux.mount import MountPoint, options_of
 
 logger = logging.getLogger("unionfs.daemon.lifecycle")
@@ -21,12 +21,12 @@ logger = logging.getLogger("unionfs.daemon.lifecycle")
 def mount_attr(options: tuple[str, ...]) -> int:
     """The `MOUNT_ATTR_` of a mount with these options in /proc/self/mountinfo."""
     if "noatime" in options:
-        attr = fs.MOUNT_ATTR_NOATIME
+        attr = syscalls.MOUNT_ATTR_NOATIME
     elif "relatime" in options:
-        attr = fs.MOUNT_ATTR_RELATIME
+        attr = syscalls.MOUNT_ATTR_RELATIME
     else:
-        attr = fs.MOUNT_ATTR_STRICTATIME
-    return attr | (fs.MOUNT_ATTR_NODIRATIME if "nodiratime" in options else 0)
+        attr = syscalls.MOUNT_ATTR_STRICTATIME
+    return attr | (syscalls.MOUNT_ATTR_NODIRATIME if "nodiratime" in options else 0)
 
 
 class AccessTimes:
@@ -59,7 +59,7 @@ class AccessTimes:
         if wanted == self._current:
             return
         try:
-            fs.set_access_times(self._clone, wanted)
+            syscalls.set_access_times(self._clone, wanted)
         except OSError as error:
             # In a user namespace the flags of what was mounted outside of it are locked.
             logger.info(

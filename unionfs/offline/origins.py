@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.offline.stack import Stack
 from unionfs.overlay.format import Origin
 from unionfs.overlay.layer import Layer, RealDir
@@ -104,7 +104,7 @@ class Origins:
         # outside of it could not be distinguished from a deleted one.
         try:
             with _LayerMount(layer) as mount_fd:
-                return linux.open_by_handle(mount_fd, origin.type, origin.handle, os.O_PATH)
+                return syscalls.open_by_handle(mount_fd, origin.type, origin.handle, os.O_PATH)
         except OSError as error:
             if error.errno == errno.EPERM:
                 self._can_open = False
@@ -139,11 +139,11 @@ class Origins:
     def names_object(self, value: bytes, fd: int) -> bool:
         """Whether an origin names the object of *fd*; True where that cannot be decided."""
         origin = self._format.decode_origin(value)
-        uuid = linux.fs_uuid(fd)
+        uuid = syscalls.fs_uuid(fd)
         if origin is None or uuid is None:
             return origin is not None
         try:
-            kind, handle = linux.name_to_handle(fd, b"")
+            kind, handle = syscalls.name_to_handle(fd, b"")
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EOVERFLOW, errno.EPERM):
                 return True

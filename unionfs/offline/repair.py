@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from unionfs.linux.fs import syncfs
+from unionfs.linux.syscalls import syncfs
 from unionfs.offline.findings import Consent, Finding, Kind
 from unionfs.offline.stack import Stack
 

@@ -13,7 +13,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from unionfs.linux.fs import syncfs
+from unionfs.linux.syscalls import syncfs
 from unionfs.offline.stack import Stack
 from unionfs.overlay.access import LIST, PLACE, WRITE, OwnerAccess, PreserveParentTimes, set_mark
 from unionfs.overlay.format import WHITEOUT_PREFIX

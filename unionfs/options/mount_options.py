@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from unionfs.errors import OptionError
-from unionfs.linux import mount as linux
-from unionfs.linux import process
+from unionfs.linux import mount, process
 from unionfs.options.lists import split_lowers, split_options
 from unionfs.options.table import OPTIONS
 from unionfs.overlay.config import OwnersConfig, UnionConfig
@@ -359,4 +358,4 @@ def resolve_mountpoint(path: str) -> str:
     if name in ("", ".", ".."):
         return os.path.realpath(path)
     resolved = os.path.join(os.path.realpath(head), name)
-    return resolved if linux.mount_at(resolved) else os.path.realpath(resolved)
+    return resolved if mount.mount_at(resolved) else os.path.realpath(resolved)

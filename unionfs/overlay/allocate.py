@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable
 
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.fs import OverlayFs
@@ -33,7 +33,7 @@ def prepare(
         check_not_append(fs, handle.inode)
     check_writable(fs, handle.inode)
     drop_set_ids(handle.inode, caller)
-    return functools.partial(linux.fallocate, handle.fd, mode, offset, length)
+    return functools.partial(syscalls.fallocate, handle.fd, mode, offset, length)
 
 
 def seek(handle: OpenFile, offset: int, whence: int) -> int:
@@ -53,7 +53,7 @@ def has_room(fs: OverlayFs, size: int) -> bool:
     try:
         fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=work.fd)
         try:
-            linux.fallocate(fd, 0, 0, size)
+            syscalls.fallocate(fd, 0, 0, size)
         finally:
             os.close(fd)
     except OSError as error:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from unionfs.linux import fileattr as linux
+from unionfs.linux import fileattr
 from unionfs.overlay.access import WRITE, OwnerAccess, open_for_daemon
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_FOWNER, CAP_FSETID, Caller
@@ -85,14 +85,14 @@ def statx(fs: OverlayFs, inode: Inode) -> StatX:
     """Of the topmost real object, as overlayfs: a copy-up is a birth."""
     if isinstance(inode, File) and inode.fd < 0:
         directory, name = inode.real()
-        found = linux.statx(directory.open(), name)
+        found = fileattr.statx(directory.open(), name)
     elif isinstance(inode, File):
-        found = linux.statx(inode.fd)
+        found = fileattr.statx(inode.fd)
     else:
         assert isinstance(inode, Directory)
-        found = linux.statx(inode.top.open())
-    attributes = found.attributes | linux.attributes_of(protection(fs, inode))
-    mask = found.attributes_mask | linux.STATX_ATTR_APPEND | linux.STATX_ATTR_IMMUTABLE
+        found = fileattr.statx(inode.top.open())
+    attributes = found.attributes | fileattr.attributes_of(protection(fs, inode))
+    mask = found.attributes_mask | fileattr.STATX_ATTR_APPEND | fileattr.STATX_ATTR_IMMUTABLE
     return StatX(inode, inode.lstat(), found.btime, attributes, mask)
 
 

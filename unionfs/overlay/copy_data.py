@@ -10,7 +10,7 @@ import fcntl
 import os
 from collections.abc import Callable
 
-from unionfs.linux.fs import FICLONE
+from unionfs.linux.syscalls import FICLONE
 
 INLINE = 128 * 1024
 """Up to this many bytes may be copied at once: a worker would cost more."""

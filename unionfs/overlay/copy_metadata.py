@@ -10,7 +10,7 @@ import errno
 import os
 from collections.abc import Iterable
 
-from unionfs.linux import fileattr as linux
+from unionfs.linux import fileattr
 from unionfs.linux.as_owner import attributes_as_owner, open_as_owner
 from unionfs.overlay.access import set_mark
 from unionfs.overlay.fs import OverlayFs
@@ -21,9 +21,9 @@ from unionfs.overlay.owners import override_stat
 _ACLS = "system.posix_acl_"
 _MUST_COPY = (_ACLS, "security.")
 
-_PROT_FLAGS = linux.FS_APPEND_FL | linux.FS_IMMUTABLE_FL
-_COPIED_FLAGS = linux.FS_SYNC_FL | linux.FS_NOATIME_FL
-_KEPT_FLAGS = linux.FS_FL_USER_MODIFIABLE & ~_PROT_FLAGS
+_PROT_FLAGS = fileattr.FS_APPEND_FL | fileattr.FS_IMMUTABLE_FL
+_COPIED_FLAGS = fileattr.FS_SYNC_FL | fileattr.FS_NOATIME_FL
+_KEPT_FLAGS = fileattr.FS_FL_USER_MODIFIABLE & ~_PROT_FLAGS
 _NO_FLAGS = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """What filesystems answer that have no such flags."""
 
@@ -151,9 +151,9 @@ def keep_flags(source: bytes | int, target: bytes | int) -> None:
     _change_flags(target, _KEPT_FLAGS, flags)
     with _Opened(source) as old, _Opened(target) as new:
         try:
-            theirs, ours = linux.get_fsxattr(old), linux.get_fsxattr(new)
+            theirs, ours = fileattr.get_fsxattr(old), fileattr.get_fsxattr(new)
             if _sans_extents(theirs) != _sans_extents(ours):
-                linux.set_fsxattr(new, theirs)
+                fileattr.set_fsxattr(new, theirs)
         except OSError as error:
             if error.errno not in _NO_FLAGS:
                 raise
@@ -167,7 +167,7 @@ def _sans_extents(value: bytes) -> bytes:
 def _flags_of(source: bytes | int) -> int:
     try:
         with _Opened(source) as fd:
-            return linux.get_flags(fd)
+            return fileattr.get_flags(fd)
     except PermissionError:
         assert isinstance(source, bytes)
         fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
@@ -175,7 +175,7 @@ def _flags_of(source: bytes | int) -> int:
             with contextlib.suppress(PermissionError):
                 return _flags_as_owner(fd)
             # An ordinary user's daemon: what the flags forbid can be seen all the same.
-            return linux.protection_of(linux.statx(fd).attributes)
+            return fileattr.protection_of(fileattr.statx(fd).attributes)
         finally:
             os.close(fd)
     except OSError as error:
@@ -188,7 +188,7 @@ def _flags_as_owner(fd: int) -> int:
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     opened = open_as_owner(fd, b"/proc/self/fd/%d" % fd, flags)
     try:
-        return linux.get_flags(opened)
+        return fileattr.get_flags(opened)
     finally:
         os.close(opened)
 
@@ -196,14 +196,14 @@ def _flags_as_owner(fd: int) -> int:
 def _change_flags(target: bytes | int, mask: int, flags: int) -> None:
     with _Opened(target) as fd:
         try:
-            now = linux.get_flags(fd)
+            now = fileattr.get_flags(fd)
         except OSError as error:
             if error.errno in _NO_FLAGS:
                 return  # upper's filesystem has no flags; overlayfs goes without, too
             raise
         wanted = now & ~mask | flags & mask
         if wanted != now:
-            linux.set_flags(fd, wanted)
+            fileattr.set_flags(fd, wanted)
 
 
 class _Opened:

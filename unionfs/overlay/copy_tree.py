@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Generator, Iterator
 
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay import aufs
 from unionfs.overlay.access import PreserveParentTimes, set_mark
 from unionfs.overlay.copy_journal import Journal
@@ -212,7 +212,7 @@ class TreeCopy:
         root, upper = place.layer.root_fd, fs.upper.root_fd
         shares = self._clones.get(root)
         if shares is None:
-            both_btrfs = linux.filesystem_type(root) == linux.filesystem_type(upper) == _BTRFS
+            both_btrfs = syscalls.filesystem_type(root) == syscalls.filesystem_type(upper) == _BTRFS
             shares = self._clones[root] = both_btrfs or os.fstat(root).st_dev == os.fstat(upper).st_dev
         return shares
 

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay import index
 from unionfs.overlay.access import (
     WRITE,
@@ -237,7 +237,7 @@ class FileCopyUp:
             note = None if self.progress is None else self.progress.enter(COPYING)
             self._shared = copy_data(self._source[-1], fd, self.size, clone=fs.may_clone, note=note)
             if fs.write_out is not None and not self._shared:
-                linux.start_writing(fd)  # while the rest is done
+                syscalls.start_writing(fd)  # while the rest is done
         elif self.size:
             os.ftruncate(fd, self.size)
         if not self._data:

@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay import aufs
 from unionfs.overlay.access import WRITE, OwnerAccess, set_mark
 from unionfs.overlay.copy_up import upper_dir
@@ -196,11 +196,11 @@ def _make_through_work(
         if slot.whiteout and not is_dir:
             os.rename(temp, name, src_dir_fd=at, dst_dir_fd=place)
         else:
-            how = linux.RENAME_EXCHANGE if slot.whiteout else linux.RENAME_NOREPLACE
+            how = syscalls.RENAME_EXCHANGE if slot.whiteout else syscalls.RENAME_NOREPLACE
             # A directory that moves to another parent must be writable itself, for its "..".
             lands = (place, name)
             with OwnerAccess(fs, path, WRITE, lands=lands) if is_dir else contextlib.nullcontext():
-                linux.renameat2(at, temp, place, name, how)
+                syscalls.renameat2(at, temp, place, name, how)
         if is_dir and slot.whiteout and inherit_dir is None:
             work.remove(temp)
     except BaseException:

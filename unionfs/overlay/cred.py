@@ -9,7 +9,7 @@ import errno
 import functools
 import os
 
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 
 
 @functools.cache
@@ -135,9 +135,9 @@ class Acting:
     def __enter__(self) -> None:
         os.umask(self._caller.umask)
         if self._change:
-            linux.set_fs_ids(self._caller.uid, self._caller.gid)
+            syscalls.set_fs_ids(self._caller.uid, self._caller.gid)
 
     def __exit__(self, *exc: object) -> None:
         if self._change:
-            linux.set_fs_ids(self._own.uid, self._own.gid)
+            syscalls.set_fs_ids(self._own.uid, self._own.gid)
         os.umask(0)

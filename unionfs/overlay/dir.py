@@ -11,7 +11,7 @@ import errno
 import os
 from dataclasses import dataclass
 
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay import aufs, index
 from unionfs.overlay.access import WRITE, OwnerAccess
 from unionfs.overlay.copy_metadata import set_impure
@@ -238,7 +238,7 @@ def rmdir(fs: OverlayFs, parent: Directory, name: bytes) -> None:
                 whiteout = work.whiteout()
                 # A directory that moves to another parent must be writable itself, for its "..".
                 with OwnerAccess(fs, place.proc_path(name), WRITE):
-                    linux.renameat2(work.fd, whiteout, at, name, linux.RENAME_EXCHANGE)
+                    syscalls.renameat2(work.fd, whiteout, at, name, syscalls.RENAME_EXCHANGE)
                 discard_dir(fs, whiteout)
             else:
                 remove_upper_dir(fs, place, name)

@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 
-from unionfs.linux import fileattr as linux
+from unionfs.linux import fileattr
 from unionfs.linux.fileattr import FSXATTR_SIZE
 from unionfs.overlay.access import READ, WRITE, OwnerAccess
 from unionfs.overlay.copy_up import ensure_upper
@@ -20,15 +20,15 @@ from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Inode
 from unionfs.overlay.protect import protection
 
-_PROT_FLAGS = linux.FS_APPEND_FL | linux.FS_IMMUTABLE_FL
-_PROT_XFLAGS = linux.FS_XFLAG_APPEND | linux.FS_XFLAG_IMMUTABLE
+_PROT_FLAGS = fileattr.FS_APPEND_FL | fileattr.FS_IMMUTABLE_FL
+_PROT_XFLAGS = fileattr.FS_XFLAG_APPEND | fileattr.FS_XFLAG_IMMUTABLE
 
 
 def get_flags(fs: OverlayFs, inode: Inode) -> int:
     """The `FS_*_FL` flags; ENOTTY where the filesystem has none."""
     fd = _open(fs, inode)
     try:
-        return linux.get_flags(fd) | protection(fs, inode)
+        return fileattr.get_flags(fd) | protection(fs, inode)
     finally:
         os.close(fd)
 
@@ -37,7 +37,7 @@ def get_fsxattr(fs: OverlayFs, inode: Inode) -> bytes:
     """The `struct fsxattr`; ENOTTY where the filesystem has none."""
     fd = _open(fs, inode)
     try:
-        value = linux.get_fsxattr(fd)
+        value = fileattr.get_fsxattr(fd)
     finally:
         os.close(fd)
     (xflags,) = struct.unpack_from("=I", value)
@@ -50,7 +50,7 @@ def set_flags(fs: OverlayFs, inode: Inode, flags: int, caller: Caller) -> None:
     ensure_upper(fs, inode, data=False)
     fd = _open(fs, inode)
     try:
-        linux.set_flags(fd, flags & ~_PROT_FLAGS)
+        fileattr.set_flags(fd, flags & ~_PROT_FLAGS)
     finally:
         os.close(fd)
     _set_protection(fs, inode, flags & _PROT_FLAGS)
@@ -66,7 +66,7 @@ def set_fsxattr(fs: OverlayFs, inode: Inode, value: bytes, caller: Caller) -> No
     ensure_upper(fs, inode, data=False)
     fd = _open(fs, inode)
     try:
-        linux.set_fsxattr(fd, struct.pack("=I", xflags & ~_PROT_XFLAGS) + value[4:])
+        fileattr.set_fsxattr(fd, struct.pack("=I", xflags & ~_PROT_XFLAGS) + value[4:])
     finally:
         os.close(fd)
     _set_protection(fs, inode, prot)
@@ -115,10 +115,10 @@ def _open(fs: OverlayFs, inode: Inode) -> int:
 
 
 def _to_xflags(prot: int) -> int:
-    append = linux.FS_XFLAG_APPEND if prot & linux.FS_APPEND_FL else 0
-    return append | (linux.FS_XFLAG_IMMUTABLE if prot & linux.FS_IMMUTABLE_FL else 0)
+    append = fileattr.FS_XFLAG_APPEND if prot & fileattr.FS_APPEND_FL else 0
+    return append | (fileattr.FS_XFLAG_IMMUTABLE if prot & fileattr.FS_IMMUTABLE_FL else 0)
 
 
 def _from_xflags(xflags: int) -> int:
-    append = linux.FS_APPEND_FL if xflags & linux.FS_XFLAG_APPEND else 0
-    return append | (linux.FS_IMMUTABLE_FL if xflags & linux.FS_XFLAG_IMMUTABLE else 0)
+    append = fileattr.FS_APPEND_FL if xflags & fileattr.FS_XFLAG_APPEND else 0
+    return append | (fileattr.FS_IMMUTABLE_FL if xflags & fileattr.FS_XFLAG_IMMUTABLE else 0)

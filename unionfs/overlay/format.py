@@ -12,8 +12,7 @@ import stat
 import sys
 from dataclasses import dataclass
 
-from unionfs.linux import fs as linux
-from unionfs.linux import xattr
+from unionfs.linux import syscalls, xattr
 from unionfs.linux.as_owner import attributes_as_owner
 from unionfs.linux.fileattr import FS_APPEND_FL, FS_IMMUTABLE_FL
 from unionfs.overlay.layer import Layer, RealDir, is_mark_file
@@ -238,7 +237,7 @@ class Format:
         if layer.uuid is None:
             return b""
         try:
-            kind, handle = linux.name_to_handle(dirfd, name)
+            kind, handle = syscalls.name_to_handle(dirfd, name)
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EOVERFLOW, errno.EPERM):
                 return b""

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay import order
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.copy_data import INLINE
@@ -269,7 +269,7 @@ class OverlayFs:
             if layer.uuid != origin.uuid:
                 continue
             try:
-                fd = linux.open_by_handle(layer.root_fd, origin.type, origin.handle, os.O_PATH)
+                fd = syscalls.open_by_handle(layer.root_fd, origin.type, origin.handle, os.O_PATH)
             except OSError as error:
                 if error.errno == errno.EPERM:
                     self.handle_can_open = False

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 
 from unionfs.errors import MountError
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -118,12 +118,12 @@ class Layer:
         self.path = path
         self.root_fd = root_fd
         self.dirfds = dirfds
-        self.uuid = linux.fs_uuid(root_fd)
+        self.uuid = syscalls.fs_uuid(root_fd)
         self.has_answered: set[bytes] = set()
         self.lend: Lend | None = None
         self.stat_xattrs: tuple[str, ...] = ()
         self.isolates_security = False
-        kind = linux.filesystem_type(root_fd)
+        kind = syscalls.filesystem_type(root_fd)
         self.numbers_listed = kind in _TELL_NUMBERS
         self.dir_numbers_listed = self.numbers_listed and kind != _BTRFS
         self.root = RealDir(self, None, b"")
@@ -281,7 +281,7 @@ def open_upper(upper: str, work: str, dirfds: DirFds) -> tuple[Layer, int]:
         with ExitStack() as at_end:
             try:
                 # Kept, because mount_setattr(2) takes no other descriptor of a mount than that of its root.
-                top = clone = linux.clone_tree(common, read_only=False)
+                top = clone = syscalls.clone_tree(common, read_only=False)
                 on_failure.callback(os.close, clone)
             except OSError:
                 top = _open_root(common, read_only=False)
@@ -314,7 +314,7 @@ def open_private(path: str, flags: int, *, read_only: bool = False) -> int:
     busy then, and what lies mounted on the directory is seen through it.
     """
     try:
-        tree = linux.clone_tree(path, read_only=read_only)
+        tree = syscalls.clone_tree(path, read_only=read_only)
     except OSError:
         # Whatever is truly wrong with the path, this open says.
         return os.open(path, flags)

@@ -10,8 +10,7 @@ import resource
 from contextlib import ExitStack
 from enum import Enum, auto
 
-from unionfs.linux import fs as linux
-from unionfs.linux import process
+from unionfs.linux import process, syscalls
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import CAP_SETUID, Caller, Identity
 from unionfs.overlay.data_only import DataLayers
@@ -90,4 +89,4 @@ def _is_privileged(use: Use) -> bool:
     if use is Use.REPAIR:
         return process.has_capability(CAP_SETUID)
     me = Caller(os.geteuid(), os.getegid(), os.getpid(), 0)
-    return me.has_capability(CAP_SETUID) and linux.keep_capabilities_across_fsuid()
+    return me.has_capability(CAP_SETUID) and syscalls.keep_capabilities_across_fsuid()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 
 WriteOut = Callable[[int, bool], None]
 """Called with a descriptor of the complete file, and whether it shares its data with the source (FICLONE)."""
@@ -48,15 +48,15 @@ class Pace:
 
 def may_clone(fd: int) -> bool:
     """Whether files of the filesystem of *fd* may share data (FICLONE); where it says so, try."""
-    return linux.filesystem_type(fd) not in (_EXT, _TMPFS)
+    return syscalls.filesystem_type(fd) not in (_EXT, _TMPFS)
 
 
 def write_out(fd: int) -> WriteOut:
     """How it is done on the filesystem of *fd*; by fsync where nothing better is known to be safe."""
-    kind = linux.filesystem_type(fd)
+    kind = syscalls.filesystem_type(fd)
     if kind == _EXT and _has_journal(os.fstat(fd).st_dev):
         return _write_data
-    if kind == _XFS and linux.xfs_is_one_device(fd):
+    if kind == _XFS and syscalls.xfs_is_one_device(fd):
         return _write_data_unless_shared
     return _sync
 
@@ -71,13 +71,13 @@ def _has_journal(device: int) -> bool:
 
 
 def _write_data(fd: int, shared: bool) -> None:
-    linux.write_data(fd)
+    syscalls.write_data(fd)
 
 
 def _write_data_unless_shared(fd: int, shared: bool) -> None:
     # Cloning waits for the source's data to be written, and is a change of metadata itself.
     if not shared:
-        linux.write_data(fd)
+        syscalls.write_data(fd)
 
 
 def _sync(fd: int, shared: bool) -> None:

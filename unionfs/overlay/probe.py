@@ -11,7 +11,7 @@ import os
 import stat
 
 from unionfs.errors import MountError
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.work import remove_tree
@@ -95,8 +95,8 @@ def _try_whiteout(fd: int, upper: str) -> None:
         ) from error
     try:
         os.mknod("file", stat.S_IFREG | 0o600, dir_fd=fd)
-        linux.renameat2(fd, b"file", fd, b"moved", linux.RENAME_WHITEOUT)
-        linux.renameat2(fd, b"moved", fd, b"whiteout", linux.RENAME_EXCHANGE)
+        syscalls.renameat2(fd, b"file", fd, b"moved", syscalls.RENAME_WHITEOUT)
+        syscalls.renameat2(fd, b"moved", fd, b"whiteout", syscalls.RENAME_EXCHANGE)
     except OSError as error:
         raise MountError(
             f"the filesystem of upper {upper} cannot rename with RENAME_WHITEOUT and RENAME_EXCHANGE"
@@ -115,7 +115,7 @@ def _try_mark_file(fd: int, upper: str) -> None:
         ) from error
     try:
         os.mknod("file", stat.S_IFREG | 0o600, dir_fd=fd)
-        linux.renameat2(fd, b"file", fd, WHITEOUT_PREFIX + b"file", linux.RENAME_EXCHANGE)
+        syscalls.renameat2(fd, b"file", fd, WHITEOUT_PREFIX + b"file", syscalls.RENAME_EXCHANGE)
     except OSError as error:
         raise MountError(
             f"the filesystem of upper {upper} cannot rename with RENAME_EXCHANGE ({error.strerror}), by which"

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from unionfs.linux import fileattr as linux
+from unionfs.linux import fileattr
 from unionfs.linux.fileattr import FS_APPEND_FL as APPEND
 from unionfs.linux.fileattr import FS_IMMUTABLE_FL as IMMUTABLE
 from unionfs.overlay.fs import OverlayFs
@@ -34,11 +34,11 @@ def _look(fs: OverlayFs, inode: Inode) -> int:
         return fs.format.read_protattr(path, follow=follow)
     if isinstance(inode, File):
         directory, name = inode.real()
-        attributes = linux.statx_attributes(directory.open(), name)
+        attributes = fileattr.statx_attributes(directory.open(), name)
     else:
         assert isinstance(inode, Directory)
-        attributes = linux.statx_attributes(inode.top.open())
-    return linux.protection_of(attributes)
+        attributes = fileattr.statx_attributes(inode.top.open())
+    return fileattr.protection_of(attributes)
 
 
 def _refused() -> OSError:

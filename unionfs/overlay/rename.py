@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay import aufs
 from unionfs.overlay.access import WRITE, OwnerAccess, listing_fd, set_mark
 from unionfs.overlay.copy_metadata import copy_metadata, set_impure
@@ -35,7 +35,7 @@ from unionfs.overlay.protect import check_create, check_delete
 from unionfs.overlay.readdir import note_listed, note_upper
 from unionfs.overlay.redirect import set_redirect
 
-_KNOWN_FLAGS = linux.RENAME_NOREPLACE | linux.RENAME_EXCHANGE
+_KNOWN_FLAGS = syscalls.RENAME_NOREPLACE | syscalls.RENAME_EXCHANGE
 
 
 def rename(
@@ -48,14 +48,14 @@ def rename(
     """
     if flags & ~_KNOWN_FLAGS or flags == _KNOWN_FLAGS:
         raise failure(errno.EINVAL)
-    exchange = bool(flags & linux.RENAME_EXCHANGE)
+    exchange = bool(flags & syscalls.RENAME_EXCHANGE)
     old = find(fs, olddir, oldname)
     if old is None:
         raise failure(errno.ENOENT)
     new = find(fs, newdir, newname)
     if new is None and exchange:
         raise failure(errno.ENOENT)
-    if new is not None and flags & linux.RENAME_NOREPLACE:
+    if new is not None and flags & syscalls.RENAME_NOREPLACE:
         raise failure(errno.EEXIST)
     fs.writable_work()
     if new is old:
@@ -102,15 +102,15 @@ def rename(
     how = 0
     left_whiteout = False
     if exchange:
-        how = linux.RENAME_EXCHANGE
+        how = syscalls.RENAME_EXCHANGE
     elif source.lower and not hides:
-        how = linux.RENAME_EXCHANGE if slot.whiteout else linux.RENAME_WHITEOUT
+        how = syscalls.RENAME_EXCHANGE if slot.whiteout else syscalls.RENAME_WHITEOUT
     elif old.is_dir and slot.whiteout:
-        how = linux.RENAME_EXCHANGE
+        how = syscalls.RENAME_EXCHANGE
         left_whiteout = True
     hidden = hides and aufs.hide(fs, source.place, oldname)
     try:
-        linux.renameat2(source.place.open(), oldname, slot.place.open(), newname, how)
+        syscalls.renameat2(source.place.open(), oldname, slot.place.open(), newname, how)
     except OSError:
         if hidden:
             aufs.unhide(source.place, oldname)
@@ -205,7 +205,7 @@ def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: 
             OwnerAccess(fs, work.fd_path(temp), WRITE, lands=(place.open(), name)),
             OwnerAccess(fs, place.proc_path(name), WRITE),
         ):
-            linux.renameat2(work.fd, temp, place.open(), name, linux.RENAME_EXCHANGE)
+            syscalls.renameat2(work.fd, temp, place.open(), name, syscalls.RENAME_EXCHANGE)
         # From here on it is that new directory, in which nothing of below shows.
         directory.upper.layer.dirfds.close(directory.upper)
         directory.lowers = ()

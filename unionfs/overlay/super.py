@@ -12,7 +12,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.overlay import allocate, attr, copy_range, create, fileattr, iterate, xattr
 from unionfs.overlay import dir as ovl_dir
 from unionfs.overlay.access import listing_fd
@@ -55,7 +55,7 @@ class Union:
         """Write all of upper's filesystem out, unless the mount is volatile. Any thread."""
         fs = self.fs
         if fs.upper is not None and not fs.config.volatile:
-            linux.syncfs(fs.upper.root_fd)
+            syscalls.syncfs(fs.upper.root_fd)
 
     def syncfs_for_caller(self) -> None:
         """syncfs(2), which `fsync=0` leaves out, too. Any thread."""
@@ -129,7 +129,7 @@ class Union:
         """To be called after a round of `forget`: return what many forgotten inodes have held."""
         if self.fs.table.shrink():
             gc.collect()
-            linux.malloc_trim()
+            syscalls.malloc_trim()
 
     def remember(self, inode: Inode) -> None:
         """Count a lookup of an entry that a listing has handed to the kernel."""

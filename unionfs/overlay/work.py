@@ -13,7 +13,7 @@ import os
 import stat
 
 from unionfs.errors import MountError
-from unionfs.linux import fs as linux
+from unionfs.linux import syscalls
 from unionfs.linux.as_owner import open_as_owner
 from unionfs.overlay.config import UnionConfig
 
@@ -221,7 +221,7 @@ class Work:
 
     def place(self, name: bytes, dirfd: int, target: bytes) -> None:
         """Rename a prepared object to where nothing is yet; never replaces anything."""
-        linux.renameat2(self.fd, name, dirfd, target, linux.RENAME_NOREPLACE)
+        syscalls.renameat2(self.fd, name, dirfd, target, syscalls.RENAME_NOREPLACE)
 
     def close(self) -> None:
         """Clear away what is temporary. A volatile mark stays, as overlayfs's does."""

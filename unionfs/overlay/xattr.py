@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from unionfs.linux import xattr as linux
+from unionfs.linux import xattr
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_FSETID, CAP_SYS_ADMIN, Caller
 from unionfs.overlay.fs import OverlayFs
@@ -89,7 +89,7 @@ def _read(fs: OverlayFs, layer: Layer, inode: Inode, name: bytes) -> bytes | Non
     try:
         if isinstance(inode, File) and inode.fd < 0:
             directory, real = inode.real()
-            return linux.get_at(directory.open(), real, stored)
+            return xattr.get_at(directory.open(), real, stored)
         path, follow = inode.proc_path()
         return os.getxattr(path, stored, follow_symlinks=follow)
     except OSError as error:
@@ -106,7 +106,7 @@ def _stored_names(inode: Inode) -> list[str]:
         if inode.no_xattrs and not inode.on_upper:
             return []
         directory, real = inode.real()
-        return linux.list_at(directory.open(), real)
+        return xattr.list_at(directory.open(), real)
     path, follow = inode.proc_path()
     return os.listxattr(path, follow_symlinks=follow)
 

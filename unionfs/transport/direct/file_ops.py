@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from unionfs.linux.fs import filesystem_type
+from unionfs.linux.syscalls import filesystem_type
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import Inode

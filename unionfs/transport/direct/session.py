@@ -11,8 +11,8 @@ import os
 import threading
 from collections.abc import Callable
 
-from unionfs.linux.fs import filesystem_type
 from unionfs.linux.process import may_use_backing_files
+from unionfs.linux.syscalls import filesystem_type
 from unionfs.overlay.attr import link_counter
 from unionfs.overlay.super import Union
 from unionfs.transport.direct.dir_ops import DirOps

@@ -18,7 +18,7 @@ import stat
 import pyfuse3
 import trio
 
-from unionfs.linux.fs import filesystem_type
+from unionfs.linux.syscalls import filesystem_type
 from unionfs.overlay.attr import Changes, blocks, link_counter
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
