@@ -183,8 +183,8 @@ def test_layers_that_change_are_always_asked(stack: Stack) -> None:
 @pytest.fixture(params=["listxattrat", "by /proc"])
 def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "by /proc":
-        monkeypatch.setattr(xattr, "at_works", False)
-    elif not xattr.at_works:
+        monkeypatch.setattr(xattr, "has_xattrat", False)
+    elif not xattr.has_xattrat:
         pytest.skip("needs Linux 6.13")
 
 

@@ -1,3 +1,3 @@
-"""What other processes ask of a mount that serves: its status, other mount flags, its end. Loads no union."""
+"""Commands for a mount that is served: status, remount, unmount. Imports no union."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Changing the flags of a mount that serves, as `mount -o remount` asks: `ro`, `nosuid` and the like.
+"""Changes the flags of a served mount, for `mount -o remount`: `ro`, `nosuid` and the like.
 
 The union's layers stay: as overlayfs does, a remount ignores options that concern them. Nothing here makes a
 mount writable that has no upper.

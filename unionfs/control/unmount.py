@@ -1,4 +1,4 @@
-"""Ending a mount from outside: unmount, and wait until its daemon has written everything out and is gone.
+"""Unmounts, and waits until the daemon has written everything out and has exited.
 
 Works for mounts whose daemon has died too. Never unmounts what is not this program's, and never kills a
 daemon.
@@ -68,7 +68,7 @@ def leave_mount(mountpoint: str) -> None:
 
     For commands such as `pyunionfs umount .`: only their caller has a reason to be there.
     """
-    if process.works_below(mountpoint):
+    if process.cwd_is_below(mountpoint):
         os.chdir("/")
 
 
@@ -114,7 +114,7 @@ def _busy_error(mountpoint: str, entry: MountPoint) -> BusyError:
     above = [each.path for each in mount_table() if each.parent_id == entry.mount_id]
     if above:
         return BusyError(mountpoint, f"{above[0]} is mounted in it", [])
-    users = process.users_of(mountpoint)
+    users = process.processes_using(mountpoint)
     # A command has its caller's open files, which are the caller's to close.
     users = [each for each in users if each[0] != os.getpid()] or users
     if not users:
@@ -128,7 +128,7 @@ def format_processes(users: list[tuple[int, str]]) -> str:
 
 
 def _is_dead(mountpoint: str) -> bool:
-    return process.try_in_child(lambda: os.statvfs(mountpoint), _STATVFS_TIMEOUT) == errno.ENOTCONN
+    return process.run_in_child(lambda: os.statvfs(mountpoint), _STATVFS_TIMEOUT) == errno.ENOTCONN
 
 
 class _Daemons:
@@ -141,7 +141,7 @@ class _Daemons:
         self._dead = not found and _is_dead(mountpoint)
         # A pid namespace may hide one: then it has exited when its socket is gone.
         self._hidden = {each.name for each in found if each.pid == 0}
-        pidfds = [process.open_process(each.pid) for each in found if each.pid != 0]
+        pidfds = [process.open_pidfd(each.pid) for each in found if each.pid != 0]
         self._pidfds = [pidfd for pidfd in pidfds if pidfd is not None]
 
     def wait(self, force: bool, report: Callable[[str], None]) -> None:

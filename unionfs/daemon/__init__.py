@@ -1,3 +1,3 @@
-"""The process that serves one mount, from its first check to its last sync. Transports answer requests."""
+"""The process that serves one mount, from its first check to its last sync. Transports handle requests."""
 
 from __future__ import annotations

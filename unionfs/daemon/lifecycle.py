@@ -23,7 +23,7 @@ from unionfs.daemon.owner_process import OwnerProcess
 from unionfs.daemon.readiness import FAILED, READY, SIGNALS, Readiness
 from unionfs.errors import MountError, PyUnionFSError, explain
 from unionfs.linux import notify, process
-from unionfs.linux.mount_users import may_be_used
+from unionfs.linux.mount_users import may_be_in_use
 from unionfs.options.mount_options import MountOptions
 from unionfs.overlay.check import check
 from unionfs.overlay.lock import Lock
@@ -289,17 +289,17 @@ class _MountLifecycle:
             "log": self.log_destination,
             "open_handles": 0 if open_handles is None else open_handles,
             "silent_opens": open_handles is None,
-            "in_use": self._may_be_used() if open_handles is None else open_handles > 0,
+            "in_use": self._may_be_in_use() if open_handles is None else open_handles > 0,
             "requests": self.session.counts(),
             "union": self.union.stats(),
             "under_way": self.union.under_way(),
             "upper_space": self.union.space(),
         }
 
-    def _may_be_used(self) -> bool:
+    def _may_be_in_use(self) -> bool:
         """Whether a file may be open, where the kernel opens them without a request."""
         entry = self.fuse.entry
-        return entry is None or may_be_used(entry.mount_id, entry.device, process.NAME)
+        return entry is None or may_be_in_use(entry.mount_id, entry.device, process.NAME)
 
 
 def _open_control(directory: str | None, stem: str) -> ControlSocket | None:

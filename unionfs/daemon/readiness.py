@@ -27,7 +27,7 @@ SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 READY = b"+"
 FAILED = b"-"
 
-TOO_LATE = f"a stat of it was not answered within {TIMEOUT:g} seconds; `pyunionfs mount -f --debug` shows why"
+TOO_LATE = f"a stat of it did not return within {TIMEOUT:g} seconds; `pyunionfs mount -f --debug` shows why"
 
 _PAUSE = 0.05
 

@@ -1,1 +1,1 @@
-"""Linux facilities that Python's `os` lacks, as plain typed functions. Never holds union rules."""
+"""Linux facilities that Python's `os` lacks, as plain typed functions. No union rule is here."""

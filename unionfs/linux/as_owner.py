@@ -1,10 +1,9 @@
-"""Reading what a mode denies to its owner without changing the mode, by the capabilities of a user namespace.
+"""Reads files whose mode denies that to their owner, without chmod(2): by a user namespace's capabilities.
 
-A process that makes a namespace in which its own user and group are known has CAP_DAC_OVERRIDE there over
-what belongs to both, as the mounter of kernel overlayfs has. It opens the file and hands the descriptor over,
-or says what attributes there are, for getxattr(2) asks for read permission by descriptor, too. It is a
-process of its own, since one with threads cannot change its namespace; it takes some 20 ms. Nothing here may
-write.
+A process that makes a namespace with its own user and group mapped has CAP_DAC_OVERRIDE there over objects of
+both, as the mounter of kernel overlayfs has. It opens the file and passes the descriptor, or returns the
+xattrs, because getxattr(2) needs read permission by descriptor, too. It is a process of its own, because one
+with threads cannot change its namespace; it takes some 20 ms. Nothing here may write.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ _OPEN = (
     _NAMESPACE
     + """
 import socket
-at, flags, name, answer = int(sys.argv[1]), int(sys.argv[2]), os.fsencode(sys.argv[3]), int(sys.argv[4])
-channel = socket.socket(fileno=answer)
+at, flags, name, reply = int(sys.argv[1]), int(sys.argv[2]), os.fsencode(sys.argv[3]), int(sys.argv[4])
+channel = socket.socket(fileno=reply)
 try:
     enter()
     socket.send_fds(channel, [b"0"], [os.open(name, flags, dir_fd=at)])
@@ -47,10 +46,10 @@ _ATTRIBUTES = (
 path = "/proc/self/fd/" + sys.argv[1]
 try:
     enter()
-    answer = {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    result = {name: os.getxattr(path, name) for name in os.listxattr(path)}
 except OSError as error:
-    answer = error.errno
-sys.stdout.buffer.write(marshal.dumps(answer))
+    result = error.errno
+sys.stdout.buffer.write(marshal.dumps(result))
 """
 )
 
@@ -58,19 +57,19 @@ sys.stdout.buffer.write(marshal.dumps(answer))
 def open_as_owner(dirfd: int, name: bytes, flags: int) -> int:
     """Open *name*, which the caller owns, in a directory to read; the descriptor is closed on exec.
 
-    Raises PermissionError where that does not help, or the kernel gives no user namespace.
+    Raises PermissionError where that fails too, or a user namespace is not permitted.
     """
-    import socket  # here, so that no mount waits for what few need
+    import socket  # here, because few mounts need it, and importing takes time
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
         _run(_OPEN, [str(dirfd), str(flags), os.fsdecode(name), str(theirs.fileno())], dirfd, theirs.fileno())
         theirs.close()
-        said, fds, _, _ = socket.recv_fds(ours, 16, 1)
+        reply, fds, _, _ = socket.recv_fds(ours, 16, 1)
     if fds:
         os.set_inheritable(fds[0], False)
         return fds[0]
-    raise _refusal(int(said or errno.EACCES))
+    raise _permission_error(int(reply or errno.EACCES))
 
 
 def attributes_as_owner(fd: int) -> dict[str, bytes]:
@@ -80,12 +79,12 @@ def attributes_as_owner(fd: int) -> dict[str, bytes]:
     """
     st = os.fstat(fd)
     if (st.st_uid, st.st_gid) != (os.geteuid(), os.getegid()):
-        raise _refusal(errno.EACCES)
-    said = _run(_ATTRIBUTES, [str(fd)], fd)
-    answer: Any = marshal.loads(said) if said else errno.EACCES
-    if isinstance(answer, int):
-        raise _refusal(answer)
-    found: dict[str, bytes] = answer
+        raise _permission_error(errno.EACCES)
+    output = _run(_ATTRIBUTES, [str(fd)], fd)
+    result: Any = marshal.loads(output) if output else errno.EACCES
+    if isinstance(result, int):
+        raise _permission_error(result)
+    found: dict[str, bytes] = result
     return found
 
 
@@ -99,7 +98,7 @@ def _run(program: str, arguments: list[str], *descriptors: int) -> bytes:
     return done.stdout
 
 
-def _refusal(code: int) -> OSError:
-    if code in (errno.EPERM, errno.ENOSPC, errno.EUSERS):  # no namespace for this user
+def _permission_error(code: int) -> OSError:
+    if code in (errno.EPERM, errno.ENOSPC, errno.EUSERS):  # unshare(2) is not permitted
         code = errno.EACCES
     return OSError(code, os.strerror(code))

@@ -1,4 +1,4 @@
-"""What an inode says beyond stat(2): statx(2), and the flags that chattr(1) sets.
+"""Inode attributes beyond stat(2): statx(2), and the flags that chattr(1) sets.
 
 Plain typed functions over libc that raise `OSError` with the errno of the call. Nothing here may know what a
 union is or which flag means what to it.
@@ -30,7 +30,7 @@ FS_FL_USER_MODIFIABLE = 0x000380FF
 FS_XFLAG_IMMUTABLE = 0x08
 FS_XFLAG_APPEND = 0x10
 
-# The ioctls whose argument is a long to the headers and an int to every kernel.
+# The ioctls whose argument is a long in the headers and an int in every kernel.
 _LONG = ctypes.sizeof(ctypes.c_long) << 16
 FS_IOC_GETFLAGS = 0x80006601 | _LONG
 FS_IOC_SETFLAGS = 0x40006602 | _LONG
@@ -46,7 +46,7 @@ _statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, c
 
 
 class Statx(NamedTuple):
-    """What statx(2) adds to stat(2). `btime` is (seconds, nanoseconds), None where nothing records it."""
+    """What statx(2) adds to stat(2). `btime` is (seconds, nanoseconds), or None where there is none."""
 
     btime: tuple[int, int] | None
     attributes: int
@@ -67,7 +67,7 @@ def statx(dirfd: int, name: bytes = b"") -> Statx:
 
 
 def statx_attributes(dirfd: int, name: bytes = b"") -> int:
-    """The `STATX_ATTR_*` attributes alone, for who asks often."""
+    """The `STATX_ATTR_*` attributes alone, which is quicker."""
     buffer = ctypes.create_string_buffer(_STATX_SIZE)
     if _statx(dirfd, name, AT_SYMLINK_NOFOLLOW if name else AT_EMPTY_PATH, 0, buffer) != 0:
         code = ctypes.get_errno()
@@ -77,7 +77,7 @@ def statx_attributes(dirfd: int, name: bytes = b"") -> int:
 
 
 def protection_of(attributes: int) -> int:
-    """FS_APPEND_FL and FS_IMMUTABLE_FL, as far as `STATX_ATTR_*` attributes tell."""
+    """FS_APPEND_FL and FS_IMMUTABLE_FL, from `STATX_ATTR_*` attributes."""
     append = FS_APPEND_FL if attributes & STATX_ATTR_APPEND else 0
     return append | (FS_IMMUTABLE_FL if attributes & STATX_ATTR_IMMUTABLE else 0)
 

@@ -40,16 +40,16 @@ def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
     """mount(2)."""
     arguments = (os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, os.fsencode(data))
     if _libc.mount(*arguments):
-        _raise(target)
+        _raise_errno(target)
 
 
 def umount(target: str, flags: int = 0) -> None:
     """umount2(2)."""
     if _libc.umount2(os.fsencode(target), flags):
-        _raise(target)
+        _raise_errno(target)
 
 
-def _raise(path: str) -> None:
+def _raise_errno(path: str) -> None:
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number), path)
 
@@ -61,7 +61,7 @@ class MountPoint:
     mount_id: int
     parent_id: int
     device: tuple[int, int]
-    root: str  # the directory of the filesystem that is seen at `path`
+    root: str  # the directory of the filesystem that is mounted at `path`
     path: str
     options: tuple[str, ...]
     fstype: str
@@ -83,7 +83,7 @@ def mount_table() -> list[MountPoint]:
 
 
 def options_of(mount_id: int) -> tuple[str, ...] | None:
-    """The options of one mount, or None where this namespace has it no more. Parses no other line."""
+    """The options of one mount, or None where this namespace does not have it. Parses no other line."""
     start = b"%d " % mount_id
     with open("/proc/self/mountinfo", "rb") as table:
         for line in table:
@@ -129,7 +129,7 @@ def mount_at(path: str, table: list[MountPoint] | None = None) -> MountPoint | N
 
 
 def mount_id_of(fd: int) -> int:
-    """The mount that an open descriptor lies on. Renaming from one mount to another is refused."""
+    """The id of the mount that a descriptor is on. rename(2) between two mounts fails (EXDEV)."""
     with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
         for line in info:
             if line.startswith("mnt_id:"):

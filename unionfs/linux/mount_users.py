@@ -1,7 +1,7 @@
-"""Whether a process may use a mount, by what /proc shows: for a filesystem that is not told what is open.
+"""Whether a process may use a mount, from /proc: for a filesystem that gets no OPEN requests.
 
-Asks no filesystem, so that a daemon may ask it about its own mount. What belongs to others whom this process
-may not look at is not seen.
+Accesses no filesystem but /proc, so that a daemon may call it for its own mount. Processes whose /proc files
+are not readable are ignored.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import os
 from unionfs.linux.mount import parse_mount
 
 
-def may_be_used(mount_id: int, device: tuple[int, int], daemons: str) -> bool:
+def may_be_in_use(mount_id: int, device: tuple[int, int], daemons: str) -> bool:
     """Whether some process can reach this mount of our namespace, or has a file of it open or mapped.
 
-    Processes of the name *daemons* are there to serve others, and count by what they have open only.
+    Processes named *daemons* serve other mounts, and count only with an open or mapped file.
     """
     if mount_id not in _mounts_of("self", device):
-        # Out of the tree; the kernel ends it as soon as nothing is open, and has not.
+        # Detached; the kernel ends it as soon as nothing is open, and has not.
         return True
     me = str(os.getpid())
     namespaces = {_namespace("self"): False}
@@ -45,7 +45,7 @@ def _namespace(pid: str) -> str:
 
 
 def _sees(pid: str, device: tuple[int, int], namespaces: dict[str, bool]) -> bool:
-    """Whether the mount is in the process's namespace. Its own has it; others are remembered there."""
+    """Whether the mount is in the process's namespace: ours has it; *namespaces* caches the others."""
     namespace = _namespace(pid)
     if namespace == next(iter(namespaces)):
         return True

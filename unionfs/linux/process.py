@@ -1,6 +1,6 @@
-"""What the kernel says about processes: privileges, limits, memory, descriptors of processes.
+"""Processes: privileges, limits, memory, descriptors, pidfds.
 
-Plain functions over /proc and system calls. Nothing here decides anything about mounts or prints.
+Plain functions over /proc and system calls. No rule about mounts is here, and nothing prints.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable, Collection
 CAP_SYS_ADMIN = 21
 
 NAME = "pyunionfs"
-"""What a daemon's process is called."""
+"""The name of a daemon's process."""
 
 # The inode number of the first user namespace is a constant of the kernel (PROC_USER_INIT_INO).
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 
-# More descriptors than this cost kernel memory and buy nothing.
+# More descriptors than this cost kernel memory without a benefit.
 _MOST_DESCRIPTORS = 1048576
 
 
@@ -45,7 +45,7 @@ def in_initial_user_namespace() -> bool:
 
 
 def outer_uid(uid: int) -> int:
-    """What the initial user namespace calls this user: every namespace has a root, and they differ."""
+    """This user's id in the initial user namespace: every namespace has a root, and they differ."""
     with open("/proc/self/uid_map", encoding="ascii") as table:
         for line in table:
             inside, outside, count = map(int, line.split())
@@ -60,12 +60,12 @@ def may_use_trusted_xattrs() -> bool:
 
 
 def may_use_backing_files() -> bool:
-    """Whether fuse.ko takes backing files for passthrough from us: CAP_SYS_ADMIN over the whole machine."""
+    """Whether fuse.ko accepts backing files of this process: CAP_SYS_ADMIN in the initial user namespace."""
     return may_use_trusted_xattrs()
 
 
 def raise_file_size_limit() -> None:
-    """Raise RLIMIT_FSIZE as far as this process may: the kernel has checked that of the caller already."""
+    """Raise RLIMIT_FSIZE as far as this process may: the kernel has already checked the caller's."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -84,7 +84,7 @@ def raise_open_file_limit() -> int:
         wanted = hard
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
-    except (PermissionError, ValueError):  # root without CAP_SYS_RESOURCE: what is allowed anyway
+    except (PermissionError, ValueError):  # root without CAP_SYS_RESOURCE: its hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         wanted = hard
     return wanted
@@ -103,10 +103,10 @@ def set_process_name(name: str) -> None:
 
 
 def drop_descriptors(keep: Collection[int]) -> None:
-    """Let go of every descriptor that is not in `keep`: /dev/null takes its number.
+    """Replace every descriptor that is not in `keep` by one of /dev/null.
 
-    It is not just closed: an object in this process that still believes to own the number may close it, which
-    must not be another file's by then.
+    They are not just closed: an object in this process that still has the number may close it, and that must
+    not close another file.
     """
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in map(int, os.listdir("/proc/self/fd")):
@@ -119,13 +119,13 @@ def _is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
     except OSError as error:
-        if error.errno == errno.EBADF:  # by which the list was read
+        if error.errno == errno.EBADF:  # the one by which the list was read
             return False
     return True
 
 
-def open_process(pid: int) -> int | None:
-    """A descriptor of the process (pidfd), or None when it is gone. A number can become another's."""
+def open_pidfd(pid: int) -> int | None:
+    """A pidfd of the process, or None when it is gone. A pid may be reused, a pidfd is not."""
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
@@ -133,23 +133,23 @@ def open_process(pid: int) -> int | None:
 
 
 def wait_for_exit(pidfd: int, timeout: float | None) -> bool:
-    """Wait until the process is gone; False when the time (seconds) is over first."""
+    """Wait until the process has exited; False after *timeout* seconds."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(None if timeout is None else timeout * 1000))
 
 
-def try_in_child(action: Callable[[], object], timeout: float) -> int | None:
+def run_in_child(action: Callable[[], object], timeout: float) -> int | None:
     """Run `action` in a forked child: 0, the errno of its OSError, or None when it does not return.
 
-    For system calls that can hang for ever (a path on a filesystem whose server is stuck): nothing interrupts
-    them, so a thread would keep this process from ending.
+    For system calls that can hang for ever (a path on a filesystem whose daemon is stuck): nothing interrupts
+    them, so a thread would keep this process from exiting.
     """
     pid = os.fork()
     if pid == 0:
         status = errno.EIO
         try:
-            # Who reads our output to its end must not wait for this one too.
+            # A reader of this process's output must not wait for the child's end too.
             drop_descriptors(())
             action()
             status = 0
@@ -161,7 +161,7 @@ def try_in_child(action: Callable[[], object], timeout: float) -> int | None:
     try:
         if not wait_for_exit(pidfd, timeout):
             os.kill(pid, signal.SIGKILL)
-            # It may not even die: a server that has read the request must answer first. init waits for it.
+            # SIGKILL may not end it: a daemon that has read the request must reply first. init reaps it.
             os.waitpid(pid, os.WNOHANG)
             return None
         _, status = os.waitpid(pid, 0)
@@ -170,8 +170,8 @@ def try_in_child(action: Callable[[], object], timeout: float) -> int | None:
     return os.waitstatus_to_exitcode(status)
 
 
-def users_of(path: str, most: int = 5) -> list[tuple[int, str]]:
-    """Processes (pid, name) that work below this path or have files open there, as far as we may look."""
+def processes_using(path: str, most: int = 5) -> list[tuple[int, str]]:
+    """Processes (pid, name) with a working directory or open files below a path, where /proc is readable."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -187,8 +187,8 @@ def users_of(path: str, most: int = 5) -> list[tuple[int, str]]:
     return found
 
 
-def works_below(path: str) -> bool:
-    """Whether this process's working directory is `path` or lies below it. Asks no filesystem."""
+def cwd_is_below(path: str) -> bool:
+    """Whether this process's working directory is `path` or below it. Accesses no filesystem but /proc."""
     return _leads_below("/proc/self/cwd", path)
 
 

@@ -1,7 +1,7 @@
 """File-system calls that Python's `os` lacks, as plain typed functions over libc.
 
 Every function raises `OSError` with the errno of the call. Nothing here may know what a union is, keep
-state, or retry: callers see exactly what the kernel said.
+state, or retry: callers get exactly the kernel's result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import struct
 import sys
 
-# `use_errno` keeps each thread's errno safe from whatever runs between the call and the look at it.
+# `use_errno` saves each thread's errno before other code of the interpreter can change it.
 _libc = ctypes.CDLL(None, use_errno=True)
 
 AT_FDCWD = -100
@@ -84,10 +84,10 @@ _name_to_handle_at.argtypes = (
     ctypes.POINTER(ctypes.c_int),
     ctypes.c_int,
 )
-_mount_id = ctypes.byref(ctypes.c_int())  # the kernel insists on telling; nobody reads it
+_mount_id = ctypes.byref(ctypes.c_int())  # the call requires it; it is not used
 
 
-def _fail() -> OSError:
+def _last_error() -> OSError:
     code = ctypes.get_errno()
     return OSError(code, os.strerror(code))
 
@@ -95,40 +95,40 @@ def _fail() -> OSError:
 def renameat2(olddir: int, old: bytes, newdir: int, new: bytes, flags: int) -> None:
     """renameat2(2): `RENAME_NOREPLACE`, `RENAME_EXCHANGE` or `RENAME_WHITEOUT`."""
     if _renameat2(olddir, old, newdir, new, flags) != 0:
-        raise _fail()
+        raise _last_error()
 
 
 def syncfs(fd: int) -> None:
     """syncfs(2): write out everything of the filesystem that *fd* lies on."""
     if _syncfs(fd) != 0:
-        raise _fail()
+        raise _last_error()
 
 
 def write_data(fd: int) -> None:
-    """sync_file_range(2): have all of a file's data written and wait for that, metadata left to the journal.
+    """sync_file_range(2): write all of a file's data and wait for that; metadata is left to the journal.
 
     Raises OSError for a failure to write. The disk's own cache is not flushed.
     """
     if _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE_AND_WAIT) != 0:
-        raise _fail()
+        raise _last_error()
 
 
 def start_writing(fd: int) -> None:
-    """sync_file_range(2): begin to write a file's data. A hint: whoever waits for it is told of failures."""
+    """sync_file_range(2): begin to write a file's data. A hint: a failure is reported by the next sync."""
     _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2) with any of its modes (`FALLOC_FL_*` of linux/falloc.h)."""
     if _fallocate(fd, mode, offset, length) != 0:
-        raise _fail()
+        raise _last_error()
 
 
 def filesystem_type(fd: int) -> int:
     """`f_type` of fstatfs(2): the filesystem's magic number. Works on O_PATH descriptors."""
     buffer = ctypes.create_string_buffer(512)
     if _fstatfs(fd, buffer) != 0:
-        raise _fail()
+        raise _last_error()
     return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
 
 
@@ -161,7 +161,7 @@ def name_to_handle(dirfd: int, name: bytes) -> tuple[int, bytes]:
     """name_to_handle_at(2) without following symlinks: (type, handle). An empty *name* is *dirfd* itself."""
     buffer = ctypes.create_string_buffer(_FILE_HANDLE.pack(_MAX_HANDLE, 0), _FILE_HANDLE.size + _MAX_HANDLE)
     if _name_to_handle_at(dirfd, name, buffer, _mount_id, 0 if name else AT_EMPTY_PATH) != 0:
-        raise _fail()
+        raise _last_error()
     raw = buffer.raw
     size, kind = _FILE_HANDLE.unpack_from(raw)
     return kind, raw[_FILE_HANDLE.size : _FILE_HANDLE.size + size]
@@ -174,15 +174,15 @@ def open_by_handle(mount_fd: int, handle_type: int, handle: bytes, flags: int) -
     arg = _FILE_HANDLE.pack(len(handle), handle_type) + handle
     fd: int = _open_by_handle_at(mount_fd, arg, flags | os.O_CLOEXEC)
     if fd < 0:
-        raise _fail()
+        raise _last_error()
     return fd
 
 
 def clone_tree(path: str, *, read_only: bool) -> int:
     """A private, detached copy of the mount at *path*, without the mounts below it.
 
-    As overlayfs's own clone_private_mount(): what is mounted over the layer, before or later, is not seen
-    through it. With *read_only* the kernel itself refuses writes through it, and reading sets no atime.
+    As overlayfs's own clone_private_mount(): what is mounted over the layer, before or later, is not visible
+    through it. With *read_only* the kernel itself refuses writes through it, and reads set no atime.
     Needs CAP_SYS_ADMIN over the mount namespace.
     """
     fd: int = _syscall(
@@ -192,12 +192,12 @@ def clone_tree(path: str, *, read_only: bool) -> int:
         ctypes.c_uint(OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC),
     )
     if fd < 0:
-        raise _fail()
+        raise _last_error()
     try:
         if read_only:
             _set_mount(fd, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME)
         else:
-            # A copy of a shared mount is its peer, and would get what is mounted there later.
+            # A copy of a shared mount is its peer, into which later mounts would propagate.
             _set_mount(fd, 0, 0, propagation=_MS_PRIVATE)
     except BaseException:
         os.close(fd)
@@ -206,9 +206,9 @@ def clone_tree(path: str, *, read_only: bool) -> int:
 
 
 def set_access_times(tree: int, attributes: int) -> None:
-    """Have reading through a clone, by its own descriptor, set access times as these `MOUNT_ATTR_` say.
+    """Set how reads through a clone, by its own descriptor, update access times (`MOUNT_ATTR_*`).
 
-    EPERM: the mount came from a more privileged mount namespace, which has locked these flags.
+    EPERM: the mount comes from a more privileged mount namespace, which has locked these flags.
     """
     _set_mount(tree, attributes, MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME)
 
@@ -226,11 +226,11 @@ def _set_mount(tree: int, put: int, clear: int, *, propagation: int = 0) -> None
         ctypes.c_size_t(len(attr)),
     )
     if done < 0:
-        raise _fail()
+        raise _last_error()
 
 
 def xfs_is_one_device(fd: int) -> bool:
-    """Whether an XFS has no realtime section, which would lie on a device that the log does not flush."""
+    """Whether an XFS has no realtime section, which would be on a device that the log does not flush."""
     buffer = bytearray(112)
     fcntl.ioctl(fd, _XFS_IOC_FSGEOMETRY_V1, buffer)
     realtime_blocks: int = struct.unpack_from("=Q", buffer, 40)[0]
@@ -238,9 +238,9 @@ def xfs_is_one_device(fd: int) -> bool:
 
 
 def fs_uuid(fd: int) -> bytes | None:
-    """The 16 bytes that the kernel holds as the filesystem's `s_uuid`, or None where it does not tell.
+    """The 16 bytes that the kernel holds as the filesystem's `s_uuid`, or None where it has no call for it.
 
-    Since Linux 6.9 every filesystem answers FS_IOC_GETFSUUID; before that ext4, xfs and btrfs have calls
+    Since Linux 6.9 every filesystem supports FS_IOC_GETFSUUID; before that ext4, xfs and btrfs have calls
     of their own.
     """
     for request, size, start in (
@@ -255,6 +255,6 @@ def fs_uuid(fd: int) -> bytes | None:
         try:
             fcntl.ioctl(fd, request, buffer)
         except OSError:
-            continue  # not this filesystem's call
+            continue  # not supported by this filesystem
         return bytes(buffer[start : start + 16])
     return None

@@ -1,6 +1,6 @@
 """Extended attributes of a name in a directory that is open: listxattrat(2) and getxattrat(2), of Linux 6.13.
 
-Older kernels are asked by a path through /proc, which costs twice as much. Symlinks are never followed. Plain
+On older kernels a path through /proc is used, which costs twice as much. Symlinks are never followed. Plain
 functions; nothing here may know what an attribute means.
 """
 
@@ -16,9 +16,9 @@ _NR_LISTXATTRAT = 465
 _AT_SYMLINK_NOFOLLOW = 0x100
 
 _FIRST_SIZE = 256
-"""Bytes that nearly every value or list fits in; for another one the size is asked for."""
+"""Bytes in which nearly every value or list fits; for a larger one a further call returns the size."""
 
-_prototype = ctypes.CFUNCTYPE(
+_list_prototype = ctypes.CFUNCTYPE(
     ctypes.c_long,
     ctypes.c_long,
     ctypes.c_int,
@@ -40,7 +40,7 @@ _get_prototype = ctypes.CFUNCTYPE(
     use_errno=True,
 )
 _libc = ctypes.CDLL(None)
-_list = _prototype(("syscall", _libc))
+_list = _list_prototype(("syscall", _libc))
 _get = _get_prototype(("syscall", _libc))
 
 _XATTR_ARGS = struct.Struct("=QII")
@@ -48,14 +48,14 @@ _XATTR_ARGS = struct.Struct("=QII")
 
 
 def _supported() -> bool:
-    """Whether the kernel has the calls: it then finds fault with the descriptor, not with the call."""
+    """Whether the kernel has the calls: then EBADF for the descriptor, else ENOSYS."""
     return _list(_NR_LISTXATTRAT, -1, b"x", 0, None, 0) < 0 and ctypes.get_errno() == errno.EBADF
 
 
-at_works = _supported()
+has_xattrat = _supported()
 
 
-def _failure() -> OSError:
+def _last_error() -> OSError:
     code = ctypes.get_errno()
     return OSError(code, os.strerror(code))
 
@@ -65,7 +65,7 @@ def list_at(dirfd: int, name: bytes, *, likely: bool = False) -> list[str]:
 
     If there are *likely* some, one call as well.
     """
-    if not at_works:
+    if not has_xattrat:
         return os.listxattr(b"/proc/self/fd/%d/%s" % (dirfd, name), follow_symlinks=False)
     size = _FIRST_SIZE
     if not likely:
@@ -76,16 +76,16 @@ def list_at(dirfd: int, name: bytes, *, likely: bool = False) -> list[str]:
         if done >= 0:
             return [os.fsdecode(part) for part in buffer.raw[:done].split(b"\0")[:-1]]
         if ctypes.get_errno() != errno.ERANGE:
-            raise _failure()
+            raise _last_error()
         size = _list(_NR_LISTXATTRAT, dirfd, name, _AT_SYMLINK_NOFOLLOW, None, 0)
     if size < 0:
-        raise _failure()
+        raise _last_error()
     return []
 
 
 def get_at(dirfd: int, name: bytes, attribute: bytes) -> bytes | None:
     """The value of an attribute of *name*; None where it is not set (ENODATA)."""
-    if not at_works:
+    if not has_xattrat:
         try:
             return os.getxattr(b"/proc/self/fd/%d/%s" % (dirfd, name), attribute, follow_symlinks=False)
         except OSError as error:
@@ -105,8 +105,8 @@ def get_at(dirfd: int, name: bytes, attribute: bytes) -> bytes | None:
         if code == errno.ENODATA:
             return None
         if code != errno.ERANGE:
-            raise _failure()
+            raise _last_error()
         arguments = _XATTR_ARGS.pack(0, 0, 0)
         size = _get(_NR_GETXATTRAT, dirfd, name, _AT_SYMLINK_NOFOLLOW, attribute, arguments, len(arguments))
         if size < 0:
-            raise _failure()
+            raise _last_error()

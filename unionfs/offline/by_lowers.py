@@ -197,7 +197,7 @@ class _Walk:
         )
 
     def _unlisted_links(self, union: Found, below: Found | None) -> int:
-        """How many names of an indexed file upper does not hold, as far as its `overlay.nlink` tells."""
+        """How many names of an indexed file upper does not hold, by its `overlay.nlink`."""
         hit = union.upper
         if hit is None or stat.S_ISDIR(hit.st.st_mode) or hit.st.st_nlink < 2:
             return 0

@@ -37,7 +37,7 @@ class Change:
     many bytes the object occupies in upper. `in_upper` says of a regular file whether its data is in upper;
     it is not for a metacopy, and for a lower's file in a directory that was renamed. `source` is where the
     lowers have the object, if that is another path. `differs` says in which respects a changed object does,
-    None where the lowers were not asked; it is empty for a directory in which only something below has
+    None where the lowers were not read; it is empty for a directory in which only something below has
     changed. `old_size` is the size in the lowers. `unlisted_links` counts the object's further names that
     only lowers hold, and which show it as changed all the same (`index=on`). `number` is (st_dev, st_ino) of
     the object in upper: paths that share one are one file.

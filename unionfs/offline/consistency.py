@@ -160,7 +160,7 @@ class _Walk:
             upper + b"/" + path if self._stack.upper_has(path) else real_path(top.directory, top.name),
             f"it shows the lower directory {os.fsdecode(real_path(hit.directory, hit.name))}, which /{other}"
             " shows as well: two redirects lead there, or nothing hides the place that a redirect leads away"
-            " from; kernel overlayfs answers ESTALE at one of the names",
+            " from; kernel overlayfs returns ESTALE for one of the names",
             f"decide which of /{here} and /{other} it is to be; where the other is in upper, make it opaque"
             f" (setfattr -n {self._stack.fs.format.opaque} -v y), else put a whiteout there (mknod NAME c 0"
             " 0)",

@@ -201,7 +201,7 @@ class MarkChecker:
                 Severity.ERROR,
                 shown,
                 "its data are looked for in another lower file than the one it was copied up from: kernel"
-                " overlayfs with index=on answers ESTALE",
+                " overlayfs with index=on returns ESTALE",
                 "give the lowers that it was made with, or mount without index=on",
             )
 

@@ -1,7 +1,7 @@
 """Resolves `overlay.origin`: to an object of a lower, to another object, or to none any more.
 
 The rules are those of ovl_decode_real_fh() and ovl_check_origin_fh(). Opening a handle needs
-CAP_DAC_READ_SEARCH: without it all that is told is whether an origin is well-formed and of which filesystem.
+CAP_DAC_READ_SEARCH: without it only its format and its filesystem are checked.
 Reads only.
 """
 

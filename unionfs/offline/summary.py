@@ -79,7 +79,7 @@ class Summary:
                 self.unfound_path,
                 f"{_count(self.unfound, 'directory', 'directories')} in upper, this one first, came from"
                 " lower ones that are not there: they were deleted, or a lower is missing",
-                "see whether the lowers are the right ones; the check tells more as root",
+                "see whether the lowers are the right ones; run the check as root for more",
             )
         if self.other_format:
             yield Finding(

@@ -71,4 +71,4 @@ def _places(device: tuple[int, int]) -> list[str]:
 
 def _is_dead(place: str) -> bool:
     """Whether no daemon serves it: the device number may be that of a new mount by now, which is served."""
-    return process.try_in_child(lambda: os.statvfs(place), _STATVFS_TIMEOUT) == errno.ENOTCONN
+    return process.run_in_child(lambda: os.statvfs(place), _STATVFS_TIMEOUT) == errno.ENOTCONN

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from unionfs.errors import MountError, explain
 from unionfs.linux import mount
-from unionfs.linux.process import try_in_child
+from unionfs.linux.process import run_in_child
 from unionfs.transport.auto_unmount import Guard
 from unionfs.transport.detach import detach
 
@@ -121,7 +121,7 @@ def check_mountpoint(mountpoint: str) -> None:
     # statvfs, because attributes may still be cached when the daemon is dead.
     if any(entry.fstype.startswith("fuse") for entry in mount.mount_table()):
         # Its daemon may be stuck, and then statvfs(2) would not return.
-        code = try_in_child(lambda: os.statvfs(mountpoint), _STATVFS_TIMEOUT)
+        code = run_in_child(lambda: os.statvfs(mountpoint), _STATVFS_TIMEOUT)
     else:
         code = _errno_of_statvfs(mountpoint)
     if code is None or code == errno.ENOTCONN:

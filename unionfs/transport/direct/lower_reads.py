@@ -67,7 +67,7 @@ def is_unchanging(head: bytes | memoryview, size: int) -> bool:
         # Not object files, which compilers write in place. EI_DATA has the byte order of e_type.
         kind = int.from_bytes(head[16:18], "big" if head[5:6] == b"\2" else "little")
         return kind in (_ET_EXEC, _ET_DYN)
-    # Text has no zero byte, which is how grep(1) and git tell it.
+    # Text has no zero byte, which is also the rule of grep(1) and git.
     return 0 in head and size >= LARGE_FILE and not any(head.startswith(mark, at) for at, mark in _DATABASES)
 
 

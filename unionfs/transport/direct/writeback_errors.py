@@ -64,7 +64,7 @@ class WritebackErrors:
             return
         code, size = pending
         if code not in _NO_SPACE:
-            # Nothing tells whether the cause is gone (EFBIG, EIO): it is reported once.
+            # Whether the cause is gone (EFBIG, EIO) is not known: it is reported once.
             del self.pending[ino]
         elif self._server.union.has_room(size):
             del self.pending[ino]

@@ -275,7 +275,7 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         if changes.is_empty:
-            # All that is left of file_remove_privs() before a write, or of a chown to nobody new.
+            # What remains of file_remove_privs() before a write, or of a chown(2) to the same owner.
             changes.writing = any(file.writable and file.inode.ino == inode for file in self.files.values())
         handle = self.files.get(fh) if fh is not None else None
         return self._attributes(*self.union.setattr(inode, changes, _caller(ctx), handle))
