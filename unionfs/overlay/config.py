@@ -47,7 +47,7 @@ class UnionConfig:
     because every change comes through the mount.
 
     `any_work` takes a work directory as fuse-overlayfs does: what is none of ours in it stays and refuses
-    nothing, and `volatile` neither leaves a mark there nor heeds one. With `shared_work` another mount has
+    nothing, and `volatile` neither leaves a mark there nor obeys one. With `shared_work` another mount has
     upper and work, too, and what it has in there is not touched. `foreign_marks` reads and hides the
     marks of fuse-overlayfs and those under the other of overlayfs's two prefixes, too (see `format.py`).
 

@@ -12,7 +12,7 @@ ALONE = 2
 what the lowers have of that name."""
 
 _MOST_CHANGES = 10_000
-"""So many changes of names are told apart; after more of them every name counts as changed."""
+"""So many changed names are kept; after more of them every name counts as changed."""
 
 
 class DirCache:

@@ -131,7 +131,7 @@ class Format:
     # --- reading -------------------------------------------------------------------------------
 
     def names(self, directory: RealDir, name: bytes) -> list[str] | None:
-        """The stored names of all attributes of an object, marks among them; None where nobody tells.
+        """The stored names of an object's attributes, marks among them; None where they cannot be listed.
 
         One system call when it has none.
         """

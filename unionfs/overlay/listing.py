@@ -38,7 +38,7 @@ def unwatch(directory: Directory, changes: NameChanges) -> None:
 class Listing:
     """Names with their numbers and types, by place. Never changed once it is made.
 
-    A cache tells the names alone: then `numbers` is None.
+    One made of a cache has the names alone: then `numbers` is None.
     """
 
     __slots__ = ("kinds", "names", "numbers")
@@ -70,13 +70,13 @@ class DirHandle:
         self._next = FIRST_COOKIE
 
     def close(self) -> None:
-        """Take no more note of changes. For whoever has made the handle to call."""
+        """Note changes no more. The maker of the handle calls this."""
         unwatch(self.directory, self.changes)
 
     def ready(self, fs: OverlayFs, *, rewind: bool, numbers: bool) -> Listing:
         """The listing; at a rewind one of now. May raise `Wait`."""
         listing = self.listing
-        # Where the layers change underneath nobody knows whether something has.
+        # Where the layers change underneath, it is not known whether something has.
         current = not rewind or self.fresh or (fs.layers_static and not self.changes)
         if listing is not None and current and not (numbers and listing.numbers is None):
             self.fresh = False
@@ -141,7 +141,7 @@ class DirHandle:
 class ListTask(CacheTask):
     """Listing the layers of a directory for a handle, and for its cache if it has none yet."""
 
-    __slots__ = ("_handle", "_listing", "_makes_cache", "_may_be_pure", "_noted", "_pure", "_tellers")
+    __slots__ = ("_handle", "_listing", "_makes_cache", "_may_be_pure", "_noted", "_pure", "_union_numbers")
 
     def __init__(self, fs: OverlayFs, handle: DirHandle, *, makes_cache: bool) -> None:
         super().__init__(fs, handle.directory)
@@ -149,11 +149,13 @@ class ListTask(CacheTask):
         self._makes_cache = makes_cache
         self._listing: Listing | None = None
         try:
-            self._tellers = [_Teller(fs, handle.directory, source) for source in self._sources.opened]
+            self._union_numbers = [
+                _UnionNumbers(fs, handle.directory, source) for source in self._sources.opened
+            ]
         except BaseException:
             self._sources.close()
             raise
-        # After the tellers: they find the mark out.
+        # After these: they read the mark.
         self._may_be_pure = purity.may_be_pure(fs, handle.directory)
         self._pure = False
         self._noted = watch(handle.directory)
@@ -162,7 +164,7 @@ class ListTask(CacheTask):
         scans = self._scan()
         if self._may_be_pure:
             self._pure = purity.is_pure(self._fs, self._sources.opened[0].fd, scans[0].names)
-        numbers = [teller.numbers(found) for teller, found in zip(self._tellers, scans, strict=True)]
+        numbers = [each.numbers(found) for each, found in zip(self._union_numbers, scans, strict=True)]
         if len(scans) > 1:
             self._cache = self._sources.cache(scans)
             self._listing = _merge(self._cache, scans, numbers, self._sources.opened[0].real.layer.is_upper)
@@ -185,8 +187,8 @@ class ListTask(CacheTask):
             self._sources.close()
 
 
-class _Teller:
-    """Knows which d_ino of a real directory are what the union's stat(2) says, and in which words."""
+class _UnionNumbers:
+    """Turns the d_ino of a real directory into the union's numbers, where stat(2) says the same."""
 
     __slots__ = ("_dirs", "_files", "_high", "_largest", "_looks_up_files")
 
@@ -230,13 +232,13 @@ def _is_impure(fs: OverlayFs, directory: Directory, fd: int) -> bool:
     return directory.impure
 
 
-def _merge(cache: DirCache, scans: list[Scan], told: list[list[int]], has_upper: bool) -> Listing:
+def _merge(cache: DirCache, scans: list[Scan], numbers_of: list[list[int]], has_upper: bool) -> Listing:
     """What a caller sees of several layers: of each name the topmost object."""
     names: list[bytes] = []
     numbers: list[int] = []
     kinds = bytearray()
     upper, lower = cache.upper, cache.lower
-    for at, (found, own) in enumerate(zip(scans, told, strict=True)):
+    for at, (found, own) in enumerate(zip(scans, numbers_of, strict=True)):
         place = at - has_upper
         for name, number, kind in zip(found.names, own, found.kinds, strict=True):
             if place >= 0:

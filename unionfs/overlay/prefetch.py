@@ -62,7 +62,7 @@ class Copy:
         self._lock = Lock()
 
     def claim(self) -> bool:
-        """Take it for oneself, to prepare it or so that nobody does; False if somebody has. Any thread."""
+        """Claim it, to prepare it or so that no worker does; False if it is claimed already. Any thread."""
         return not self.done and self._lock.acquire(blocking=False)
 
     def prepared(self, error: BaseException | None) -> None:
@@ -120,16 +120,16 @@ class CopyUpPrefetch:
         self._ready: dict[File, Copy] = {}
         # The names that come after those that are prepared.
         self._upcoming: Iterator[bytes] = iter(())
-        # Thrown away while a worker is at them.
+        # Discarded while a worker is at them.
         self._discarded: list[Copy] = []
 
     def take(self, inode: File) -> Copy | None:
-        """The copy of *inode* that is, or is being, prepared; the caller finishes it or throws it away."""
+        """The copy of *inode* that is, or is being, prepared; the caller finishes or discards it."""
         copy = self._ready.pop(inode, None)
         if copy is None:
             return None
         if copy.claim():
-            copy.task.abandon()  # no worker has come to it yet: whoever wants it is quicker alone
+            copy.task.abandon()  # no worker has come to it yet: the operation is quicker alone
             return None
         if copy.done and copy.error is not None:
             copy.task.abandon()  # the caller will see for itself
@@ -138,7 +138,7 @@ class CopyUpPrefetch:
         return copy
 
     def discard(self, copy: Copy) -> None:
-        """Throw a copy away that nobody needs."""
+        """Discard a copy that no operation needs."""
         if copy.done or copy.claim():
             copy.task.abandon()
         else:
@@ -176,7 +176,7 @@ class CopyUpPrefetch:
             if copy.done:
                 copy.task.abandon()
         self._discarded = still
-        # Who has guessed wrong guesses later next time, until a guess was right.
+        # After a wrong guess it takes more to guess again, until a guess was right.
         if unused:
             self._needed = min(self._needed * 2, _STREAK_MOST)
         elif self._was_right:
@@ -195,7 +195,7 @@ class CopyUpPrefetch:
             try:
                 task = make(child)
             except OSError:
-                continue  # whoever wants it will be told
+                continue  # an operation that needs it will fail
             if 0 < task.size <= INLINE:
                 copies.append(Copy(child, task))
                 if len(copies) == _BATCH:
@@ -210,7 +210,7 @@ class CopyUpPrefetch:
         self._needed = sys.maxsize
 
     def close(self) -> None:
-        """Throw everything away; no worker may be at work any more."""
+        """Discard everything; no worker may be at work any more."""
         self._begin(None)
         for copy in self._discarded:
             copy.task.abandon()

@@ -39,7 +39,7 @@ def try_marks(config: UnionConfig) -> str:
             _open_up(top, "work")
         inside = os.open("work", _OPEN_DIR | os.O_NOFOLLOW, dir_fd=top)
         stack.callback(os.close, inside)
-        # A crash here leaves what the next mount of anybody clears away.
+        # A crash here leaves what the next mount removes.
         name = b"#probe%x" % os.getpid()
         os.mkdir(name, 0o700, dir_fd=inside)
         stack.callback(remove_tree, inside, name)

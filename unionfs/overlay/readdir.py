@@ -3,7 +3,7 @@
 A merged directory keeps, once it has been needed, which layers have which name; a new one does from its
 beginning, as long as it is not huge. Lowers do not change while mounted and every change of upper comes
 through the mount, so the cache is true for as long as it lives: it makes a lookup, a miss included, cost the
-same with 2 layers as with 100, and tells what upper has without asking it. Nothing here looks an object up.
+same with 2 layers as with 100, and holds what upper has. Nothing here looks an object up.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ def note_upper(directory: Directory, name: bytes, there: int | None) -> None:
 
 
 def note_listed(directory: Directory, name: bytes) -> None:
-    """Tell those who have listed the directory that this name is there no more, or is another object."""
+    """Have it noted for listings of the directory that this name is gone, or is another object."""
     for changes in directory.listed:
         changes.add(name)
 

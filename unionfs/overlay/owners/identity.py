@@ -36,7 +36,8 @@ class MappedIdentity(Identity):
     def __init__(self, owners: Owners, *, privileged: bool) -> None:
         super().__init__(privileged=privileged)
         self._owners = owners
-        # setfsuid(2) tells of no id that our user namespace lacks: it would make objects as ourselves.
+        # setfsuid(2) fails silently for an id that the daemon's user namespace lacks: the daemon would own
+        # the object.
         self._uids = own_ids("uid")
         self._gids = own_ids("gid")
 

@@ -1,7 +1,7 @@
 """`override_stat`: owner and mode of an object, kept in an attribute of a file that cannot have them itself.
 
-fuse-overlayfs and containers/storage write such attributes in the layers of users who own no ids but their
-own. Here is the form of the attribute, and which of its names a layer uses; nothing here looks at a mode.
+fuse-overlayfs and containers/storage write such attributes in the layers of users without subordinate ids.
+Here is the form of the attribute, and which of its names a layer uses; nothing here looks at a mode.
 docs/format.md describes it.
 """
 
