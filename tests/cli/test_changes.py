@@ -84,7 +84,8 @@ def test_upper_alone(stack: Stack, say: Say) -> None:
 
 def test_a_directory_that_shows_no_sign_of_a_union_is_remarked(say: Say, tmp_path: Path) -> None:
     remark = (
-        f"pyunionfs: {tmp_path} is not a mount: taken as an upper by itself, in which nothing is marked\n"
+        f"pyunionfs: {tmp_path} is not a mountpoint: taken for an upper layer, in which nothing has an"
+        " overlay xattr or a whiteout\n"
     )
     assert say(tmp_path) == (0, "", remark)
     (tmp_path / "new").touch()
@@ -206,7 +207,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_listed(stack: Stack, say: S
     for words in ([stack.upper], ["--lowers", stack.lowers[0], stack.upper]):
         status, out, err = say(*words)
         assert status == 1
-        assert err.startswith("pyunionfs: cannot look at /moved: malformed redirect: `pyunionfs check ")
+        assert err.startswith("pyunionfs: cannot read /moved: malformed redirect; `pyunionfs check ")
         assert err.count("\n") == 1
         assert "A /etc/new" in out.splitlines()
         document = json.loads(say("--json", *words)[1])
@@ -225,7 +226,7 @@ def test_further_names_are_remarked(stack: Stack, say: Say) -> None:
     assert status == 0
     assert "C /a" in out.splitlines()
     assert "C /b" not in out.splitlines()
-    assert err == "pyunionfs: /a: 2 more links of it, by names that upper does not hold, show the same file\n"
+    assert err == "pyunionfs: /a: 2 more hard links of this file have names that upper does not hold\n"
     document = json.loads(say("--json", "--lowers", lower, stack.upper)[1])
     assert [each["unlisted_links"] for each in document["changes"] if each["path"] == "/a"] == [2]
 
@@ -298,7 +299,7 @@ def test_a_mount_of_kernel_overlayfs(stack: Stack, say: Say) -> None:
         assert "leave --lowers out" in err
         status, out, err = say(stack.merged / "etc")
         assert (status, out) == (1, "")
-        assert f"lies in the union that is mounted at {stack.merged}" in err
+        assert f"is inside the union mounted at {stack.merged}: give that" in err
     escaped = str(lower).replace(":", "\\:")
     assert say("--lowers", f"{stack.lowers[0]}:{escaped}", stack.upper) == by_mount
 
@@ -309,7 +310,7 @@ def test_a_mount_without_an_upper(stack: Stack, say: Say) -> None:
     with overlayfs([stack.lowers[0], other], None, None, stack.merged):
         status, out, err = say(stack.merged)
     assert (status, out) == (1, "")
-    assert f"{stack.merged} is mounted read-only, without an upper" in err
+    assert f"{stack.merged} is mounted without an upper layer" in err
 
 
 def test_an_upper_that_is_a_mountpoint(stack: Stack, say: Say) -> None:
@@ -355,5 +356,5 @@ def test_an_ordinary_user_is_told_what_he_may_not_see(say: Say) -> None:
             status, out, err = json.loads(answer.read())
     assert status == 1
     assert out.splitlines() == ["A /closed", "A /d", "A /d/x"]
-    reason = "Permission denied: run this as root, or as the owner of the layer"
-    assert err == f"pyunionfs: cannot look at /closed: {reason}\n"
+    reason = "Permission denied; run this as root, or as the owner of the layer"
+    assert err == f"pyunionfs: cannot read /closed: {reason}\n"

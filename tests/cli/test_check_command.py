@@ -101,23 +101,23 @@ def test_for_people(base: Path, said: pytest.CaptureFixture[str]) -> None:
         f"warning {base}/upper/d/two",
         "    a whiteout over nothing: no lower has the name there, so it hides nothing",
         "    next: remove it: nothing changes in the union",
-        "3 names looked at: 4 warnings; --repair can mend 3",
+        "3 names checked: 4 warnings; --repair can repair 3",
     ]
     assert main(["check", "--repair", *directories(base)]) == 1
     out = said.readouterr().out
-    assert out.count("    mended: the whiteout was removed\n") == 2
-    assert out.count("    mended: it was removed\n") == 1
-    assert out.splitlines()[-1] == "3 names looked at: 4 warnings; 3 mended"
+    assert out.count("    repaired: the whiteout was removed\n") == 2
+    assert out.count("    repaired: it was removed\n") == 1
+    assert out.splitlines()[-1] == "3 names checked: 4 warnings; 3 repaired"
     assert (base / "work/work/notes").read_text() == "precious"
     (base / "work/work/notes").unlink()
     assert main(["check", *directories(base)]) == 0
-    assert said.readouterr().out == "1 name looked at: nothing found\n"
+    assert said.readouterr().out == "1 name checked: no findings\n"
 
 
 def test_all_mended_is_success(base: Path, said: pytest.CaptureFixture[str]) -> None:
     (base / "work/work/notes").unlink()
     assert main(["check", "--repair", *directories(base)]) == 0
-    assert "3 warnings; 3 mended" in said.readouterr().out
+    assert "3 warnings; 3 repaired" in said.readouterr().out
 
 
 def test_what_must_be_vouched_for_is_said_at_once(base: Path, said: pytest.CaptureFixture[str]) -> None:
@@ -127,12 +127,12 @@ def test_what_must_be_vouched_for_is_said_at_once(base: Path, said: pytest.Captu
     words = directories(base)
     assert main(["check", *words]) == 1
     summary = said.readouterr().out.splitlines()[-1]
-    assert summary.endswith("; --repair can mend 3; --repair --accept-volatile can mend 4")
+    assert summary.endswith("; --repair can repair 3; --repair --accept-volatile can repair 4")
     assert main(["check", "--repair", *words]) == 1
     summary = said.readouterr().out.splitlines()[-1]
-    assert summary.endswith("; 3 mended; --repair --accept-volatile can mend 1")
+    assert summary.endswith("; 3 repaired; --repair --accept-volatile can repair 1")
     assert main(["check", "--repair", "--accept-volatile", *words]) == 0
-    assert said.readouterr().out.splitlines()[-1].endswith("; 1 mended")
+    assert said.readouterr().out.splitlines()[-1].endswith("; 1 repaired")
 
 
 def test_a_note_is_no_failure(base: Path, said: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_a_note_is_no_failure(base: Path, said: pytest.CaptureFixture[str]) -> N
     assert "marks user.overlay.*, and none has trusted.overlay.*" in lines[1]
     assert lines[2:] == [
         "    next: check with -o userxattr, if it is mounted so",
-        "3 names looked at: 3 warnings, 1 note; 3 mended",
+        "3 names checked: 3 warnings, 1 note; 3 repaired",
     ]
 
 
@@ -164,8 +164,8 @@ def test_each_name_advances_what_is_shown(
 
     monkeypatch.setattr("unionfs.cli.terminal.progress", progress)
     assert main(["check", "--repair", *directories(base)]) == 1
-    assert "3 names looked at" in said.readouterr().out
-    assert shown == {f"checking {base}/upper": (None, 3), "mending": (4, 4)}
+    assert "3 names checked" in said.readouterr().out
+    assert shown == {f"checking {base}/upper": (None, 3), "repairing": (4, 4)}
 
 
 def test_for_programs(base: Path, said: pytest.CaptureFixture[str]) -> None:

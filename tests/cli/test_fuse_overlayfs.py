@@ -205,12 +205,12 @@ def test_the_environment_asks_for_aufs_whiteouts(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["-o", LAYERS], "no TARGET"),
-        (["-f"], "no TARGET"),
-        (["-f", "target"], "lowerdir is missing"),
-        (["./target", "-o", "upperdir=up"], "lowerdir is missing"),
+        (["-o", LAYERS], "missing TARGET"),
+        (["-f"], "missing TARGET"),
+        (["-f", "target"], "missing mount option lowerdir"),
+        (["./target", "-o", "upperdir=up"], "missing mount option lowerdir"),
         (["target", "-o", "lowerdir"], "lowerdir needs a value"),
-        (["target", "-o", "lowerdir=a", "-o"], "-o needs"),
+        (["target", "-o", "lowerdir=a", "-o"], "option -o needs a value"),
         (["target", "-o", "lowerdir=a,upperdir=up"], "upperdir requires workdir"),
         (["target", "-o", "lowerdir=a,xattr_permissions=3"], "'3' of mount option xattr_permissions"),
         (["target", "-o", "lowerdir=a,uidmapping=0:1"], "'0:1' of mount option uidmapping"),
@@ -258,7 +258,7 @@ def test_under_the_name_fuse_overlayfs_no_word_is_a_command(
     assert main(["--help"]) == 0
     assert "SOURCE" in capsys.readouterr().out
     assert main([]) == 1
-    assert "no TARGET" in capsys.readouterr().err
+    assert "missing TARGET" in capsys.readouterr().err
 
 
 def test_its_help(asked: list[MountOptions], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,13 +280,16 @@ def test_what_only_mount_takes_is_told_and_ignored(
     assert main(["-o", f"{LAYERS},index=on,blue", "target"]) == 0
     assert not asked[0].config.index
     err = capsys.readouterr().err
-    assert "'index=on' is ignored in this form; use `pyunionfs mount` for it\n" in err
-    assert "'blue' is not known here and ignored\n" in err
+    assert "'index=on': ignored, as by fuse-overlayfs; use `pyunionfs mount` for it\n" in err
+    assert "'blue': unknown option or value, ignored\n" in err
 
 
 def test_three_words_are_refused(asked: list[MountOptions], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-o", LAYERS, "a", "b", "target"]) == 1
-    assert "SOURCE and TARGET are two words; three were given: a, b, target" in capsys.readouterr().err
+    assert (
+        "three arguments were given (a, b, target): give SOURCE and TARGET, or TARGET"
+        in capsys.readouterr().err
+    )
     assert asked == []
 
 
@@ -319,7 +322,7 @@ def test_what_is_ignored_there_stops_nothing_here(
 ) -> None:
     plain = one(asked, "-o", LAYERS, "target")
     assert one(asked, "-o", LAYERS, "-o", word, "target") == plain
-    assert f"'{word}' is not known here and ignored\n" in capsys.readouterr().err
+    assert f"'{word}': unknown option or value, ignored\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

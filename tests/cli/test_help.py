@@ -88,7 +88,7 @@ def test_any_width(columns: str, capsys: pytest.CaptureFixture[str], monkeypatch
     lines = help_of(["mount", "--help"], capsys).splitlines()
     # What cannot be broken (an example, the way an option is written) is as long as it is.
     assert sum(len(line) > 100 for line in lines) == 0
-    assert "leftmost on top" in " ".join(lines)
+    assert "topmost first" in " ".join(lines)
 
 
 def test_usage_forms_are_one_line_each() -> None:

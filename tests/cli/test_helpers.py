@@ -59,4 +59,4 @@ def test_a_complaint_names_the_helper_and_not_the_command(capsys: pytest.Capture
 
 def test_umount_needs_a_target(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(umount_helper.run, "umount.pyunionfs", ["-n"]) == 1
-    assert "TARGET is needed" in capsys.readouterr().err
+    assert "missing TARGET" in capsys.readouterr().err

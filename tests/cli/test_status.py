@@ -117,14 +117,14 @@ def test_what_needs_words_comes_below(
         unreachable("/stuck", 99),
     ]
     assert main(["status"]) == 0
-    dead = "its daemon does not answer: it has died or is stuck"
-    stuck = "its daemon does not answer: pid 99 is stuck, or waits for a slow disk"
+    dead = "its daemon does not respond: it was killed or hangs"
+    stuck = "its daemon does not respond: pid 99 hangs, or waits for a slow disk"
     assert capsys.readouterr().out.splitlines()[5:] == [
         "",
         "/m: copying up /var/big: 256.0 MiB of 1.0 GiB (25 %), 1 min 1 s",
         "/gone: not mounted in this mount namespace, 5 files open",
-        f"/dead: {dead}; `pyunionfs umount /dead` frees the mountpoint",
-        f"/stuck: {stuck}; `pyunionfs umount --lazy /stuck` frees the mountpoint",
+        f"/dead: {dead}; `pyunionfs umount /dead` unmounts it",
+        f"/stuck: {stuck}; `pyunionfs umount --lazy /stuck` unmounts it",
     ]
 
 
@@ -152,14 +152,14 @@ def test_how_many_files_are_open(
     [
         ({}, "copying up /var/big: 256.0 MiB of 1.0 GiB (25 %), 1 min 1 s"),
         ({"done": 1 << 30}, "copying up /var/big: 1.0 GiB of 1.0 GiB (100 %), 1 min 1 s"),
-        ({"step": "waiting", "done": 0}, "copying up /var/big: waits for other work, 1 min 1 s"),
+        ({"step": "waiting", "done": 0}, "copying up /var/big: waiting for other work, 1 min 1 s"),
         (
             {"step": "writing_out", "done": 1 << 30},
-            "copying up /var/big: 1.0 GiB copied, and now brought to the disk, 1 min 1 s",
+            "copying up /var/big: 1.0 GiB copied, writing it to disk, 1 min 1 s",
         ),
-        ({"path": ""}, "copying up a file that was deleted: 256.0 MiB of 1.0 GiB (25 %), 1 min 1 s"),
+        ({"path": ""}, "copying up a deleted file: 256.0 MiB of 1.0 GiB (25 %), 1 min 1 s"),
         ({"path": EVIL}, f"copying up {HARMLESS}: 256.0 MiB of 1.0 GiB (25 %), 1 min 1 s"),
-        ({"work": "listing", "done": None, "total": None}, "reading the names in /var/big, 1 min 1 s"),
+        ({"work": "listing", "done": None, "total": None}, "listing /var/big, 1 min 1 s"),
         ({"work": EVIL, "step": EVIL, "total": None}, f"{HARMLESS} /var/big: {HARMLESS}, 1 min 1 s"),
         ({"total": 0, "done": 0}, "copying up /var/big: 0 B of 0 B (0 %), 1 min 1 s"),
     ],
@@ -171,7 +171,7 @@ def test_slow_work(
     assert main(["status"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"/m: {says}"
     assert main(["status", "/m"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"  under way {says}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"  progress  {says}"
 
 
 def test_much_slow_work_is_cut_short(
@@ -203,11 +203,11 @@ def test_any_terminal(width: int) -> None:
 
 def test_a_path_is_not_folded_for_a_column() -> None:
     found = [answer("/home/somebody/projects/one/merged")]
-    assert drawn(found, 100)[0].startswith("MOUNTPOINT ")
-    lines = drawn(found, 100, {"0:7": {"WRITE": 25.0}})
+    assert drawn(found, 97)[0].startswith("MOUNTPOINT ")
+    lines = drawn(found, 97, {"0:7": {"WRITE": 25.0}})
     assert lines[0] == "/home/somebody/projects/one/merged"
     assert lines[1].startswith("  serving, layers 2+upper, ")
-    assert "a second 25, open 3," in " ".join(line.strip() for line in lines)
+    assert "req/s 25, open 3," in " ".join(line.strip() for line in lines)
 
 
 def test_what_others_call_things_cannot_reach_the_terminal_raw(
@@ -247,7 +247,7 @@ def test_details(mounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str
         "/srv/merged",
         "  lowers    /site:/base",
         "  upper     /upper",
-        "  space     1.5 GiB of 4.0 GiB free on upper's filesystem",
+        "  space     1.5 GiB of 4.0 GiB free on the upper filesystem",
         "  work      /work",
         "  options   default",
         "  transport direct, passthrough",
@@ -289,7 +289,7 @@ def test_requests_a_second() -> None:
 def test_rates_are_shown() -> None:
     found = [answer(), answer("/quiet", device="0:9")]
     lines = drawn(found, 120, {"0:7": {"WRITE": 25.0, "LOOKUP": 9.5}})
-    place = lines[0].index("A SECOND") + len("A SECOND")
+    place = lines[0].index("REQ/S") + len("REQ/S")
     assert [line[:place].split()[-1] for line in lines[1:]] == ["34", "0"]
 
 
@@ -344,7 +344,7 @@ def test_watching_on_a_pipe_prints_it_each_time(
         rate = f"{100 / each:.0f}" if count else "0"
         if "/m" in words:
             assert lines[0] == "/m"
-            assert lines[-1].split(", ")[0] == f"  a second  {rate}"
+            assert lines[-1].split(", ")[0] == f"  req/s     {rate}"
         else:
             assert lines[1].split()[-3] == rate
 
@@ -369,7 +369,7 @@ def test_watching_one_mount_ends_with_it(
     mounts.append(answer("/m"))
     monkeypatch.setattr(time, "sleep", lambda _: mounts.clear())
     assert main(["status", "/m", "--watch", *(["--json"] if as_json else [])]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == ("[]" if as_json else "/m is not mounted any more")
+    assert capsys.readouterr().out.splitlines()[-1] == ("[]" if as_json else "/m has been unmounted")
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "0.01"])
@@ -378,9 +378,10 @@ def test_intervals_that_cannot_be(
 ) -> None:
     mounts.append(answer("/m"))
     assert main(["status", f"--watch={seconds}"]) == 2
-    assert f"--watch {seconds}: give a number of seconds, 0.1 or more" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"invalid value '{seconds}' of --watch: give a number of seconds, 0.1 or more" in said
     assert main(["status", "/m", "--watch", "often"]) == 2
-    assert "--watch often: give a number of seconds" in capsys.readouterr().err
+    assert "invalid value 'often' of --watch: give a number of seconds" in capsys.readouterr().err
 
 
 WATCHING = """
@@ -403,7 +404,7 @@ sys.exit(main(["status", "--watch", "7"]))
 def test_watching_on_a_terminal_stays_in_one_place() -> None:
     got, _ = in_terminal(WATCHING, environment={"COLUMNS": "100"})
     assert got.startswith("\x1b[?1049h")  # the alternate screen
-    assert got.count("every 7 s, Ctrl-C ends it") == 3
+    assert got.count("every 7 s, Ctrl-C to quit") == 3
     assert got.count("MOUNTPOINT") == 3
     assert "\x1b[?1049l" in got  # and back
 

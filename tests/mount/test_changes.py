@@ -67,7 +67,7 @@ def test_a_daemon_that_does_not_answer(base: Path) -> None:
     os.kill(pid, 19)  # SIGSTOP
     try:
         done = run("changes", base / "merged", status=1)
-        assert "give its upper directory instead" in done.stderr
+        assert "give the upper directory instead" in done.stderr
         assert lines(base / "upper") == []
     finally:
         os.kill(pid, 18)

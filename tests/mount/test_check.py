@@ -49,7 +49,7 @@ def test_a_mounted_union_is_refused(layers: Path, transport: str) -> None:
         for words in ([], ["--repair"]):
             assert f"in use by kernel overlayfs mounted at {merged}" in command(layers, *words, status=1)
     assert (upper / "nothing").exists()
-    assert "mended: the whiteout was removed" in command(layers, "--repair", status=0)
+    assert "repaired: the whiteout was removed" in command(layers, "--repair", status=0)
     assert not (upper / "nothing").exists()
 
 
@@ -82,9 +82,9 @@ def test_what_a_copy_up_leaves_that_was_cut_off(layers: Path, transport: str) ->
         assert caller.wait(15) != 0
     found = json.loads(command(layers, "--json", status=1))["findings"]
     assert {(each["kind"], os.path.dirname(each["path"])) for each in found} == {("litter", f"{work}/work")}
-    assert "mended: it was removed" in command(layers, "--repair", status=0)
+    assert "repaired: it was removed" in command(layers, "--repair", status=0)
     assert os.listdir(work / "work") == []
-    assert "nothing found" in command(layers, status=0)
+    assert "no findings" in command(layers, status=0)
 
 
 class Checked(Rig):

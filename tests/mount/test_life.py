@@ -219,7 +219,7 @@ def test_after_sigkill_umount_mends_and_mounting_again_clears_up(base: Path) -> 
         os.listdir(base / "merged")
     [status] = statuses(base / "merged")
     assert (status["state"], status["pid"]) == ("unreachable", None)
-    assert "has died or is stuck" in run("status", base / "merged").stdout
+    assert "it was killed or hangs" in run("status", base / "merged").stdout
     refusal = run("mount", *(base / name for name in ("lower", "upper", "work", "merged")), status=1).stderr
     assert "whose daemon has died" in refusal
     assert f"`pyunionfs umount {base}/merged` mends it" in refusal
@@ -281,7 +281,7 @@ def test_a_union_without_upper_is_read_only(base: Path) -> None:
     with pytest.raises(OSError, match="Read-only"):
         (base / "merged" / "new").touch()
     assert (base / "merged" / "file").read_text() == "lower\n"
-    assert "none: read-only" in run("status", base / "merged").stdout
+    assert "none (read-only)" in run("status", base / "merged").stdout
     run("umount", base / "merged")
     assert os.listdir(base / "work") == []
 

@@ -338,7 +338,7 @@ class TestStatus:
         assert "`nsenter --mount=NAMESPACE mount ...`" in self.complaint(mount8, command, 1)
 
     def test_too_few_and_too_many_words(self, mount8: Mount8) -> None:
-        assert "SOURCE and TARGET are needed" in self.complaint(mount8, "mount.fuse.pyunionfs overlay", 1)
+        assert "missing SOURCE or TARGET" in self.complaint(mount8, "mount.fuse.pyunionfs overlay", 1)
         assert "unrecognized arguments: c" in self.complaint(mount8, "mount.fuse.pyunionfs a b c", 1)
 
 
@@ -374,7 +374,7 @@ def test_a_busy_mount(mount8: Mount8, base: Path) -> None:
     assert busy.startswith("umount.fuse.pyunionfs: ")
     assert "is busy: in use by bash" in busy
     assert status == "32"
-    assert read_only.endswith("/merged is busy, and read-only from now on")
+    assert read_only.endswith("/merged is busy, and was remounted read-only")
     assert "Read-only file system" in refused
     assert content == "lower"
 

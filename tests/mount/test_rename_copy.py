@@ -193,7 +193,7 @@ def test_one_that_fails_or_whose_caller_is_killed_leaves_no_trace(base: Path, st
         works = {work["work"]: work for work in statuses(merged)[0]["under_way"]}
         assert works["rename"]["path"] == "/tree"
         assert works["rename"]["total"] in (None, SIZE + 30)  # nothing where blocks are shared
-        assert "renaming, by copying, /tree: " in run("status").stdout
+        assert "renaming by copying /tree: " in run("status").stdout
         caller.send_signal(signal.SIGKILL)
         if transports.chosen() == "direct":
             assert caller.wait(15) == -signal.SIGKILL

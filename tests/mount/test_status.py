@@ -67,7 +67,7 @@ def test_a_large_copy_up_under_way(base: Path, merged: Path) -> None:
         }
         says = "copying up /var/big: 16.0 MiB of 40.0 MiB (40 %), "
         assert f"\n{merged}: {says}" in run("status").stdout
-        assert f"\n  under way {says}" in run("status", merged).stdout
+        assert f"\n  progress  {says}" in run("status", merged).stdout
         assert writer.poll() is None
         assert not (base / "upper/var/big").exists()
         (base / "gate").touch()

@@ -52,7 +52,7 @@ def test_with_other_lowers_nothing_is_mended_that_depends_on_them(stack: Stack) 
         assert all(text.startswith("give the right lowers first") for text in advice.values())
         assert "whiteout" in advice
     summary = command._summary(mending.preview(check(wrong)), 9, repaired=False)
-    assert summary.endswith(f"; --repair --accept-lowers can mend {mendable}")
+    assert summary.endswith(f"; --repair --accept-lowers can repair {mendable}")
     assert "; --repair can" not in summary
     assert check(right) == []
     assert trees(stack, **BOTH) == before

@@ -1,8 +1,8 @@
-"""The command line: `pyunionfs COMMAND ...`, one module a command.
+"""The command line: `pyunionfs COMMAND ...`, one module per command.
 
-Finds the command and turns what it raises into one line on standard error and an exit status: 0 done, 1
-refused or failed, 2 the command line is wrong. Modules are loaded when their command is called, for start-up
-time counts.
+Runs the command and turns its exception into one line on standard error and an exit status: 0 done, 1
+refused or failed, 2 wrong command line. A module is imported when its command is run, to keep the start
+short.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from unionfs.cli.text import RAW_OR_ESCAPED, printable
 from unionfs.errors import OptionError, PyUnionFSError, explain
 
 _COMMANDS = {
-    "mount": "show a stack of directories as one writable tree",
-    "umount": "end a mount and wait until its data is written out",
-    "status": "list the mounts: layers, memory, requests, work under way",
-    "changes": "list what a union holds that its lowers do not",
-    "check": "find what does not fit together in the layers, and mend it",
-    "completion": "print what makes a shell complete command lines",
+    "mount": "mount a union of directories as one writable tree",
+    "umount": "unmount, and wait until all data is written",
+    "status": "list mounts: layers, memory, requests, work in progress",
+    "changes": "list the changes of a union against its lower layers",
+    "check": "check the layers of a union for inconsistencies, and repair them",
+    "completion": "print a completion script for a shell",
 }
 
 _ALIASES = {"unmount": "umount"}
 
 _OTHER_NAME = "fuse-overlayfs"
-"""Under this name (a symlink, say) the command line is that program's, whatever the first word is."""
+"""Under this name, as a symlink, the command line is that of fuse-overlayfs, whatever its first word is."""
 
 
 def command() -> NoReturn:
-    """Run the command of this process and end it, without the clearing up of memory that takes long."""
+    """Run the command of this process and exit without the interpreter's finalization, which takes long."""
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -47,25 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(words)
         finally:
-            # Here, also when argparse ends with SystemExit, and not at the interpreter's end: see below.
+            # Here, for SystemExit of argparse, too, and not at the interpreter's exit: see below.
             sys.stdout.flush()
     except PyUnionFSError as error:
-        _complain(str(error))
+        _print_error(str(error))
         return 2 if isinstance(error, OptionError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has enough; Python must not complain at exit that it cannot flush the rest.
+        # The reader has closed the pipe; at exit Python must not fail to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if "--debug" in words:
             raise
-        _complain(explain(error))
+        _print_error(explain(error))
         return 1
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     print("pyunionfs: " + printable(text), file=sys.stderr)
 
 
@@ -91,11 +91,11 @@ def _run(words: list[str]) -> int:
     if command not in _COMMANDS:
         from unionfs.cli import fuse_overlayfs
 
-        # A word that is a command is one: whoever has a SOURCE or TARGET of such a name writes ./mount.
+        # The name of a command is a command: a SOURCE or TARGET of such a name is written ./mount.
         if fuse_overlayfs.is_meant(words):
             return fuse_overlayfs.run(words)
         raise OptionError(
-            f"unknown command {command!r}: {_alike(command)}it is one of {', '.join(_COMMANDS)};"
+            f"unknown command {command!r}: {_similar(command)}the commands are {', '.join(_COMMANDS)};"
             " see `pyunionfs --help`"
         )
     module = importlib.import_module(f"unionfs.cli.{command}")
@@ -103,9 +103,9 @@ def _run(words: list[str]) -> int:
     return status
 
 
-def _alike(word: str) -> str:
-    """What may have been meant."""
+def _similar(word: str) -> str:
+    """A hint at the command of the most similar name."""
     import difflib
 
-    alike = difflib.get_close_matches(word, [*_COMMANDS, *_ALIASES], n=1)
-    return f"did you mean {alike[0]}? " if alike else ""
+    similar = difflib.get_close_matches(word, [*_COMMANDS, *_ALIASES], n=1)
+    return f"did you mean {similar[0]}? " if similar else ""

@@ -1,6 +1,6 @@
-"""`pyunionfs changes`: what a union holds that its lowers do not, as `docker diff` says it.
+"""`pyunionfs changes`: the changes of a union against its lower layers, in the form of `docker diff`.
 
-Has `offline/changes.py` look at the layers, and prints what it says. Writes to no layer.
+Prints what `offline/changes.py` finds. Writes to no layer.
 """
 
 from __future__ import annotations
@@ -28,27 +28,28 @@ _STYLES = {"A": "green", "C": "yellow", "D": "red"}
 def parser() -> Parser:
     made = Parser(
         "changes",
-        "List what a union holds that its lowers do not, one line a path: A added, C changed, D deleted.\n"
-        "UPPER is the upper directory of a union, mounted or not; MERGED a mount of pyunionfs or overlayfs.",
-        "UPPER alone is told by its marks, which cannot tell everything (docs/offline.md); with its lowers,\n"
-        "or as MERGED, every line is exact. Either takes as long as there are changes. The exit status is 1\n"
-        "if a path could not be looked at.",
+        "List the changes of a union against its lower layers, one line per path: A added, C changed,"
+        " D deleted. UPPER is the upper layer of a union, mounted or not; MERGED is a mount of pyunionfs or"
+        " overlayfs.",
+        "For UPPER alone the changes are derived from its overlay xattrs and whiteouts, which is not always"
+        " exact (docs/offline.md); with --lowers, and for MERGED, it is. The time that it takes grows with"
+        " the number of changes. The exit status is 1 if a path could not be read.",
         examples=[
-            ("pyunionfs changes merged", "what has changed in a mounted union"),
-            ("pyunionfs changes --stat upper", "the same of an upper that is not mounted, with sizes"),
-            ("pyunionfs changes --lowers lower1:lower2 upper", "exactly, for an upper of any origin"),
+            ("pyunionfs changes merged", "changes in a mounted union"),
+            ("pyunionfs changes --stat upper", "changes in an upper layer that is not mounted, with sizes"),
+            ("pyunionfs changes --lowers lower1:lower2 upper", "compare with the lower layers"),
             ("pyunionfs changes --json merged", "for programs"),
         ],
     )
     made.add_argument(
-        "--lowers", metavar="LOWER[:LOWER...]", help="the lowers of UPPER, leftmost on top, to compare with"
+        "--lowers", metavar="LOWER[:LOWER...]", help="lower layers to compare UPPER with, topmost first"
     )
     made.add_argument(
-        "--userxattr", action="store_true", help="UPPER's marks are user.overlay.* (else found out)"
+        "--userxattr", action="store_true", help="UPPER has user.overlay.* xattrs (default: detect)"
     )
-    made.add_argument("--stat", action="store_true", help="sizes, and totals at the end")
-    made.add_argument("--json", action="store_true", help="a JSON object, for programs")
-    made.add_argument("directory", metavar="UPPER|MERGED", help="the upper, or a mountpoint")
+    made.add_argument("--stat", action="store_true", help="print sizes, and totals at the end")
+    made.add_argument("--json", action="store_true", help="print a JSON object, for programs")
+    made.add_argument("directory", metavar="UPPER|MERGED", help="upper layer, or mountpoint")
     return made
 
 
@@ -70,37 +71,39 @@ def run(words: list[str]) -> int:
         print(json.dumps(_document(layers, found, problems), indent=2))
     else:
         if layers.lowers is None and not problems and all(change.kind == "A" for change in found):
-            # It may be a mountpoint on which nothing is mounted just now, or any directory.
+            # It may be an unused mountpoint, or any directory.
             print(
-                f"pyunionfs: {printable(layers.upper)} is not a mount: taken as an upper by itself, in which"
-                " nothing is marked",
+                f"pyunionfs: {printable(layers.upper)} is not a mountpoint: taken for an upper layer, in"
+                " which nothing has an overlay xattr or a whiteout",
                 file=sys.stderr,
             )
         _print(found, stat=given.stat)
         _remark(found)
     for problem in problems:
-        print(f"pyunionfs: cannot look at {_shown(problem.path)}: {_reason(problem.error)}", file=sys.stderr)
+        print(f"pyunionfs: cannot read {_shown(problem.path)}: {_reason(problem.error)}", file=sys.stderr)
     return 1 if problems else 0
 
 
 def _reason(error: OSError) -> str:
-    """Why, and what to do."""
+    """The reason, and what to do."""
     reason = error.strerror or str(error)
     if reason != os.strerror(error.errno or 0):
-        return f"{reason}: `pyunionfs check LOWERS UPPER WORK` tells more"
+        return f"{reason}; `pyunionfs check LOWERS UPPER WORK` has the details"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"{reason}: run this as root, or as the owner of the layer"
+        return f"{reason}; run this as root, or as the owner of the layer"
     return reason
 
 
 def _layers(directory: str, lowers: str | None, *, userxattr: bool) -> Layers:
-    """Which layers the words mean. Raises MountError, and OptionError for --lowers beside a mount."""
+    """The layers that the command line names. Raises MountError, and OptionError for --lowers with a
+    mount."""
     path = resolve_mountpoint(directory)
     found = layers_of_mount(path)
     if found is not None:
         if lowers is not None:
             raise OptionError(
-                f"{path} is a mount, which knows its lowers: leave --lowers out, or give its UPPER instead"
+                f"option --lowers conflicts with the mount {path}, whose lower layers are known: leave"
+                " --lowers out, or give the upper directory instead"
             )
         return found
     check_layer("upper", path)
@@ -150,14 +153,14 @@ def _totals(found: list[Change]) -> Totals:
 
 
 def _remark(found: list[Change]) -> None:
-    """Say of which files upper does not hold all names that show the change."""
+    """Print which files have further names in the union that upper does not hold."""
     told = set()
     for change in found:
         if change.unlisted_links and change.number not in told:
             told.add(change.number)
             print(
-                f"pyunionfs: {_shown(change.path)}: {change.unlisted_links} more links of it, by names that"
-                " upper does not hold, show the same file",
+                f"pyunionfs: {_shown(change.path)}: {change.unlisted_links} more hard links of this file"
+                " have names that upper does not hold",
                 file=sys.stderr,
             )
 
@@ -182,7 +185,7 @@ def _document(layers: Layers, found: list[Change], problems: list[Problem]) -> d
 
 
 def _as_dict(change: Change) -> dict[str, Any]:
-    """One change; what is not known or does not apply is left out."""
+    """One change, without what is unknown or does not apply."""
     fields: dict[str, Any] = {"kind": change.kind, **_named("path", change.path), "type": change.type}
     if change.kind != "D":
         fields |= {"size": change.size, "disk": change.disk, "data": change.in_upper}
@@ -196,7 +199,7 @@ def _as_dict(change: Change) -> dict[str, Any]:
 
 
 def _named(key: str, path: bytes) -> dict[str, str]:
-    """A path as text, and where that is no UTF-8 its exact bytes beside it."""
+    """A path as text, with its exact bytes if they are not UTF-8."""
     try:
         return {key: path.decode()}
     except UnicodeDecodeError:

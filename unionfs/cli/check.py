@@ -1,6 +1,6 @@
-"""`pyunionfs check`: what does not fit together in the layers of a union that is not mounted.
+"""`pyunionfs check`: finds inconsistencies in the layers of a union that is not mounted.
 
-Looks, mends if told to, and says all of it. What is wrong and what may be mended is decided in
+Checks, repairs if asked to, and prints both. What is an error and what may be repaired is decided in
 `unionfs.offline`.
 """
 
@@ -26,51 +26,49 @@ if TYPE_CHECKING:
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 _NOTES = (
-    "The exit status is 0 where nothing was found or all of it was mended (notes do not count), 1 where"
-    " something is left or the layers are refused, as those of a mounted union are, and 2 where the command"
-    " line is wrong.\n\n"
-    "--repair never writes a lower, never removes anything of UPPER that has content, and leaves the tree"
-    " that the union shows as it is. Give exactly the lowers that the union is mounted with: a whiteout over"
-    " a name that only a forgotten lower has looks like one over nothing."
+    "The exit status is 0 if there are no errors or warnings, or all were repaired; 1 if some are left, or"
+    " the layers cannot be checked, as those of a mounted union; 2 if the command line is wrong.\n\n--repair"
+    " never writes to a lower layer, never removes an object with content from UPPER, and does not change"
+    " the tree that the union shows. Give exactly the lower layers that the union is mounted with: a"
+    " whiteout of a name that only a missing lower layer has is taken for one of nothing."
 )
 
 
 def parser() -> Parser:
     made = Parser(
         "check",
-        "Find what does not fit together in the layers of a union that is not mounted: whiteouts over"
-        " nothing, redirects to nothing, metacopy without data, broken origins and index entries, litter"
-        " in WORK, the mark of a volatile mount.",
+        "Check the layers of a union that is not mounted: whiteouts of nothing, dangling redirects, metacopy"
+        " files without data, broken origins and index entries, leftovers in WORK, the mark of a volatile"
+        " mount.",
         _NOTES,
         usage=(
             "pyunionfs check [OPTION...] LOWER[:LOWER...] UPPER WORK",
             "pyunionfs check [OPTION...] -o lowerdir=...,upperdir=U,workdir=W",
         ),
         examples=[
-            ("pyunionfs check site:base upper work", "look, and change nothing"),
-            ("pyunionfs check --repair site:base upper work", "mend what can be mended safely"),
+            ("pyunionfs check site:base upper work", "check, and change nothing"),
+            ("pyunionfs check --repair site:base upper work", "repair what can be repaired safely"),
             ("pyunionfs check --json site:base upper work", "for programs"),
             (
                 "pyunionfs check -o index=on,metacopy=on base upper work",
-                "with the options that it is mounted with",
+                "with the options of the mount",
             ),
         ],
     )
-    made.add_argument("directories", nargs="*", metavar="DIRECTORY", help="the layers, top first, and WORK")
-    made.add_argument("--repair", action="store_true", help="mend what can be mended safely")
+    made.add_argument("directories", nargs="*", metavar="DIRECTORY", help="layers and work directory")
+    made.add_argument("--repair", action="store_true", help="repair what can be repaired safely")
     made.add_argument(
         "--accept-lowers",
         action="store_true",
-        help="these are the right lowers, though upper was made over others or one has lost a directory",
+        help="these are the right lower layers, although upper was made with others or one lacks a directory",
     )
     made.add_argument(
         "--accept-volatile",
         action="store_true",
-        help="upper is complete, though a volatile mount used it: sync it and remove the mark",
+        help="upper is complete, although its last mount was volatile: sync it, and remove the mark",
     )
     made.add_mount_options(
-        "the options of the mount, as for `pyunionfs mount`; lowerdir=, upperdir= and workdir= may name the"
-        " layers"
+        "mount options, as for `pyunionfs mount`; the layers may be given by lowerdir=, upperdir=, workdir="
     )
     made.add_argument("--json", action="store_true", help="one JSON object, for programs")
     return made
@@ -79,7 +77,7 @@ def parser() -> Parser:
 def run(words: list[str]) -> int:
     given = parser().parse_intermixed_args(words)
     if not given.repair and (given.accept_lowers or given.accept_volatile):
-        raise OptionError("--accept-lowers and --accept-volatile say what may be mended: add --repair")
+        raise OptionError("--accept-lowers and --accept-volatile permit repairs: add --repair")
     config = mount_options.parse_union(given.directories, given.options)
 
     from unionfs.offline import consistency, repair, stack
@@ -101,7 +99,7 @@ def run(words: list[str]) -> int:
 
             findings = list(consistency.examine(layers, advance))
         if given.repair:
-            with terminal.progress("mending", len(findings)) as shown:
+            with terminal.progress("repairing", len(findings)) as shown:
                 outcomes = []
                 for outcome in repair.repair(layers, findings, consents):
                     outcomes.append(outcome)
@@ -118,7 +116,7 @@ def run(words: list[str]) -> int:
 
 @contextmanager
 def _named(config: UnionConfig) -> Iterator[None]:
-    """Name the mount that has the layers."""
+    """Add the mount that has the layers to the error."""
     from unionfs.daemon import lock_wait
     from unionfs.overlay.lock import InUse
 
@@ -129,7 +127,7 @@ def _named(config: UnionConfig) -> Iterator[None]:
 
 
 def as_json(config: UnionConfig, outcomes: Iterable[Outcome], looked_at: int, left: int) -> dict[str, Any]:
-    """The answer to programs; docs/offline.md describes it."""
+    """The output of --json, described in docs/offline.md."""
     return {
         "lowers": list(config.lowers),
         "data_lowers": list(config.data_lowers),
@@ -167,38 +165,38 @@ def _print(outcomes: list[Outcome], looked_at: int, *, repaired: bool) -> None:
         out.print(Text(f"    {printable(finding.reason)}"), soft_wrap=True)
         if outcome.done is not None:
             out.print(
-                Text.assemble("    ", ("mended", "green"), f": {printable(outcome.done)}"), soft_wrap=True
+                Text.assemble("    ", ("repaired", "green"), f": {printable(outcome.done)}"), soft_wrap=True
             )
             continue
         if outcome.left is not None:
-            out.print(Text(f"    not mended: {printable(outcome.left)}"), soft_wrap=True)
+            out.print(Text(f"    not repaired: {printable(outcome.left)}"), soft_wrap=True)
         out.print(Text(f"    next: {printable(outcome.next_step)}"), soft_wrap=True)
     out.print(Text(_summary(outcomes, looked_at, repaired=repaired)), soft_wrap=True)
 
 
 def _summary(outcomes: list[Outcome], looked_at: int, *, repaired: bool) -> str:
-    names = f"{looked_at} {'name' if looked_at == 1 else 'names'} looked at"
+    names = f"{looked_at} {'name' if looked_at == 1 else 'names'} checked"
     if not outcomes:
-        return f"{names}: nothing found"
+        return f"{names}: no findings"
     counts = Counter(str(outcome.finding.severity) for outcome in outcomes)
     words = [
         f"{counts[each]} {each if counts[each] == 1 else each + 's'}" for each in _STYLES if counts[each]
     ]
     text = f"{names}: {', '.join(words)}"
-    mended = sum(outcome.done is not None for outcome in outcomes)
+    repairs = sum(outcome.done is not None for outcome in outcomes)
     if repaired:
-        text += f"; {mended} mended"
-    mendable = sum(outcome.finding.repair is not None for outcome in outcomes)
-    vouched = sum(outcome.missing_consent is not None for outcome in outcomes)
-    if not repaired and mendable > vouched:
-        text += f"; --repair can mend {mendable - vouched}"
-    if vouched:
-        text += f"; {_with_consent(outcomes)} can mend {vouched if repaired else mendable}"
+        text += f"; {repairs} repaired"
+    repairable = sum(outcome.finding.repair is not None for outcome in outcomes)
+    need_consent = sum(outcome.missing_consent is not None for outcome in outcomes)
+    if not repaired and repairable > need_consent:
+        text += f"; --repair can repair {repairable - need_consent}"
+    if need_consent:
+        text += f"; {_with_consent(outcomes)} can repair {need_consent if repaired else repairable}"
     return text
 
 
 def _with_consent(outcomes: list[Outcome]) -> str:
-    """The options that mend whatever can be mended."""
+    """The options that repair everything that can be repaired."""
     from unionfs.offline.repair import FLAGS
 
     missing = {outcome.missing_consent for outcome in outcomes}

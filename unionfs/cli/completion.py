@@ -1,7 +1,7 @@
-"""`pyunionfs completion`: what makes a shell complete this program's command lines.
+"""`pyunionfs completion`: the completion script of a shell.
 
-shtab makes the script from the parsers; what argparse cannot know (mount options, lists of directories, the
-mounts that there are) is added to it. What kind of thing an argument is, its metavar says.
+shtab makes it from the parsers; functions for mount options, lists of directories and existing mounts, which
+argparse does not know, are added. The metavar of an argument says how it is completed.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _KIND_OF = {
     "SECONDS": None,
     "SHELL": None,
 }
-"""What is completed for a metavar; None: nothing, or argparse's own choices."""
+"""What completes a metavar; None: nothing, or argparse's choices."""
 
 
 def parser() -> Parser:
     made = Parser(
         "completion",
-        "Print what makes a shell complete commands, options, mount options, directories and mountpoints."
-        " `make install` puts it where shells look for it.",
+        "Print a completion script for commands, options, mount options, directories and mountpoints."
+        " `make install` installs it for all users.",
         examples=[
-            ('eval "$(pyunionfs completion bash)"', "for this session; in zsh the same with zsh"),
+            ('eval "$(pyunionfs completion bash)"', "for this session; likewise for zsh"),
             (
                 "pyunionfs completion fish > ~/.config/fish/completions/pyunionfs.fish",
-                "for all sessions to come",
+                "for all later sessions",
             ),
         ],
     )
@@ -61,7 +61,7 @@ def script(shell: str, commands: Mapping[str, str]) -> str:
 
     made: str = shtab.complete(_whole(commands), shell, preamble=EXTRAS[shell]())
     if shell == "zsh":
-        # The value may follow without a blank; and any number of arguments is not one that may be missing.
+        # The value may follow without a blank; and arguments may be repeated.
         made = made.replace('"*-o[', '"*-o+[').replace('"(*)::', '"*:')
     if shell == "bash":
         made += "\ncomplete -o bashdefault -F _pyunionfs pyunionfs\n"
@@ -69,16 +69,16 @@ def script(shell: str, commands: Mapping[str, str]) -> str:
 
 
 def _whole(commands: Mapping[str, str]) -> argparse.ArgumentParser:
-    """All parsers as one, as shtab wants it."""
+    """All parsers as one, for shtab."""
     whole = argparse.ArgumentParser("pyunionfs", description=overview.SUMMARY, add_help=False)
-    whole.add_argument("-h", "--help", action="help", help="show what commands there are")
+    whole.add_argument("-h", "--help", action="help", help="list the commands")
     whole.add_argument("-V", "--version", action="version", version="", help="print the version")
     below = whole.add_subparsers(metavar="COMMAND", parser_class=argparse.ArgumentParser)
     for name, each in overview.parsers(commands).items():
         for action in each._actions:
             kind = kind_of(action)
             if isinstance(action.metavar, str):
-                action.metavar = _plain(action.metavar)  # shtab takes it into zsh's syntax as it is
+                action.metavar = _plain(action.metavar)  # shtab puts it into zsh's syntax unescaped
             if kind is not None:
                 setattr(action, "complete", KINDS[kind])  # noqa: B010  shtab's own name, which no type has
         below.add_parser(
@@ -88,7 +88,7 @@ def _whole(commands: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def kind_of(action: argparse.Action) -> str | None:
-    """What kind of thing an argument or the value of an option is, for KINDS."""
+    """The kind of an argument or of the value of an option, for KINDS."""
     if not isinstance(action.metavar, str):
         return None
     return _KIND_OF[_plain(action.metavar)]

@@ -1,7 +1,7 @@
-r"""What completion scripts have beside what shtab makes: functions for kinds of things, for each shell.
+r"""The functions of completion scripts that shtab does not make, for each kind of value and shell.
 
-The data in them is the table of mount options. In bash there is also a function around shtab's: bash parts
-words at `:` and `=` before it asks, so that lists of directories and of options must be put together again.
+Their data is the table of mount options. For bash there is also a function around shtab's: bash splits words
+at `:` and `=`, so lists of directories and of options must be joined again.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ KINDS: dict[str, dict[str, str]] = {
         "fish": "(_pyunionfs_mountpoints)",
     },
     "mount_options": {
-        "bash": "_pyunionfs_dir",  # never asked: the function around shtab's is
+        "bash": "_pyunionfs_dir",  # never called: the function around shtab's completes these
         "zsh": "_pyunionfs_mount_options",
         "fish": "(_pyunionfs_mount_options)",
     },
 }
-"""What completes each kind, by shell. shtab sees by `_file` or `_dir` in a name that it gives file names."""
+"""What completes each kind, by shell. shtab takes functions with `_file` or `_dir` in the name for file
+names."""
 
 _MOUNTPOINTS = "findmnt -nlo TARGET -t fuse.pyunionfs 2>/dev/null"
 
@@ -67,7 +68,7 @@ _pyunionfs_any_dir() {
   _pyunionfs_mountpoint_dir "$1"
   [[ $1 == /* ]] && compgen -d -- "$1"
 }
-# $1: an option with its value so far; the values that it may have
+# $1: an option with the beginning of a value; prints its values
 _pyunionfs_values() {
   local name=${1%%=*} value=${1#*=}
   case $name in
@@ -76,7 +77,7 @@ _pyunionfs_values() {
     {files}) compgen -f -- "$value" ;;
   esac
 }
-# $1: mount options so far; each way to go on, as a whole
+# $1: the beginning of mount options; prints the completed lists
 _pyunionfs_mount_options() {
   local last=${1##*,} word
   local before=${1%"$last"}
@@ -90,7 +91,7 @@ _pyunionfs_mount_options() {
       compgen -W {words} -- "$last")
   fi
 }
-# What bash asks. It has parted the line at `:` and `=`, too, and wants to know what comes after the last one.
+# What bash calls. It splits the line at `:` and `=`, too, and expects what follows the last of them.
 _pyunionfs() {
   local left=${COMP_LINE:0:COMP_POINT}
   local current=${left##*[[:space:]]}
@@ -225,4 +226,4 @@ def _fish_quote(text: str) -> str:
 
 
 EXTRAS: dict[str, Callable[[], str]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}
-"""What makes the additions for each shell."""
+"""The functions for each shell."""

@@ -1,11 +1,11 @@
 """fuse-overlayfs's command line: `pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=A:B,upperdir=U,workdir=W`.
 
-Container engines, and mount(8) through mount.fuse3, start a mount program so. They wait for it to end, and
-often until nobody has its standard error open any more; they look at the exit status, and show what it said
-when that is not 0. So every refusal is one line and status 1, and what is merely unknown stops nothing.
+Container engines, and mount(8) by way of mount.fuse3, run a mount program like this. They wait for its exit,
+and often for the end of file on its standard error; they show what it printed if the exit status is not 0. So
+every error is one line and status 1, and unknown options are ignored.
 
-It must start as quickly as `mount` does, hence no argparse. What differs from `mount`, because these callers
-rely on it, is in `_as_there` and `_defaults`; nothing here knows what an option means otherwise.
+It must start as fast as `mount` does, hence no argparse. What differs from `mount`, because these callers
+rely on it, is in `_as_there` and `_defaults`; what an option means is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _LIBFUSE = frozenset(
         *("max_threads", "max_write", "nonempty", "splice_move", "splice_read", "splice_write", "use_ino"),
     )
 )
-"""What libfuse takes from its callers and has no meaning here."""
+"""Options of libfuse that have no meaning here."""
 
 _UPPER_FOR_OTHERS = ("index", "metacopy", "nfs_export")
-"""fuse-overlayfs ignores these. With them an upper is no plain tree, which image tools take it for."""
+"""fuse-overlayfs ignores these. With them upper is not the plain tree that image tools expect."""
 
 _CHECKED_THERE = frozenset(
     (
@@ -63,15 +63,15 @@ whole words of them only (`ro`, not `ro=0`) and ignores what it does not know. N
 options of the table, so an invalid value of those is an error as in `mount`."""
 
 _LOCK_PATIENCE = 30.0
-"""An engine unmounts and mounts again at once, while the last daemon still writes out, in seconds."""
+"""Seconds. An engine mounts again right after it has unmounted, while the daemon still writes data."""
 
 
 @dataclass(slots=True)
 class _Words:
-    """A command line taken apart."""
+    """A parsed command line."""
 
     options: list[str] = field(default_factory=list)
-    """The words of all `-o`, in order; escapes stay in, quotes are gone."""
+    """The words of all `-o`, in order, with escapes and without quotes."""
     paths: list[str] = field(default_factory=list)
     foreground: bool = False
     debug: bool = False
@@ -86,12 +86,12 @@ def is_meant(words: Sequence[str]) -> bool:
         return True
     texts = [word[2:] for word in words if word.startswith("-o")]
     texts += [after for word, after in itertools.pairwise(words) if word == "-o"]
-    # Nobody looks for a command by a path.
+    # A path is no command.
     return any("lowerdir" in text for text in texts) or ("/" in words[0] and bool(texts))
 
 
 def run(words: Sequence[str]) -> int:
-    """Mount and return 0 when it serves (with -f, when it has ended). MountError: why it does not."""
+    """Mount and return 0 when the mount is ready (with -f, when it has ended). MountError: it failed."""
     try:
         given = _take_apart(words)
         if given.help:
@@ -118,7 +118,7 @@ def _take_apart(words: Sequence[str]) -> _Words:
         if word.startswith("-o"):
             text = word[2:] or next(remaining, None)
             if text is None:
-                raise OptionError("-o needs mount options, as in -o lowerdir=A:B,upperdir=U,workdir=W")
+                raise OptionError("option -o needs a value: write -o lowerdir=A:B,upperdir=U,workdir=W")
             given.options += filter(None, split_options(text))
         elif word == "-f":
             given.foreground = True
@@ -129,7 +129,7 @@ def _take_apart(words: Sequence[str]) -> _Words:
         elif word in ("-V", "--version"):
             given.version = True
         elif word == "-s":
-            pass  # one thread: what is slow has threads in any case
+            pass  # a single thread: slow work has threads in any case
         elif word == "--":
             given.paths += remaining
         elif word.startswith("-") and word != "-":
@@ -141,16 +141,16 @@ def _take_apart(words: Sequence[str]) -> _Words:
 
 def _parse(given: _Words) -> MountOptions:
     if not given.paths:
-        raise OptionError(
-            "no TARGET was given, the directory to mount on: `pyunionfs [SOURCE] TARGET -o lowerdir=...`"
-        )
+        raise OptionError("missing TARGET, the mountpoint: write `pyunionfs [SOURCE] TARGET -o lowerdir=...`")
     if len(given.paths) > 2:
         count = "three" if len(given.paths) == 3 else len(given.paths)
-        raise OptionError(f"SOURCE and TARGET are two words; {count} were given: {', '.join(given.paths)}")
+        raise OptionError(
+            f"{count} arguments were given ({', '.join(given.paths)}): give SOURCE and TARGET, or TARGET"
+        )
     words = _as_there(given)
     names = {_name(word) for word in words}
     if not names & {"lowerdir", "lowerdir+"}:
-        raise OptionError("mount option lowerdir is missing: -o lowerdir=A:B[,upperdir=U,workdir=W]")
+        raise OptionError("missing mount option lowerdir: write -o lowerdir=A:B[,upperdir=U,workdir=W]")
     parsed = mount_options.parse(
         [given.paths[-1]],
         # Each by itself, and quoted, for its commas do not separate.
@@ -161,14 +161,14 @@ def _parse(given: _Words) -> MountOptions:
     )
     for word in given.unknown:
         what = (
-            "is ignored in this form; use `pyunionfs mount` for it"
+            "ignored, as by fuse-overlayfs; use `pyunionfs mount` for it"
             if _name(word) in _UPPER_FOR_OTHERS
-            else "is not known here and ignored"
+            else "unknown option or value, ignored"
         )
-        print(f"pyunionfs: '{printable(word)}' {what}", file=sys.stderr)
+        print(f"pyunionfs: '{printable(word)}': {what}", file=sys.stderr)
     config = replace(parsed.config, any_work=True, foreign_marks=True)
     if "redirect_dir" not in names:
-        # An image tool that reads upper itself does not know redirects: directories are copied to be renamed.
+        # Image tools that read upper do not know redirects: directories are renamed by copying.
         config = replace(config, redirect_dir="nofollow" if config.userxattr else "off")
     return replace(
         parsed, config=config, lock_patience=_LOCK_PATIENCE, foreground=parsed.foreground or parsed.debug
@@ -176,7 +176,7 @@ def _parse(given: _Words) -> MountOptions:
 
 
 def _as_there(given: _Words) -> list[str]:
-    """The options without those that fuse-overlayfs's callers give and that mean nothing, there or here."""
+    """The options but for those that fuse-overlayfs ignores and those that have no meaning here."""
     words = []
     for word in given.options:
         name, equals, value = word.partition("=")
@@ -190,10 +190,10 @@ def _as_there(given: _Words) -> list[str]:
 
 
 def _lowers(text: str) -> str:
-    """A list of lowers as `options` reads it.
+    """A list of lowers as `split_lowers` reads it.
 
     Scripts that pass it through two shells write two backslashes before a colon, which are read as one. Empty
-    entries at the ends are passed over, as fuse-overlayfs does.
+    entries at the ends are ignored, as fuse-overlayfs does.
     """
     text = re.sub(r"\\{2,}(?=:)", lambda found: "\\" * (len(found[0]) // 2), text)
     text = text.lstrip(":")
@@ -216,12 +216,12 @@ def _is_ignored_there(name: str, value: str | None) -> bool:
 
 
 def _defaults(given: _Words) -> list[str]:
-    """What fuse-overlayfs does unless it is told otherwise."""
+    """The defaults of fuse-overlayfs, as options."""
     words = ["noatime", "nodev"]
     if os.environ.get(_AUFS) is not None:
         words.append("whiteouts=aufs")
     elif "redirect_dir=on" not in given.options:
-        # Upper may be on an overlayfs, in a container's own root directory, which takes no devices 0/0.
+        # Upper may be on the overlayfs of a container's root, which cannot hold character devices 0/0.
         words.append("whiteouts=auto")
     if len(given.paths) > 1:
         source = given.paths[0].replace("\\", "\\\\").replace('"', '\\"')
@@ -234,31 +234,34 @@ def _name(word: str) -> str:
 
 
 def parser() -> Parser:
-    """For help texts and the man page; `run` does without, for it is slow to load."""
+    """For help texts and the man page; `run` does not use it, because argparse is slow to load."""
     from unionfs.cli.mount import option_tables
     from unionfs.cli.parser import Parser
 
     made = Parser(
         "fuse-overlayfs",
-        "Mount as fuse-overlayfs is called, for container engines and for mount(8). What pyunionfs does not"
-        " know is ignored with a warning, and so are index, metacopy and nfs_export. Under the name"
-        " fuse-overlayfs (a symlink, say) the program is always called so.\n\n"
-        "Returns 0 when TARGET answers. Directories of lowers are renamed by copying them unless"
-        " redirect_dir=on is given; access times and devices are off unless atime and dev are.",
+        "Mount with the command line of fuse-overlayfs, for container engines and for mount(8). Unknown"
+        " options are ignored with a warning, and so are index, metacopy and nfs_export. Under the name"
+        " fuse-overlayfs, as a symlink, the program has this command line only.\n\nReturns 0 when the mount"
+        " is ready. Lower directories are renamed by copying unless redirect_dir=on is given; noatime and"
+        " nodev are the default.",
         usage=("pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=A[:B...][,OPTION...]",),
         examples=[
-            ("pyunionfs -o lowerdir=site:base,upperdir=upper,workdir=work merged", "as engines call it"),
-            ("pyunionfs overlay merged -o lowerdir=site:base", "as mount(8) does; read-only"),
+            (
+                "pyunionfs -o lowerdir=site:base,upperdir=upper,workdir=work merged",
+                "as container engines run it",
+            ),
+            ("pyunionfs overlay merged -o lowerdir=site:base", "as mount(8) runs it; read-only"),
         ],
         tables=option_tables,
     )
-    made.add_argument("source", nargs="?", metavar="SOURCE", help="the source that the mount table shows")
+    made.add_argument("source", nargs="?", metavar="SOURCE", help="source in the mount table")
     made.add_argument("target", metavar="TARGET", help="the mountpoint")
-    made.add_argument("-f", action="store_true", help="stay, and log to standard error")
-    made.add_argument("-d", "--debug", action="store_true", help="the same, and log every request")
+    made.add_argument("-f", action="store_true", help="stay in the foreground, log to standard error")
+    made.add_argument("-d", "--debug", action="store_true", help="as -f, and log every request")
     made.add_argument(
         "-o", action="append", metavar="OPTIONS", help="mount options, comma-separated; may be repeated"
     )
-    made.add_argument("-s", action="store_true", help="accepted: slow work has threads in any case")
+    made.add_argument("-s", action="store_true", help="accepted, without effect: single-threaded")
     made.add_argument("-V", "--version", action="store_true", help="print the version")
     return made

@@ -1,6 +1,6 @@
-"""What the programs share that mount(8) and umount(8) call: their command line, and their exit status.
+"""The common part of the helpers that mount(8) and umount(8) run: command line and exit status.
 
-mount(8) passes the status on as its own, so it is one of those that its page lists, and never another.
+mount(8) exits with the status of its helper, so it is always one of those in its manual page.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAILED = 32
 
 
 class HelperParser(Parser):
-    """With the options that mount(8) and umount(8) give all their helpers."""
+    """A parser with the options that mount(8) and umount(8) pass to every helper."""
 
     def __init__(
         self, program: str, description: str, usage: str, *, examples: Sequence[tuple[str, str]]
@@ -35,63 +35,69 @@ class HelperParser(Parser):
         self.add_argument(
             "-V", "--version", action="version", version=f"{program} {__version__}", help="print the version"
         )
-        self.add_argument("-v", dest="verbose", action="store_true", help="say what was done")
+        self.add_argument("-v", dest="verbose", action="store_true", help="verbose: print what was done")
         self.add_argument(
-            "-n", dest="no_mtab", action="store_true", help="accepted: mounts are listed by the kernel alone"
+            "-n",
+            dest="no_mtab",
+            action="store_true",
+            help="accepted, without effect: /etc/mtab is not written",
         )
         self.add_argument(
             "-N",
             dest="namespace",
             metavar="NAMESPACE",
-            help="refused: enter the mount namespace by nsenter(1) first",
+            help="not supported: use nsenter(1) to enter a mount namespace",
         )
-        self.add_argument("-t", dest="type", metavar="TYPE", help="accepted: the type is fuse.pyunionfs")
+        self.add_argument(
+            "-t", dest="type", metavar="TYPE", help="accepted, without effect: the type is fuse.pyunionfs"
+        )
 
     def parse(self, words: list[str]) -> argparse.Namespace:
-        """What the words say. OptionError: they are wrong, or ask for what this program leaves to others."""
+        """The parsed command line. OptionError: it is wrong, or has an option that is not supported."""
         given = self.parse_intermixed_args(words)
         if given.namespace is not None:
             raise OptionError(
-                "another mount namespace (-N) must be entered first, because the layers, Python and this"
-                " program are looked for in it too: `nsenter --mount=NAMESPACE mount ...`"
+                "unsupported option -N: run all of the command in the mount namespace, where layers, Python"
+                " and this program are found: `nsenter --mount=NAMESPACE mount ...`"
             )
         return given
 
 
 def end(run: Callable[[str, list[str]], int]) -> NoReturn:
-    """Run a helper under the name that it was called by, and end this process."""
+    """Run a helper under the name that it was run by, and exit."""
     program = os.path.basename(sys.argv[0])
     status = status_of(run, program, sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    # Without the clearing up of memory, which takes long.
+    # Without the interpreter's finalization, which takes long.
     os._exit(status)
 
 
 def status_of(run: Callable[[str, list[str]], int], program: str, words: list[str]) -> int:
-    """Run a helper; the exit status. What goes wrong is one line on standard error, bugs excepted."""
+    """Run a helper and return the exit status. An error is one line on standard error; a bug its
+    traceback."""
     try:
         return run(program, words)
     except SystemExit:  # by --help and --version
         return 0
     except PyUnionFSError as error:
-        _complain(program, str(error))
+        _print_error(program, str(error))
         return WRONG_USE if isinstance(error, OptionError) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        _complain(program, explain(error))
+        _print_error(program, explain(error))
         return SYSTEM_ERROR
     except Exception:
         traceback.print_exc()
         return BUG
 
 
-def say(given: argparse.Namespace, text: str) -> None:
-    """What -v asks to be told."""
+def report(given: argparse.Namespace, text: str) -> None:
+    """Print it if -v is given."""
     if given.verbose:
         print(printable(text))
 
 
-def _complain(program: str, text: str) -> None:
+def _print_error(program: str, text: str) -> None:
     print(f"{program}: {printable(text)}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""The man page pyunionfs(1), made from what the parsers know: `python -m unionfs.cli.manual` prints it.
+"""The man page pyunionfs(1), made from the parsers: `python -m unionfs.cli.manual` prints it.
 
-It says nothing that help texts do not say, but for what concerns the program as a whole. Texts of the parsers
-are plain; what stands between backquotes is something to type and is set in bold.
+Its texts are those of --help, except for what concerns the program as a whole. The parsers' texts are plain;
+literal input between backquotes is set in bold.
 """
 
 from __future__ import annotations
@@ -19,38 +19,41 @@ from unionfs.cli import overview
 from unionfs.cli.parser import Example, Parser, Table
 
 _DESCRIPTION = """\
-pyunionfs shows a stack of directories as one writable tree: changes go to the upper directory, the lower ones
-are never written. It has the semantics and the on-disk format of the overlayfs of Linux, and is an ordinary
-program on FUSE, so it also works for ordinary users.
+pyunionfs mounts a union of directories as one writable tree: changes are written to the upper layer, lower
+layers are never written. It has the semantics and the on-disk format of overlayfs of Linux. It is a FUSE
+daemon, so it also works for unprivileged users.
 
-The second form is that of fuse-overlayfs, for programs that call that one, such as container engines. Where
-root has installed it, `mount -t fuse.pyunionfs SOURCE TARGET -o lowerdir=...` and such lines in fstab(5) work
-as well."""
+The second form is that of fuse-overlayfs, for programs that run it, such as container engines. If root has
+installed the mount helper, `mount -t fuse.pyunionfs SOURCE TARGET -o lowerdir=...` and such lines in fstab(5)
+work, too."""
 
 _EXIT_STATUS = [
-    ("0", "It was done. With the second form: the mount serves."),
-    ("1", "It was refused or has failed; one line on standard error says why, and what to do."),
-    ("2", "The command line is wrong. (1 with the second form.)"),
+    ("0", "Success. With the second form: the mount is ready."),
+    ("1", "Failure; one line on standard error has the reason and what to do."),
+    ("2", "The command line is wrong (1 with the second form)."),
 ]
 
 _ENVIRONMENT = [
-    ("NO_COLOR", "With any value: no colours. There are none in any case where the output is no terminal."),
-    ("XDG_RUNTIME_DIR", "Where an ordinary user's daemons have the sockets that `pyunionfs status` asks."),
+    ("NO_COLOR", "If not empty: no colors. There are never colors if the output is not a terminal."),
+    (
+        "XDG_RUNTIME_DIR",
+        "Directory of the sockets by which `pyunionfs status` queries the daemons of an unprivileged user.",
+    ),
     (
         "FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT",
-        "With any value, and the second form: deletions are recorded by .wh. files (`whiteouts=aufs`).",
+        "If set, with the second form: `whiteouts=aufs` is the default.",
     ),
 ]
 
 _FILES = [
     (
         "/sbin/mount.fuse.pyunionfs, /sbin/umount.fuse.pyunionfs",
-        "What mount(8) and umount(8) call for the type fuse.pyunionfs, and for such lines in /etc/fstab.",
+        "Helpers of mount(8) and umount(8) for the type fuse.pyunionfs, also in /etc/fstab.",
     ),
-    ("/run/pyunionfs/", "The sockets of root's daemons, and their logs where there is no syslog."),
+    ("/run/pyunionfs/", "Sockets of root's daemons, and their logs if there is no syslog."),
     (
         "/run/user/UID/pyunionfs/, /tmp/pyunionfs-UID/",
-        "The same of an ordinary user, where XDG_RUNTIME_DIR says nothing else.",
+        "The same for an unprivileged user, unless XDG_RUNTIME_DIR is set.",
     ),
 ]
 
@@ -58,7 +61,7 @@ _SEE_ALSO = "mount(8), umount(8), fstab(5), fusermount3(1), fuse(4), user_namesp
 
 
 def page(commands: Mapping[str, str]) -> str:
-    """The whole page in roff, for commands with what each does."""
+    """The whole page in roff, for commands and their descriptions."""
     return "\n".join(_lines(commands)) + "\n"
 
 
@@ -109,7 +112,7 @@ def _actions(parser: Parser) -> list[argparse.Action]:
 
 
 def _written(action: argparse.Action) -> str:
-    """How an argument or option is written."""
+    """The syntax of an argument or option."""
     meta = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
     if not action.option_strings:
         return meta
@@ -151,7 +154,7 @@ def _paragraphs(text: str, first: str | None = None) -> Iterator[str]:
 
 
 def _bold(text: str, separators: str) -> str:
-    """What is to be typed as it stands in bold, what stands for something (all in capitals) in italics."""
+    """Literal text in bold, placeholders (all in capitals) in italics."""
     words = re.split(f"([{re.escape(separators)}]+)", text)
     return "".join(_word(word) if number % 2 == 0 else _text(word) for number, word in enumerate(words))
 
@@ -165,7 +168,7 @@ def _word(word: str) -> str:
 
 
 def _marked(text: str) -> str:
-    """A sentence; what stands between backquotes in bold."""
+    """Running text; what is between backquotes in bold."""
     parts = text.split("`")
     return "".join(f"\\fB{_text(part)}\\fR" if place % 2 else _text(part) for place, part in enumerate(parts))
 
@@ -174,17 +177,17 @@ _ESCAPES = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "
 
 
 def _text(text: str) -> str:
-    """Characters as they are, none of them roff's."""
+    """Literal text, with roff's special characters escaped."""
     return "".join(_ESCAPES.get(character, character) for character in text)
 
 
 def _filled(text: str) -> list[str]:
-    """Running text, on lines that are not too long for those who read the source."""
+    """Running text, on lines of readable length in the source."""
     return [_line(line) for line in textwrap.wrap(text, 79, break_long_words=False, break_on_hyphens=False)]
 
 
 def _line(text: str) -> str:
-    """A line that is no request whatever it begins with."""
+    """A text line, never a roff request."""
     return "\\&" + text if text.startswith((".", "'")) else text
 
 

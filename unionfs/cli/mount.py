@@ -1,4 +1,4 @@
-"""`pyunionfs mount`: from words to MountOptions, and then over to the daemon."""
+"""`pyunionfs mount`: parses the command line and starts the daemon."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from unionfs.options.table import GROUPS, OPTIONS
 def parser() -> Parser:
     made = Parser(
         "mount",
-        "Show LOWERs (leftmost on top) with UPPER over them as one tree at MERGED. Changes go to UPPER; WORK"
-        " is an empty directory on UPPER's filesystem. Without UPPER and WORK the tree is read-only.\n\n"
-        "Returns when the mount answers; a daemon serves it from then on, until `pyunionfs umount`.",
-        "A colon in the name of a LOWER is written \\:, a backslash \\\\. A comma in the value of a mount"
-        " option is written \\, or the value stands in double quotes. Of options that contradict each other"
-        " the last counts.",
+        "Mount the lower layers LOWER (topmost first) and the upper layer UPPER as one tree at MERGED."
+        " Changes are written to UPPER; WORK is an empty directory on the same filesystem. Without UPPER"
+        " and WORK the mount is read-only.\n\nReturns when the mount is ready. A daemon serves it until"
+        " `pyunionfs umount`.",
+        "Escape a colon in the name of a LOWER as \\:, a backslash as \\\\, and a comma in the value of a"
+        " mount option as \\, or put the value in double quotes. Of options that set the same thing the"
+        " last counts.",
         usage=(
             "pyunionfs mount [OPTION...] LOWER[:LOWER...] [UPPER WORK] MERGED",
             "pyunionfs mount [OPTION...] -o lowerdir=...[,upperdir=U,workdir=W] MERGED",
@@ -24,27 +25,35 @@ def parser() -> Parser:
         examples=[
             ("pyunionfs mount site:base upper work merged", "site over base, changes go to upper"),
             ("pyunionfs mount site:base merged", "the same, read-only"),
-            ("pyunionfs mount -o volatile,noatime base upper work merged", "fast, for what may be lost"),
+            (
+                "pyunionfs mount -o volatile,noatime base upper work merged",
+                "without syncs, for data that may be lost",
+            ),
             (
                 "pyunionfs mount -o lowerdir=site:base,upperdir=upper,workdir=work merged",
-                "in the kernel's own words",
+                "with the mount options of overlayfs",
             ),
-            ("pyunionfs mount -f --debug base upper work merged", "stay, and show each request"),
+            (
+                "pyunionfs mount -f --debug base upper work merged",
+                "stay in the foreground, log every request",
+            ),
         ],
         tables=option_tables,
     )
     made.add_argument(
-        "directories", nargs="*", metavar="DIRECTORY", help="the layers, top first, and the mountpoint"
+        "directories", nargs="*", metavar="DIRECTORY", help="layers, work directory and mountpoint"
     )
-    made.add_argument("-f", "--foreground", action="store_true", help="stay, and log to standard error")
+    made.add_argument(
+        "-f", "--foreground", action="store_true", help="stay in the foreground, log to standard error"
+    )
     made.add_mount_options("mount options, comma-separated; may be repeated")
     made.add_argument("--debug", action="store_true", help="log every request")
-    made.add_argument("--log-file", metavar="FILE", help="log there instead of to syslog")
+    made.add_argument("--log-file", metavar="FILE", help="log to FILE instead of syslog")
     return made
 
 
 def option_tables() -> list[Table]:
-    """All mount options, by what they concern."""
+    """All mount options, by group."""
     return [
         (
             f"mount options for {title[0].lower()}{title[1:]}",
@@ -62,7 +71,9 @@ def run(words: list[str]) -> int:
             option = word.removeprefix("--")
             name = option.partition("=")[0]
             if option != word and name in OPTIONS and name != "debug":
-                raise OptionError(f"{name} is a mount option: -o {option}") from error
+                raise OptionError(
+                    f"unknown option --{option}: {name} is a mount option, write -o {option}"
+                ) from error
         raise
     wanted = mount_options.parse(
         given.directories,

@@ -1,6 +1,6 @@
-"""Which layers a mounted union is made of, for commands that look at those: its daemon says, or the kernel.
+"""The layers of a mounted union, from its daemon or from the mount table, for commands that read layers.
 
-Never looks into a mount, for that may hang, nor into a layer.
+Never accesses the mount, which may hang, nor a layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from unionfs.transport.mount import FSTYPE
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The layers of a union, by absolute paths, lowers top first. `lowers` is None where nobody has said."""
+    """The layers of a union, by absolute paths, lowers top first. `lowers` is None if they are not known."""
 
     upper: str
     lowers: tuple[str, ...] | None
@@ -29,7 +29,7 @@ class Layers:
 def layers_of_mount(path: str) -> Layers | None:
     """The layers of the union that is mounted at *path* (`options.resolve_mountpoint`); None if none is.
 
-    Raises MountError for one that has no upper, or whose layers nobody tells.
+    Raises MountError for one without an upper, or whose layers cannot be found out.
     """
     entry = mount.mount_at(path)
     if entry is None:
@@ -41,8 +41,8 @@ def layers_of_mount(path: str) -> Layers | None:
             continue
         if status["state"] != "serving":
             raise MountError(
-                f"the daemon of {path} does not say what its layers are (`pyunionfs status` says why): give"
-                " its upper directory instead"
+                f"cannot find out the layers of {path}: its daemon does not respond (`pyunionfs status` has"
+                " the reason); give the upper directory instead"
             )
         if status["upper"] is None:
             raise _no_upper(path)
@@ -53,20 +53,21 @@ def layers_of_mount(path: str) -> Layers | None:
 
 
 def refuse_inside(path: str) -> None:
-    """Raise MountError for a directory in a mounted union: no layer, and never an upper.
+    """Raise MountError for a directory inside a mounted union: it is no layer.
 
-    But for a union that is the root directory, of a container: there is no other place there.
+    Except in a union that is the root directory, of a container, where every directory is inside.
     """
     above = [entry for entry in mount.mount_table() if path.startswith(entry.path.rstrip("/") + "/")]
     around = max(reversed(above), key=lambda entry: len(entry.path), default=None)
     if around is not None and around.path != "/" and around.fstype in ("overlay", FSTYPE):
         raise MountError(
-            f"{path} lies in the union that is mounted at {around.path}: give that, or an upper directory"
+            f"{path} is inside the union mounted at {around.path}: give that mountpoint, or an upper"
+            " directory"
         )
 
 
 def _of_overlayfs(entry: MountPoint) -> Layers:
-    """The layers of a mount of kernel overlayfs, as the mount table has them."""
+    """The layers of a mount of kernel overlayfs, from the mount table."""
     upper = entry.super_option("upperdir")
     if upper is None:
         raise _no_upper(entry.path)
@@ -85,12 +86,15 @@ def _of_overlayfs(entry: MountPoint) -> Layers:
     relative = [path for path in (upper, *lowers, *data) if not path.startswith("/")]
     if relative or not lowers:
         raise MountError(
-            f"the mount table has {relative[0] if relative else 'nothing'} as a layer of {entry.path}, which"
-            " does not say where it is: give --lowers LOWER[:LOWER...] and the upper directory instead"
+            f"cannot find out the layers of {entry.path}: the mount table has"
+            f" {f'the relative path {relative[0]}' if relative else 'no lowerdir'}; give --lowers"
+            " LOWER[:LOWER...] and the upper directory instead"
         )
     userxattr = "userxattr" in entry.super_options
     return Layers(upper, tuple(lowers), tuple(data), userxattr=userxattr, merged=entry.path)
 
 
 def _no_upper(path: str) -> MountError:
-    return MountError(f"{path} is mounted read-only, without an upper: nothing in it can have changed")
+    return MountError(
+        f"{path} is mounted without an upper layer, so it has no changes: give a mount that has one"
+    )

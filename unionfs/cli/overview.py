@@ -1,4 +1,4 @@
-"""What the whole program says of itself: `pyunionfs --help`, and the beginning of the man page.
+"""The texts about the program as a whole: `pyunionfs --help`, and the beginning of the man page.
 
 The overview must fit on a screen of 24 lines of 80 characters.
 """
@@ -9,34 +9,34 @@ from collections.abc import Mapping
 
 from unionfs.cli.parser import Example, Parser
 
-SUMMARY = "a stack of directories as one writable tree, as kernel overlayfs has it"
+SUMMARY = "a union filesystem in FUSE, with the semantics of kernel overlayfs"
 
 FORMS = (
     "pyunionfs COMMAND ...",
     "pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=L[,upperdir=U,workdir=W]",
 )
-"""How the program is called; the second is fuse-overlayfs's way, for programs that call that."""
+"""The synopsis; the second form is fuse-overlayfs's, for programs that run it."""
 
 EXAMPLES: tuple[Example, ...] = (
-    ("pyunionfs mount base upper work merged", "changes go to upper, base stays"),
+    ("pyunionfs mount base upper work merged", "changes go to upper"),
     ("pyunionfs mount site:base merged", "site over base, read-only"),
-    ("pyunionfs umount merged", "write everything out, and end it"),
+    ("pyunionfs umount merged", "write all data, and unmount"),
 )
 
 
 def overview(commands: Mapping[str, str]) -> str:
-    """The text of `pyunionfs --help`, for commands with what each does."""
+    """The text of `pyunionfs --help`, for commands and their descriptions."""
     lines = [f"usage: {FORMS[0]}", *(f"       {form}" for form in FORMS[1:]), ""]
     lines += [f"{SUMMARY[0].upper()}{SUMMARY[1:]}.", "", "commands:"]
     lines += [f"  {name:<12}{text}" for name, text in commands.items()]
     width = max(len(line) for line, _ in EXAMPLES)
     lines += ["", "examples:", *(f"  {line:<{width}}  {what}" for line, what in EXAMPLES), ""]
-    lines += ["`pyunionfs COMMAND --help` tells more; `pyunionfs --version` prints the version."]
+    lines += ["`pyunionfs COMMAND --help` has details, `pyunionfs --version` the version."]
     return "\n".join(lines)
 
 
 def parsers(commands: Mapping[str, str]) -> dict[str, Parser]:
-    """The parser of every command, in their order."""
+    """The parser of each command, in order."""
     import importlib
 
     return {name: importlib.import_module(f"unionfs.cli.{name}").parser() for name in commands}

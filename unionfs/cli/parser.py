@@ -1,7 +1,7 @@
-"""The argument parser that every command uses: its complaints are one line, as all others are.
+"""The argument parser of every command; its errors are one line, as all others.
 
-What it knows is all that help texts (here), the man page (`manual.py`) and completion (`completion.py`) say
-of a command. Texts are laid out when somebody wants to read them: `mount` must not pay for it.
+Help texts (here), the man page (`manual.py`) and completion (`completion.py`) are made from it. Texts are
+laid out only to be printed: `mount` must not pay for it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ Example = tuple[str, str]
 """A command line, and what it does."""
 
 Table = tuple[str, list[tuple[str, str]]]
-"""A title, and rows of how something is written and what it means."""
+"""A title, and rows of syntax and meaning."""
 
 _WIDEST = 100
-"""Longer lines are hard to read, however wide the terminal is."""
+"""Longer lines are hard to read on any terminal."""
 _COLUMN = 28
-"""Where the explanations in a table begin."""
+"""The column in which the meanings of a table begin."""
 
 
 class Parser(argparse.ArgumentParser):
     """argparse, with OptionError instead of a usage text and an exit.
 
-    In *description* and *notes* blank lines part paragraphs. --help shows the notes after the options, then
-    the *tables*, then the examples. *usage* is for what argparse cannot say by itself, one form each.
+    In *description* and *notes* blank lines separate paragraphs. --help shows the notes after the options,
+    then the *tables*, then the examples. *usage* has the forms that argparse cannot make by itself.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         self._positionals.title = "arguments"
 
     def add_mount_options(self, text: str) -> None:
-        """-o, into `options`: a list of texts that `options.parse` takes."""
+        """-o, into `options`: a list of texts for `mount_options.parse`."""
         self.add_argument("-o", dest="options", action="append", default=[], metavar="OPTIONS", help=text)
 
     def error(self, message: str) -> NoReturn:
@@ -76,14 +76,14 @@ class Parser(argparse.ArgumentParser):
         return "\n\n".join(parts) + "\n"
 
     def usage_forms(self) -> list[str]:
-        """Each way to write the command, on one line."""
+        """Each form of the command on one line."""
         formatter = _Formatter(self.prog, 10_000)
         formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups, "")
         return [line.strip() for line in formatter.format_help().splitlines() if line.strip()]
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Paragraphs stay paragraphs."""
+    """Keeps paragraphs."""
 
     def __init__(self, prog: str, width: int | None = None) -> None:
         super().__init__(prog, max_help_position=_COLUMN, width=_width() if width is None else width)

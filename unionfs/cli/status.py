@@ -1,7 +1,4 @@
-"""`pyunionfs status`: what each mount of this program is made of, how its daemon is, and what it is at.
-
-How that is laid out says `status_text.py`.
-"""
+"""`pyunionfs status`: layers, daemon and work in progress of each mount; laid out by `status_text.py`."""
 
 from __future__ import annotations
 
@@ -30,31 +27,31 @@ _SHORTEST = 0.1
 def parser() -> Parser:
     made = Parser(
         "status",
-        "List the mounts of pyunionfs, or show all about the one at MERGED: its layers and options, the"
-        " memory and the requests of its daemon, and slow work that is under way.",
-        "FREE is the space that is left on upper's filesystem. A mount whose daemon does not answer is listed"
-        " too, with what to do about it. Root sees the mounts of all users.",
+        "List the mounts of pyunionfs, or show the details of the one at MERGED: layers, options, memory and"
+        " requests of its daemon, and slow work in progress.",
+        "FREE is the free space of the upper filesystem. A mount whose daemon does not respond is listed,"
+        " too, and how to unmount it. Root sees the mounts of all users.",
         examples=[
-            ("pyunionfs status", "all mounts, one a row"),
-            ("pyunionfs status merged", "everything about one of them"),
-            ("pyunionfs status --watch", "all mounts, every two seconds anew, until Ctrl-C"),
+            ("pyunionfs status", "all mounts, one per row"),
+            ("pyunionfs status merged", "details of one mount"),
+            ("pyunionfs status --watch", "update every two seconds until Ctrl-C"),
             (
                 "pyunionfs status merged --watch 0.5",
-                "one mount: requests a second, copy-ups under way",
+                "one mount: requests per second, copy-ups in progress",
             ),
             ("pyunionfs status --json | jq '.[].mountpoint'", "for programs"),
         ],
     )
-    made.add_argument("merged", metavar="MERGED", nargs="?", help="one mountpoint")
-    made.add_argument("--json", action="store_true", help="a JSON list of objects, for programs")
+    made.add_argument("merged", metavar="MERGED", nargs="?", help="mountpoint")
+    made.add_argument("--json", action="store_true", help="print a JSON list of objects, for programs")
     made.add_argument(
         "-w",
         "--watch",
         metavar="SECONDS",
         nargs="?",
         const="",
-        help=f"show it again and again, every {_EACH:g} seconds if nothing else is said, with what changes a"
-        " second; with --json a list a line",
+        help=f"update every SECONDS (default: {_EACH:g}), with requests per second; with --json print one"
+        " list per line",
     )
     return made
 
@@ -75,7 +72,7 @@ def run(words: list[str]) -> int:
         try:
             _watch(wanted, found, interval, as_json=given.json)
         except KeyboardInterrupt:
-            pass  # how one ends it
+            pass  # the way to quit
     elif given.json:
         print(json.dumps(found, indent=2))
     else:
@@ -99,8 +96,8 @@ def _interval(seconds: str) -> float:
     value = float(seconds) if _is_number(seconds) else math.nan
     if not _SHORTEST <= value < math.inf:
         raise OptionError(
-            f"--watch {seconds}: give a number of seconds, {_SHORTEST:g} or more, as in --watch 0.5;"
-            " a mountpoint stands before it: `pyunionfs status MERGED --watch`"
+            f"invalid value {seconds!r} of --watch: give a number of seconds, {_SHORTEST:g} or more, as in"
+            " --watch 0.5; a mountpoint comes before it: `pyunionfs status MERGED --watch`"
         )
     return value
 
@@ -121,16 +118,16 @@ def _shown(wanted: str | None, found: list[Status], rates: Rates | None) -> Rend
 
 
 def _watch(wanted: str | None, found: list[Status], interval: float, *, as_json: bool) -> None:
-    """Show it until somebody ends it or, of one mount, until that is gone."""
+    """Show it until Ctrl-C or, for one mount, until it is unmounted."""
     from unionfs.cli.status_text import requests_a_second
     from unionfs.cli.terminal import Screen
 
-    # Else it would leave the terminal as it is while watching.
+    # The default action would leave the terminal in the alternate screen.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     taken = time.monotonic()
     rates: Rates = {}
-    with Screen(f"every {interval:g} s, Ctrl-C ends it", plain=as_json) as screen:
+    with Screen(f"every {interval:g} s, Ctrl-C to quit", plain=as_json) as screen:
         while found or wanted is None:
             if as_json:
                 print(json.dumps(found), flush=True)
@@ -141,4 +138,4 @@ def _watch(wanted: str | None, found: list[Status], interval: float, *, as_json:
             now = time.monotonic()
             rates = requests_a_second(before, found, now - taken)
             taken = now
-    print("[]" if as_json else f"{printable(wanted or '')} is not mounted any more")
+    print("[]" if as_json else f"{printable(wanted or '')} has been unmounted")

@@ -1,7 +1,7 @@
-"""How `pyunionfs status` looks: a table of mounts, or everything about one.
+"""The output of `pyunionfs status`: a table of mounts, or the details of one.
 
-Knows what daemons tell and nothing about where it came from. All of it may have been made up by another
-user's program: every text goes through `printable`.
+Its input are the answers of daemons. Any of them may come from another user's program: every text is passed
+through `printable`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
 Rates = dict[str, dict[str, float]]
-"""Requests a second by kind, for mounts by their device."""
+"""Requests per second by kind, for each mount by its device."""
 
 _MOST_WORKS = 5
 _STATES = {"serving": "green", "detached": "yellow", "unreachable": "red"}
 
 
 def requests_a_second(before: Iterable[Status], now: Iterable[Status], seconds: float) -> Rates:
-    """What each mount has been asked between two looks, most first; nothing of one that is new."""
+    """The rates of each mount between two samples, highest first; none for a new mount."""
     earlier = {(each["device"], each["pid"]): each for each in before if each["state"] != "unreachable"}
     rates: Rates = {}
     for status in now:
@@ -51,7 +51,7 @@ def requests_a_second(before: Iterable[Status], now: Iterable[Status], seconds: 
 
 
 def table(found: list[Status], rates: Rates | None) -> RenderableType:
-    """One row a mount; *rates*: also how many requests a second. What needs words comes below."""
+    """One row per mount, with *rates* also the requests per second, and remarks below."""
     if not found:
         return Text("no mounts")
     remarks = [text for status in found for text in _remarks(status)]
@@ -60,7 +60,7 @@ def table(found: list[Status], rates: Rates | None) -> RenderableType:
 
 
 def details(status: Status, rates: Rates | None) -> RenderableType:
-    """Everything about one mount."""
+    """The details of one mount."""
     path = Text(printable(status["mountpoint"]), style="bold")
     if status["state"] == "unreachable":
         return Group(path, Padding(Text(_unreachable(status)), (0, 0, 0, 2)))
@@ -76,11 +76,11 @@ def _detail_rows(status: Status, rates: Rates | None) -> Iterator[tuple[str, str
     if status["state"] == "detached":
         yield "state", _detached(status)
     yield "lowers", join_lowers(status["lowers"], status["data_lowers"])
-    yield "upper", status["upper"] or "none: read-only"
+    yield "upper", status["upper"] or "none (read-only)"
     if (space := status["upper_space"]) is not None:
         yield (
             "space",
-            f"{human_size(space['free'])} of {human_size(space['size'])} free on upper's filesystem",
+            f"{human_size(space['free'])} of {human_size(space['size'])} free on the upper filesystem",
         )
     if status["work"]:
         yield "work", status["work"]
@@ -98,9 +98,9 @@ def _detail_rows(status: Status, rates: Rates | None) -> Iterator[tuple[str, str
     if rates is not None:
         mine = rates.get(status["device"], {})
         each = [f"{name} {_rate(rate)}" for name, rate in mine.items()]
-        yield "a second", ", ".join([_rate(sum(mine.values())), *each])
+        yield "req/s", ", ".join([_rate(sum(mine.values())), *each])
     for place, text in enumerate(_works(status)):
-        yield "under way" if place == 0 else "", text
+        yield "progress" if place == 0 else "", text
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _Row:
     path: str
     state: str
     cells: dict[str, str]
-    """By the heading of their column; "" for what nobody knows."""
+    """By the heading of their column; "" if unknown."""
 
 
 def _row(status: Status, rates: Rates | None) -> _Row:
@@ -125,14 +125,14 @@ def _row(status: Status, rates: Rates | None) -> _Row:
         "REQUESTS": str(_total(status)),
     }
     if rates is not None:
-        cells["A SECOND"] = _rate(sum(rates.get(status["device"], {}).values()))
+        cells["REQ/S"] = _rate(sum(rates.get(status["device"], {}).values()))
     cells["OPEN"] = "" if status["silent_opens"] else str(union.get("open_files", ""))
     cells["COPY-UPS"] = str(union.get("copy_ups", ""))
     return _Row(printable(status["mountpoint"]), status["state"], cells)
 
 
 class _Mounts:
-    """The rows as a table or, where a path would not stand on one line in that, one below the other."""
+    """The rows as a table or, if a path does not fit on one line of it, as a list."""
 
     def __init__(self, rows: list[_Row]) -> None:
         self._rows = rows
@@ -172,7 +172,7 @@ class _Mounts:
 
 
 def _remarks(status: Status) -> Iterator[Text]:
-    """What the row of a mount does not say: its state in words, and its slow work."""
+    """What is not in the row of a mount: an explanation of its state, and its slow work."""
     texts = list(_works(status)) if status["state"] != "unreachable" else [_unreachable(status)]
     if status["state"] == "detached":
         texts.insert(0, _detached(status))
@@ -188,37 +188,37 @@ def _works(status: Status) -> Iterator[str]:
         yield f"and {len(works) - _MOST_WORKS} more"
 
 
-_DOING = {"copy_up": "copying up", "rename": "renaming, by copying,"}
+_DOING = {"copy_up": "copying up", "rename": "renaming by copying"}
 
 
 def _work(work: dict[str, Any]) -> str:
-    path = work["path"] or "a file that was deleted"
+    path = work["path"] or "a deleted file"
     since = duration(work["seconds"])
     if work["work"] == "listing":
-        return f"reading the names in {path}, {since}"
+        return f"listing {path}, {since}"
     doing = _DOING.get(work["work"], work["work"])
     if work["work"] == "rename" and work["step"] == "reading":
-        return f"{doing} {path}: finding out how much is in it, {since}"
+        return f"{doing} {path}: determining its size, {since}"
     if work["step"] == "waiting":
-        return f"{doing} {path}: waits for other work, {since}"
+        return f"{doing} {path}: waiting for other work, {since}"
     if work["total"] is None or work["done"] is None:
         return f"{doing} {path}: {work['step']}, {since}"
     if work["step"] == "writing_out":
-        return f"{doing} {path}: {human_size(work['total'])} copied, and now brought to the disk, {since}"
+        return f"{doing} {path}: {human_size(work['total'])} copied, writing it to disk, {since}"
     share = 100 * work["done"] // max(work["total"], 1)
     return f"{doing} {path}: {human_size(work['done'])} of {human_size(work['total'])} ({share} %), {since}"
 
 
 def _unreachable(status: Status) -> str:
     if os.geteuid() not in (0, status["user"]):
-        return f"mounted by user {status['user']}, who alone (and root) can ask its daemon"
+        return f"mounted by user {status['user']}: only that user and root can query its daemon"
     pid = status["pid"]
-    what = "it has died or is stuck" if pid is None else f"pid {pid} is stuck, or waits for a slow disk"
-    # One that is stuck would be waited for.
+    what = "it was killed or hangs" if pid is None else f"pid {pid} hangs, or waits for a slow disk"
+    # Without --lazy umount waits for the daemon.
     lazy = "" if pid is None else "--lazy "
     return (
-        f"its daemon does not answer: {what};"
-        f" `pyunionfs umount {lazy}{shlex.quote(printable(status['mountpoint']))}` frees the mountpoint"
+        f"its daemon does not respond: {what};"
+        f" `pyunionfs umount {lazy}{shlex.quote(printable(status['mountpoint']))}` unmounts it"
     )
 
 
@@ -250,7 +250,7 @@ def _rate(rate: float) -> str:
 
 
 def duration(seconds: float, most: int = 2) -> str:
-    """A time span for people, in its largest units, two of them at most."""
+    """A human-readable time span, in its largest units, two at most."""
     whole = int(seconds)
     parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
     first = next((place for place, (count, _) in enumerate(parts) if count), len(parts) - 1)

@@ -1,8 +1,8 @@
-"""What commands show people: colours, tables and progress by rich, where there is a terminal.
+"""Output for terminals: colors, tables and progress bars, by rich.
 
-rich is loaded when something here is called, never with this module: `mount` must not pay for it. Nothing
-here writes a colour or a cursor movement to what is no terminal or is a dumb one, nor a colour where NO_COLOR
-is set; and nothing reads markup out of a text. Names are anybody's: give them through `text.printable`.
+rich is imported by the functions here, never with this module: `mount` must not pay for it. No color and no
+cursor movement is written to a file, a pipe or a dumb terminal, no color if NO_COLOR is set, and no text is
+parsed as markup. Names may hold control characters: pass them through `text.printable`.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _SHORT_WORK = 0.5
-"""Seconds after which work is long enough to be shown."""
+"""Seconds after which progress is shown."""
 _SHOWN_EACH = 0.1
 
 _ENDLESS = 100_000
-"""The width of what is no terminal: programs that read a table want all of it."""
+"""The width without a terminal: programs that read a table need all of it."""
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def console() -> Console:
-    """Standard output. Where that is no terminal, lines are as long as they need to be."""
+    """Standard output; without a terminal, lines are never wrapped."""
     return _console(sys.stdout)
 
 
 def error_console() -> Console:
-    """Standard error, for what is no result: progress, and remarks."""
+    """Standard error, for progress and remarks."""
     return _console(sys.stderr)
 
 
 def may_move_cursor(stream: TextIO) -> bool:
-    """Whether what was written to *stream* can be written over."""
+    """Whether output to *stream* can be overwritten."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    # Said here, because rich can be told by more variables (FORCE_COLOR, TTY_COMPATIBLE) that a pipe is one.
+    # Explicit, because rich takes a pipe for a terminal if FORCE_COLOR or TTY_COMPATIBLE is set.
     terminal = stream.isatty()
     plain = not may_move_cursor(stream) or os.environ.get("NO_COLOR", "") != ""
     return Console(
@@ -63,7 +63,7 @@ def _console(stream: TextIO) -> Console:
 
 
 def show(renderable: RenderableType) -> None:
-    """Print to standard output. What is no terminal gets no blanks at the ends of lines."""
+    """Print to standard output; without a terminal, with no blanks at the ends of lines."""
     shown = console()
     if sys.stdout.isatty():
         shown.print(renderable)
@@ -74,9 +74,9 @@ def show(renderable: RenderableType) -> None:
 
 
 class Screen:
-    """Standard output for what is shown again and again: in one place on a terminal, else in turn.
+    """Standard output for repeated output: in place on a terminal, else one after the other.
 
-    *caption* says what this is. With *plain* nothing is done to the terminal: the caller prints by itself.
+    *caption* is the title. With *plain* the terminal is left alone: the caller prints by itself.
     """
 
     def __init__(self, caption: str, *, plain: bool = False) -> None:
@@ -103,7 +103,7 @@ class Screen:
             self._live.stop()
 
     def show(self, renderable: RenderableType) -> None:
-        """This instead of what was shown before."""
+        """Replace the previous output."""
         from rich.console import Group
         from rich.text import Text
 
@@ -118,11 +118,11 @@ class Screen:
 
 @contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Show how far long work is while the block runs, on standard error; gives `advance(n=1)`.
+    """Show the progress of long work on standard error while the block runs; yields `advance(n=1)`.
 
-    *total* is how many steps there are; None: nobody knows, and the steps are counted. Nothing is shown of
-    short work or where standard error is no terminal. What is shown vanishes at the end; print nothing to the
-    terminal in between.
+    *total* is the number of steps; None: unknown, steps are counted. Nothing is shown for short work or if
+    standard error is not a terminal. The output is erased at the end; print nothing to the terminal in
+    between.
     """
     if not may_move_cursor(sys.stderr):
         yield _shown_nowhere
@@ -139,7 +139,7 @@ def _shown_nowhere(n: int = 1) -> None:
 
 
 class _Bar:
-    """One bar, made only when the work turns out to be long. Called for each step: cheap."""
+    """One bar, made only when the work takes long. Called for each step, so cheap."""
 
     def __init__(self, description: str, total: int | None) -> None:
         from unionfs.cli.text import printable
@@ -185,7 +185,7 @@ class _Bar:
             TimeRemainingColumn() if known else TimeElapsedColumn(),
             console=error_console(),
             transient=True,
-            # Output of the command may go to a file: it must not come here.
+            # Output of the command may go to a file and must not be redirected.
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -200,7 +200,7 @@ class _Bar:
 
 
 def human_size(size: float) -> str:
-    """A number of bytes for people: `512 B`, `1.2 MiB`, `-3.0 GiB`."""
+    """A human-readable number of bytes: `512 B`, `1.2 MiB`, `-3.0 GiB`."""
     if abs(size) < 1024:
         return f"{size:.0f} B"
     step = 1

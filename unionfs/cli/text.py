@@ -1,16 +1,16 @@
-"""Text for terminals. Names are anybody's, and a terminal obeys what it is sent."""
+"""Text for terminals: names may hold control characters, which a terminal would execute."""
 
 from __future__ import annotations
 
 import codecs
 
 RAW_OR_ESCAPED = "pyunionfs.raw_or_escaped"
-"""How output is encoded: the bytes of a name that are no text as they are, and escaped what a terminal's
-encoding lacks."""
+"""The error handler of output: undecodable bytes of a name are written as they are, characters that the
+encoding lacks are escaped."""
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that is no visible character: controls, line ends, broken bytes."""
+    """The text with all non-printable characters escaped: controls, line ends, undecodable bytes."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

@@ -1,4 +1,4 @@
-"""`pyunionfs umount`."""
+"""`pyunionfs umount`: unmounts and waits for the daemon."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from unionfs.options.mount_options import resolve_mountpoint
 def parser() -> Parser:
     made = Parser(
         "umount",
-        "Unmount MERGED and return when its daemon has written everything out and is gone. `pyunionfs"
-        " unmount` is the same.",
+        "Unmount MERGED, and wait until its daemon has written all data and terminated. `pyunionfs unmount`"
+        " is the same.",
         examples=[
-            ("pyunionfs umount merged", "end the mount at merged; refused while files in it are in use"),
-            ("pyunionfs umount --lazy merged", "take it away now; its daemon ends with the last open file"),
+            ("pyunionfs umount merged", "unmount; refused while files in it are in use"),
+            ("pyunionfs umount --lazy merged", "detach now; the daemon terminates after the last close"),
         ],
     )
     made.add_argument("merged", metavar="MERGED", help="the mountpoint")
@@ -22,7 +22,7 @@ def parser() -> Parser:
         "-l",
         "--lazy",
         action="store_true",
-        help="free the mountpoint now and return; open files go on being served",
+        help="lazy: detach the mount now and return; open files are served until they are closed",
     )
     return made
 

@@ -1,7 +1,7 @@
-"""`umount.fuse.pyunionfs`, which umount(8) runs where it has noted who mounted: then it waits for the daemon.
+"""`umount.fuse.pyunionfs`, the helper that umount(8) runs for a mount of mount(8): it waits for the daemon.
 
-The calling convention is that of umount(8), "EXTERNAL HELPERS". Without this program umount(8) unmounts as
-well, but returns before the daemon has written everything out.
+The calling convention is that of umount(8), "EXTERNAL HELPERS". Without the helper umount(8) unmounts, too,
+but returns before the daemon has written all data.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from unionfs.cli.helper import HelperParser, end, say
+from unionfs.cli.helper import HelperParser, end, report
 from unionfs.errors import MountError, OptionError
 
 
@@ -20,22 +20,24 @@ def command() -> NoReturn:
 def parser(program: str) -> HelperParser:
     made = HelperParser(
         program,
-        "End a mount of pyunionfs as umount(8) asks for it, and return when everything is written out.",
+        "The unmount helper of umount(8). Returns when the daemon has written all data.",
         "TARGET [-flnrv]",
-        examples=[("umount /merged", "by umount(8), which calls this program")],
+        examples=[("umount /merged", "umount(8) runs this program")],
     )
     made.add_argument("target", metavar="TARGET", nargs="?", help="the mountpoint")
-    made.add_argument("-l", dest="lazy", action="store_true", help="take it away; open files are served on")
-    made.add_argument("-f", dest="force", action="store_true", help="also when its daemon does not answer")
-    made.add_argument("-r", dest="read_only", action="store_true", help="if it is busy: make it read-only")
+    made.add_argument("-l", dest="lazy", action="store_true", help="lazy: detach now; open files are served")
+    made.add_argument(
+        "-f", dest="force", action="store_true", help="force: also if the daemon does not respond"
+    )
+    made.add_argument("-r", dest="read_only", action="store_true", help="if it is busy, remount it read-only")
     return made
 
 
 def run(program: str, words: list[str]) -> int:
-    """Do what umount(8) asks for. OptionError: the line is wrong; MountError: it cannot be done."""
+    """Unmount. OptionError: the command line is wrong; MountError: it failed."""
     given = parser(program).parse(words)
     if not given.target:
-        raise OptionError(f"TARGET is needed: {program} TARGET")
+        raise OptionError(f"missing TARGET: write `{program} TARGET`")
     from unionfs.control.unmount import StillServedError, leave_mount, umount
     from unionfs.options.mount_options import resolve_mountpoint
 
@@ -45,13 +47,13 @@ def run(program: str, words: list[str]) -> int:
     try:
         umount(target, lazy=given.lazy, force=given.force)
     except StillServedError as error:
-        # For umount(8), which ends one mount of a filesystem that may have several, that is success.
+        # umount(8) unmounts one of possibly several mounts of a filesystem: that has succeeded.
         print(f"{program}: {error}", file=sys.stderr)
     except MountError:
         if not given.read_only:
             raise
         done = _make_read_only(target)
-    say(given, f"{program}: {given.target} {done}")
+    report(given, f"{program}: {given.target} {done}")
     return 0
 
 
@@ -62,7 +64,7 @@ def _make_read_only(target: str) -> str:
 
     entry = mount_at(target)
     kept = [] if entry is None else [*entry.options, *entry.super_options]
-    # Those with a value say nothing of flags.
+    # Flags have no value.
     kept = [word for word in kept if "=" not in word]
     remount(target, parse_mount_flags([",".join(kept), "ro"]))
-    return "is busy, and read-only from now on"
+    return "is busy, and was remounted read-only"
