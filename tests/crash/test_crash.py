@@ -7,7 +7,10 @@ into it: upper holds the old state or the new one (invariant 4), and what fsync(
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import mmap
 import multiprocessing
 import os
 import time
@@ -46,6 +49,35 @@ def test_nothing_is_lost(options: list[str], transport: str, tmp_path: Path) -> 
             lost = kill_in_load(rig, tmp_path)
             assert not lost, lost
         assert rig.operations > 50, "the load did nothing"
+
+
+@pytest.mark.parametrize("options", [[], ["writeback=0"], ["fsync=0"], ["writeback=0", "fsync=0"]], ids=str)
+def test_what_a_mapping_has_is_not_said_to_be_stored(options: list[str], tmp_path: Path) -> None:
+    """The kernel has it, and no daemon to send it to; it must ask for it, also if that did nothing before."""
+    with scratch(tmp_path) as base:
+        lower, upper, work, merged = (base / name for name in ("lower", "upper", "work", "merged"))
+        for directory in (lower, upper, work, merged):
+            directory.mkdir()
+        (upper / "file").write_bytes(b"old")
+        answers = []
+        with (
+            pyunionfs([lower], upper, work, merged, options=["passthrough=off", *options]) as daemon,
+            contextlib.suppress(OSError),  # of closing the file
+            (merged / "file").open("r+b") as file,
+            mmap.mmap(file.fileno(), 3) as data,
+        ):
+            os.fsync(file.fileno())
+            data[:] = b"new"
+            daemon.kill()
+            syncs: list[Callable[[], object]] = [data.flush, lambda: os.fsync(file.fileno())]
+            for sync in syncs:
+                try:
+                    sync()
+                    answers.append(0)
+                except OSError as error:
+                    answers.append(error.errno or -1)
+        assert answers == [errno.ENOTCONN] * 2
+        assert (upper / "file").read_bytes() == b"old"
 
 
 def _append(path: Path) -> None:
