@@ -59,8 +59,8 @@ def test_the_options_that_matter_most_are_options() -> None:
 @one_transport
 @needs_root
 @needs_fuse
-@pytest.mark.shell_block("README.md", "By hand")
-def test_the_commands_by_hand_work_as_copied(shell_block: ShellBlock, space: Path, tmp_path: Path) -> None:
+@pytest.mark.shell_block("README.md", "On the command line")
+def test_the_commands_work_as_copied(shell_block: ShellBlock, space: Path, tmp_path: Path) -> None:
     for name in ("base", "upper", "work", "merged"):
         (space / name).mkdir()
     before = "pyunionfs mount base upper work merged; touch merged/new"
