@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.overlay.rig import Stack
+from tests.mount.data_rig import errno_of
+from tests.overlay.rig import Stack, View
 from tests.overlay.trees import marks
 from tests.support.mounts import needs_overlayfs
+from unionfs.linux.syscalls import RENAME_EXCHANGE, renameat2
 
 DATA = "the data of a lower file " * 400
 
@@ -112,3 +116,41 @@ def test_what_had_several_names_gets_an_absolute_redirect_as_overlayfs_gives(
             assert stack.kernel(*options) == tree
         found.append(marks(stack.upper / "d" / "c")["redirect"])
     assert found == [b"/d/a" if names == 2 else b"a"] * 2
+
+
+@needs_overlayfs
+@pytest.mark.parametrize("index", ["on", "off"])
+@pytest.mark.parametrize("flags", [0, RENAME_EXCHANGE], ids=["rename", "exchange"])
+def test_a_rename_goes_by_the_name_that_the_caller_used(base: Path, index: str, flags: int) -> None:
+    """By one too long for a redirect it is EXDEV, also of a file that has a short one: by that it moves."""
+    found = []
+    long = f"{'n' * 150}/{'m' * 150}/a"
+    for writer in ("overlayfs", "pyunionfs"):
+        (base / writer).mkdir()
+        stack = Stack(base / writer).layers(
+            {"n" * 150: {"m" * 150: {"a": DATA}}, "short": {}, "to": {"c": "c", "d": "d"}}
+        )
+        os.link(stack.lowers[0] / long, stack.lowers[0] / "short" / "b")
+        options = ["metacopy=on", "redirect_dir=on", f"index={index}"]
+        with ExitStack() as mounted:
+            if writer == "overlayfs":
+                merged = mounted.enter_context(stack.overlayfs(stack.work, *options))
+
+                def rename(old: str, new: str, merged: Path = merged) -> None:
+                    renameat2(0, bytes(merged / old), 0, bytes(merged / new), flags)
+
+                (merged / long).chmod(0o600)
+                (merged / "short" / "b").stat()
+            else:
+                view = mounted.enter_context(stack.open(metacopy=True, index=index == "on"))
+
+                def rename(old: str, new: str, view: View = view) -> None:  # type: ignore[misc]
+                    view.rename(old, new, flags)
+
+                view.chmod(long, 0o600)
+                view.ino("short/b")
+            outcomes = [errno_of(functools.partial(rename, long, "to/c"))]
+            outcomes.append(errno_of(functools.partial(rename, "short/b", "to/d")))
+        assert stack.kernel(*options)["to/d"].split()[-1] == repr(DATA.encode()).split()[-1]
+        found.append((outcomes, marks(stack.upper / "to" / "d")["redirect"]))
+    assert found == [(["EXDEV", "ok"], b"/short/b")] * 2

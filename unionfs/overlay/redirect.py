@@ -11,30 +11,37 @@ from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
 
 
-def set_redirect(fs: OverlayFs, inode: Inode, *, absolute: bool) -> None:
+def set_redirect(
+    fs: OverlayFs, inode: Inode, *, absolute: bool, at: tuple[Directory, bytes] | None = None
+) -> None:
     """Store on the upper object the name under which its lower part lies (ovl_set_redirect()).
 
     To be called before the rename, while the names still are the lower's. A redirect that is there already
-    stays, unless it is relative and the object leaves its directory. EXDEV where it would be too long: by all
-    names of a file with several, for a request does not say which of them the caller has used.
+    stays, unless it is relative and the object leaves its directory. *at* is the name that the caller has
+    used: EXDEV where its path would be too long. A request for a link does not say which it is, so any name
+    of the file will do.
     """
     assert isinstance(inode, (Directory, File))
     known = inode.redirect
     if known is not None and (known.startswith(b"/") or not absolute):
         return
-    value = _path_below(inode) if absolute else inode.name
+    if absolute:
+        value = _path_below(inode, at)
+    else:
+        value = inode.name if at is None else at[1]
     path, follow = inode.proc_path()
     set_mark(fs, path, fs.format.redirect, value, follow=follow)
     inode.redirect = value
 
 
-def _path_below(inode: Directory | File) -> bytes:
+def _path_below(inode: Directory | File, at: tuple[Directory, bytes] | None) -> bytes:
     """The absolute path at which the layers below have the object, redirects of its parents followed."""
     names: Iterable[tuple[Inode | None, bytes]]
-    if inode.redirect is None and isinstance(inode, File):
+    if at is None and inode.redirect is None and isinstance(inode, File):
         names = inode.names()
     else:
-        names = ((inode.parent, inode.redirect if inode.redirect is not None else inode.name),)
+        parent, name = (inode.parent, inode.name) if at is None else at
+        names = ((parent, name if inode.redirect is None else inode.redirect),)
     for parent, name in names:
         path = _path_of(parent, name)
         if len(path) <= REDIRECT_MAX:

@@ -89,11 +89,10 @@ def rename(
     elif isinstance(new, File):
         prepare_unlink(fs, new, newdir, newname)
 
-    same_dir = olddir is newdir
-    _keep_together(fs, old, newdir, same_dir)
+    _keep_together(fs, old, (olddir, oldname), newdir)
     if exchange:
         assert new is not None
-        _keep_together(fs, new, olddir, same_dir)
+        _keep_together(fs, new, (newdir, newname), olddir)
     elif isinstance(new, Directory) and new.upper is not None:
         # Last before the rename itself: what fails before must not find it replaced.
         _clear_whiteouts(fs, new, slot.place, newname)
@@ -163,11 +162,12 @@ def _bring_up(fs: OverlayFs, inode: Inode, parent: Directory, name: bytes) -> No
         link_up(fs, inode, parent, name)
 
 
-def _keep_together(fs: OverlayFs, inode: Inode, newdir: Directory, same_dir: bool) -> None:
-    """Mark what moves so that it finds its own lower part at the new place, and no stranger's."""
+def _keep_together(fs: OverlayFs, inode: Inode, at: tuple[Directory, bytes], newdir: Directory) -> None:
+    """Mark what moves from *at* so that it finds its own lower part at the new place, and no stranger's."""
+    same_dir = at[0] is newdir
     if isinstance(inode, Directory):
         if inode.lowers:
-            set_redirect(fs, inode, absolute=not same_dir)
+            set_redirect(fs, inode, absolute=not same_dir, at=at)
             set_impure(fs, newdir)
         elif newdir.merged:
             if not inode.opaque:
@@ -179,7 +179,7 @@ def _keep_together(fs: OverlayFs, inode: Inode, newdir: Directory, same_dir: boo
                 aufs.mark_opaque(fs, inode.upper)
     elif isinstance(inode, File):
         if inode.metacopy:
-            set_redirect(fs, inode, absolute=not same_dir or _had_links(inode))
+            set_redirect(fs, inode, absolute=not same_dir or _had_links(inode), at=at)
         if inode.from_lower:
             set_impure(fs, newdir)
 
