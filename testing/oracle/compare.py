@@ -163,7 +163,10 @@ class Stage:
         with self.mounted(Kernel(), union, config.options()):
             if stack.ops:
                 for op in stack.ops:
-                    self.worker.perform(op)
+                    outcome = self.worker.perform(op)
+                    if outcome[0] == "ok" and op.name not in CHANGES_NOTHING:
+                        # As when they were drawn: what has been looked up counts (see `own_rules.NewLinks`).
+                        self.worker.tree()
                 return stack
             workload = Workload(
                 f"{self.case.seed} stack {number} {self.case.config}",
@@ -370,6 +373,8 @@ def _subject(
                     raise PartedWays
                 if outcome != expected and is_parting(case, op, expected, outcome):
                     raise PartedWays
+                if rules is not None:
+                    rules.note(op, outcome)
                 if outcome != expected and not forgiven:
                     forgiven = rules is not None and rules.forgive(op, expected, outcome, right.worker)
                 if outcome != expected and not forgiven:
@@ -382,6 +387,8 @@ def _subject(
             elif own:
                 numbers = right.worker.numbers()
         index += 1
+        if rules is not None:
+            rules.remount()
         unlinked, old_readers = UnlinkedLower(), OldReaders()
         links = UnlinkedLinks()
         failed.remount()

@@ -94,8 +94,9 @@ def op_statat(slots: Slots, slot: int, name: bytes) -> object:
     return seen(os.stat(name, dir_fd=slots[slot], follow_symlinks=False))
 
 
-def op_mkdirat(slots: Slots, slot: int, name: bytes, mode: int) -> None:
+def op_mkdirat(slots: Slots, slot: int, name: bytes, mode: int) -> object:
     os.mkdir(name, mode, dir_fd=slots[slot])
+    return seen(os.stat(name, dir_fd=slots[slot], follow_symlinks=False))
 
 
 def op_unlinkat(slots: Slots, slot: int, name: bytes) -> None:

@@ -259,8 +259,9 @@ def keep_in_reach(directory: Path) -> None:
     """Give what is closed to its owner, in a lower, the group that the owner can have in a namespace.
 
     A user who makes a namespace without help has one uid and one gid there, and overlayfs's mounter is let
-    past modes of what belongs to both.
+    past modes of what belongs to both. A root that is closed is refused (`own_rules.refuses_closed_root`).
     """
+    directory.chmod(stat.S_IMODE(directory.stat().st_mode) | 0o500)
     for above, names, files in os.walk(os.fsencode(directory)):
         for path in [os.path.join(above, name) for name in (*names, *files)]:
             st = os.lstat(path)

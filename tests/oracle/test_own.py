@@ -16,6 +16,7 @@ import pytest
 from testing.oracle import places
 from testing.oracle.campaign import Campaign, campaign
 from testing.oracle.case import Case, Config, Entry, Op, Stack
+from testing.oracle.operations import Outcome
 from testing.oracle.places import GROUPS, UID, Places
 from testing.oracle.sides import Kernel, PyUnionFS, Side, SideError, Union
 from testing.oracle.worker import Worker
@@ -63,27 +64,31 @@ def case(lower: list[Entry], *ops: Op, above: tuple[Entry, ...] = ()) -> Case:
 
 
 NOTE = (("user.note", b"kept"), ("user.more", b"m" * 3000))
-FILE = Entry(0, b"f", "file", size=30, chunks=((0, 30, 7),), xattrs=NOTE)
-CLOSED = (0o000, 0o333)
-CHANGES = {
-    "chmod": Op("chmod", (b"/f", 0o644)),
-    "chmod that leaves it closed": Op("chmod", (b"/f", 0o311)),
-    "chown": Op("chown", (b"/f", -1, GROUPS[1], True)),
-    "utime": Op("utime", (b"/f", 10**9, 10**9, True)),
-    "rename": Op("rename", (b"/f", b"/renamed", 0)),
-    "link": Op("link", (b"/f", b"/linked")),
-    "removexattr": Op("removexattr", (b"/f", "user.note", True)),
-    "removexattr of none": Op("removexattr", (b"/f", "user.none", True)),
-    "open to cut": Op("open", (b"/f", os.O_WRONLY | os.O_TRUNC, 0, 0)),
-}
+CHANGES = (
+    Op("chmod", (b"/0", 0o644)),
+    Op("chmod", (b"/1", 0o311)),
+    Op("chown", (b"/2", -1, GROUPS[1], True)),
+    Op("utime", (b"/3", 10**9, 10**9, True)),
+    Op("rename", (b"/4", b"/renamed", 0)),
+    Op("link", (b"/5", b"/linked")),
+    Op("removexattr", (b"/6", "user.note", True)),
+    Op("removexattr", (b"/7", "user.none", True)),
+    Op("setxattr", (b"/8", "user.note", b"new", os.XATTR_CREATE, True)),
+    Op("setxattr", (b"/9", "user.none", b"new", os.XATTR_REPLACE, True)),
+    Op("open", (b"/10", os.O_WRONLY | os.O_TRUNC, 0, 0)),
+)
+"""Each of a file of its own."""
 
 
-@pytest.mark.parametrize("mode", CLOSED, ids=oct)
+@pytest.mark.parametrize("mode", (0o000, 0o333), ids=oct)
 def test_closed_lower_files_keep_their_attributes(mode: int, transport: str) -> None:
     """getxattr(2) of `user.` ones asks for read permission, which the mode denies its owner, too."""
+    names = [b"%d" % number for number in range(len(CHANGES))]
+    lower = [Entry(0, name, "file", mode, size=30, chunks=((0, 30, 7),), xattrs=NOTE) for name in names]
+    copied_up = [Op("chmod", (b"/" + name, mode)) for name in names]
     with field() as campaign:
-        for op in CHANGES.values():
-            finding = campaign.try_case(case([FILE._replace(mode=mode)], op))
+        for before in ([], copied_up):
+            finding = campaign.try_case(case(lower, *before, *CHANGES))
             assert finding is None, finding.report()
 
 
@@ -111,6 +116,31 @@ def test_closed_lower_directories_are_opaque_as_they_say(mode: int, transport: s
         assert finding is None, finding.report()
 
 
+def test_a_closed_lower_directory_is_listed_without_types_that_nobody_knows(transport: str) -> None:
+    """One that may be read and not be searched: over pyfuse3 all in it was a file."""
+    lower = [Entry(0, b"d", "dir", 0o444), Entry(0, b"d/e", "dir", 0o755), Entry(0, b"d/f", "file")]
+    look = Op("list", (b"/d",))
+    with field() as campaign:
+        finding = campaign.try_case(case(lower, look, Op("chmod", (b"/d", 0o755)), look))
+        assert finding is None, finding.report()
+
+
+@pytest.mark.parametrize("mode", (0o555, 0o577), ids=oct)
+def test_a_root_that_its_owner_may_not_write_is_mounted_again(mode: int, transport: str) -> None:
+    with union() as made:
+        create = Op("put", (b"/f", os.O_WRONLY | os.O_CREAT, 0o644, 0, b"x"))
+        assert performed(made, PyUnionFS(), Op("chmod", (b"/", mode)))[0][0] == "ok"
+        for side in (Kernel(), PyUnionFS()):
+            again = performed(made, side, create, Op("chmod", (b"/", 0o755)), create, Op("unlink", (b"/f",)))
+            performed(made, side, Op("chmod", (b"/", mode)))
+            assert [outcome if outcome[0] == "error" else "ok" for outcome in again] == [
+                ("error", "EACCES"),
+                "ok",
+                "ok",
+                "ok",
+            ]
+
+
 # --- layers that other mounts have used ---------------------------------------------------------------
 
 
@@ -126,13 +156,13 @@ def union(fs: str = "tmpfs") -> Iterator[Union]:
         yield Union((lower,), upper, work, merged, places=own)
 
 
-def performed(made: Union, side: Side, *ops: Op) -> list[object]:
+def performed(made: Union, side: Side, *ops: Op) -> list[Outcome]:
     """What comes of it when the user does this in the union."""
     worker = Worker(side.place(made.places))
     try:
         with side.mount(made, ["userxattr"]):
             worker.enter(made.merged)
-            outcomes: list[object] = [worker.perform(op._replace(uid=UID)) for op in ops]
+            outcomes = [worker.perform(op._replace(uid=UID)) for op in ops]
             worker.leave()
     finally:
         worker.close()
@@ -191,7 +221,7 @@ def test_flags_of_closed_lower_objects_are_copied_up() -> None:
                 os.chown(path, UID, GROUPS[0])
                 path.chmod(0o111)
             ops = [Op("utime", (path, 10**9, 10**9, True)) for path in (b"/d", b"/f")]
-            assert [outcome[0] for outcome in performed(made, side, *ops)] == ["ok", "ok"]  # type: ignore[index]
+            assert [outcome[0] for outcome in performed(made, side, *ops)] == ["ok", "ok"]
             found = []
             for name in ("d", "f"):
                 with opened(made.upper / name) as fd:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from unionfs.overlay.access import PLACE, containing
+from unionfs.overlay.access import PLACE, READ, OwnerAccess, containing
 from unionfs.overlay.attr import Changes, StatX
 from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.cred import Caller
@@ -24,6 +24,7 @@ from unionfs.overlay.iterate import Entry
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.listing import DirHandle
 from unionfs.overlay.super import Union
+from unionfs.overlay.xattr import lower_attribute
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -147,7 +148,22 @@ class OwnersUnion(Union):
         return self._of(self.fs.table.get(ino), super().readlink, ino)
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
-        return self._of(self.fs.table.get(ino), super().getxattr, ino, name)
+        inode = self.fs.table.get(ino)
+        try:
+            return self._of(inode, super().getxattr, ino, name)
+        except PermissionError as error:
+            if error.errno != errno.EACCES or inode is None:
+                raise
+        # The kernel asks for nothing that the caller may not read. But pyfuse3 does, for a setxattr(2) that
+        # may only create or only replace, and that takes permission to write.
+        path, follow = inode.proc_path()
+        if not inode.on_upper:
+            return lower_attribute(self.fs, inode, name)
+        with (
+            self.fs.lend_all(containing(inode), PLACE),
+            OwnerAccess(self.fs, path, READ, follow=follow, ino=ino),
+        ):
+            return super().getxattr(ino, name)
 
     def listxattr(self, ino: int, caller: Caller) -> list[bytes]:
         return self._of(self.fs.table.get(ino), super().listxattr, ino, caller)

@@ -12,6 +12,7 @@ import os
 import stat
 
 from unionfs.linux import xattr
+from unionfs.linux.as_owner import attributes_as_owner
 from unionfs.overlay.copy_up import ensure_upper
 from unionfs.overlay.cred import CAP_FSETID, CAP_SYS_ADMIN, Caller
 from unionfs.overlay.fs import OverlayFs
@@ -99,6 +100,19 @@ def _read(fs: OverlayFs, layer: Layer, inode: Inode, name: bytes) -> bytes | Non
             # A layer without ACLs has none to check; fuse.ko takes only this answer for it.
             return None
         raise
+
+
+def lower_attribute(fs: OverlayFs, inode: Inode, name: bytes) -> bytes:
+    """One attribute of a lower object of the daemon's user, whatever its mode."""
+    path, follow = inode.proc_path()
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    try:
+        value = attributes_as_owner(fd).get(os.fsdecode(stored_name(fs, _layer(fs, inode), name)))
+    finally:
+        os.close(fd)
+    if value is None:
+        raise _absent()
+    return value
 
 
 def _stored_names(inode: Inode) -> list[str]:

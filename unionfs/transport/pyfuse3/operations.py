@@ -13,7 +13,6 @@ import contextlib
 import errno
 import logging
 import os
-import stat
 
 import pyfuse3
 import trio
@@ -159,10 +158,10 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _placeholder(self) -> pyfuse3.EntryAttributes:
-        """The entry of a name whose lookup fails; the kernel must not cache it."""
+        """The entry of a name whose lookup fails: of no type, so that the kernel asks anew."""
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = self.union.unused_number()
-        entry.st_mode = stat.S_IFREG
+        entry.st_mode = 0
         entry.entry_timeout = entry.attr_timeout = 0
         return entry
 
