@@ -1,4 +1,4 @@
-"""pyunionfs: a stack of directories as one writable tree, with kernel overlayfs's semantics and format.
+"""pyunionfs: a union filesystem in FUSE, with the semantics and the on-disk format of kernel overlayfs.
 
 The public Python API, and nothing else:
 
@@ -6,10 +6,10 @@ The public Python API, and nothing else:
         (merged / "etc/motd").write_text("base is as it was")
 
     unionfs.mounts()          # what is mounted
-    unionfs.umount("merged")  # returns when everything is written out and the daemon is gone
+    unionfs.umount("merged")  # returns when all data is written and the daemon has terminated
 
-What is refused is a `MountError` or an `OptionError`, with a message for people. Names load when they are
-first used; none of them loads trio or pyfuse3, for the daemon is another process.
+Errors are `MountError` and `OptionError`, with a message of one line. Names are imported when they are first
+used; none of them imports trio or pyfuse3, because the daemon is another process.
 """
 
 from __future__ import annotations

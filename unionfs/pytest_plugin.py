@@ -1,10 +1,10 @@
-"""pytest fixtures: a throwaway writable view of a directory tree for each test.
+"""pytest fixtures: a temporary writable union of a directory tree for each test.
 
-    union           a pathlib.Path: the tree of `union_lowers`, or of the marker `union`, to be scribbled over
-    union_factory   the same for any trees and options, as often as a test likes
+    union           a pathlib.Path: the tree of `union_lowers`, or of the marker `union`, writable
+    union_factory   the same for any trees and options, any number of times
 
-Loaded in every run of pytest where pyunionfs is installed, so that it imports next to nothing; the rest comes
-with the first union. Whatever a test leaves behind, its union is gone after it.
+Loaded in every run of pytest where pyunionfs is installed, so it imports little; the rest is imported with
+the first union. A union is unmounted after its test whatever the test leaves behind.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _WHERE_MISSING = "union_where_missing"
 
 
 class UnionFactory(Protocol):
-    """The fixture `union_factory`: mounts `lowers`, the topmost first, and gives the `pathlib.Path`.
+    """The fixture `union_factory`: mounts `lowers`, topmost first, and returns the `pathlib.Path`.
 
-    Without any they are those of the fixture `union`. The keywords are those of `unionfs.mount`.
+    The default lowers are those of the fixture `union`. The keywords are those of `unionfs.mount`.
     """
 
     def __call__(
@@ -50,51 +50,50 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The settings of pytest.ini or pyproject.toml."""
     parser.addini(
         "union_lowers",
-        "pyunionfs: the trees that the fixture `union` shows, topmost first, relative to the configuration"
-        " file",
+        "pyunionfs: lower layers of the fixture `union`, topmost first, relative to the configuration file",
         type="paths",
         default=[],
     )
     parser.addini(
         "union_tmpdir",
-        "pyunionfs: where the fixtures put what tests change (default: TMPDIR, else /tmp)",
+        "pyunionfs: directory for temporary upper layers (default: TMPDIR, else /tmp)",
         default="",
     )
     parser.addini(
         _WHERE_MISSING,
-        "pyunionfs: what becomes of tests that need a union on a machine that cannot mount one: fail or skip",
+        "pyunionfs: outcome of tests that need a union, on a machine that cannot mount one: fail or skip",
         default="fail",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marker; and a setting that cannot be is refused at once."""
+    """Register the marker, and check the settings."""
     config.addinivalue_line(
         "markers",
-        "union(*lowers, **options): which trees the fixture `union` shows (topmost first, relative to the"
-        " test's file) and with which options of unionfs.mount",
+        "union(*lowers, **options): lower layers of the fixture `union` (topmost first, relative to the"
+        " file of the test) and options of unionfs.mount",
     )
     given = config.getini(_WHERE_MISSING)
     if given not in ("fail", "skip"):
-        raise pytest.UsageError(f"{_WHERE_MISSING} = {given}: it is fail or skip")
+        raise pytest.UsageError(f"invalid value {given!r} of {_WHERE_MISSING}: write fail or skip")
 
 
 @pytest.fixture(scope="session")
 def union_lowers(pytestconfig: pytest.Config) -> Sequence[StrOrBytesPath]:
-    """The trees that `union` shows, topmost first: the setting `union_lowers`, or what overrides this."""
+    """The lower layers of `union`, topmost first: the setting `union_lowers`, unless overridden."""
     lowers: list[Path] = pytestconfig.getini("union_lowers")
     return lowers
 
 
 @pytest.fixture(scope="session")
 def union_options() -> Mapping[str, Any]:
-    """Options of `unionfs.mount` for every union of these fixtures: none, or what overrides this."""
+    """Options of `unionfs.mount` for every union of these fixtures: none, unless overridden."""
     return {}
 
 
 @pytest.fixture
 def union_factory(request: pytest.FixtureRequest) -> Iterator[UnionFactory]:
-    """Mounts unions, each with an upper of its own, all of which are gone after the test."""
+    """Mounts unions, each with an upper of its own, and unmounts all after the test."""
     mounted: list[Mount] = []
 
     def make(*lowers: StrOrBytesPath, **options: Any) -> Path:
@@ -108,7 +107,7 @@ def union_factory(request: pytest.FixtureRequest) -> Iterator[UnionFactory]:
 
 @pytest.fixture
 def union(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A writable view of a prepared tree, which stays as it is: changes are thrown away after the test."""
+    """A writable union of a prepared tree, which stays unchanged: changes are removed after the test."""
     options: dict[str, Any] = {}
     # The closest marker last, so that it decides.
     for marker in reversed(list(request.node.iter_markers("union"))):
@@ -116,8 +115,8 @@ def union(request: pytest.FixtureRequest) -> Iterator[Path]:
     try:
         mounted = _mount(request, _default_lowers(request), options)
     except unionfs.PyUnionFSError as error:
-        # The message says it all; the way to it does not.
-        pytest.fail(f"no union could be mounted: {error}", pytrace=False)
+        # The message is enough; the traceback would hide it.
+        pytest.fail(f"cannot mount the union: {error}", pytrace=False)
     yield mounted.path
     _end([mounted])
 
@@ -130,8 +129,9 @@ def _default_lowers(request: pytest.FixtureRequest) -> Sequence[StrOrBytesPath]:
     lowers: Sequence[StrOrBytesPath] = request.getfixturevalue("union_lowers")
     if not lowers:
         pytest.fail(
-            "which tree shall the fixture `union` show? Set union_lowers in pytest's configuration, mark the"
-            ' test with @pytest.mark.union("tree"), or override the fixture union_lowers',
+            "the fixture `union` has no lower layers: set union_lowers in pytest's configuration, mark the"
+            " test"
+            ' with @pytest.mark.union("tree"), or override the fixture union_lowers',
             pytrace=False,
         )
     return lowers
@@ -148,14 +148,14 @@ def _mount(
     try:
         return unionfs.mount(lowers, **given)
     except unionfs.MountError:
-        # Asked only now, so that it costs nothing where all is well.
+        # Checked only now, so that it costs nothing without an error.
         if config.getini(_WHERE_MISSING) == "skip" and (reason := _reason_why_never()) is not None:
             pytest.skip(f"this machine cannot mount a union: {reason}")
         raise
 
 
 def _reason_why_never() -> str | None:
-    """What hinders even the simplest union; None: it was something about the one that was asked for."""
+    """Why even the simplest union cannot be mounted; None: the reason is in the requested one."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="pyunionfs-probe-") as lower:
@@ -167,7 +167,7 @@ def _reason_why_never() -> str | None:
 
 
 def _end(mounted: list[Mount]) -> None:
-    """Take them away, the last one first. What a test has left open is a warning, not its failure."""
+    """Unmount them, the last one first. Files that a test has left open are a warning, not a failure."""
     left: list[str] = []
     for union in reversed(mounted):
         try:

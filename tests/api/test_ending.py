@@ -41,7 +41,7 @@ def test_an_exception_comes_before_a_busy_tree(tree: Path, place: Path) -> None:
             files.enter_context((merged / "data").open("rb"))
             _ = 1 // 0
         (note,) = raised.value.__notes__
-        assert f"this process still has {merged}/data open" in note
+        assert f"{merged} is busy: this process has {merged}/data open" in note
         assert mount_types(merged) == []
         assert os.listdir(place) == []
 
@@ -51,8 +51,8 @@ def test_a_busy_tree_is_detached_and_told_of(tree: Path, place: Path) -> None:
     with pytest.raises(unionfs.MountError) as raised, unionfs.mount([tree]) as merged:
         file = (merged / "data").open("rb")
     assert str(raised.value) == (
-        f"this process still has {merged}/data open (descriptor {file.fileno()}): close it before the"
-        " block ends (the union was detached)"
+        f"{merged} is busy: this process has {merged}/data open (descriptor {file.fileno()}); close it before"
+        " the block ends (the union was detached)"
     )
     assert mount_types(merged) == []
     assert os.listdir(place) == []
@@ -66,10 +66,13 @@ def test_umount_leaves_a_busy_tree(tree: Path, place: Path) -> None:
     before = os.getcwd()
     os.chdir(union.path / "etc")
     try:
-        says = f"this process still has its working directory in {union.path}: leave that, or umount"
+        says = f"this process has its working directory in {union.path}; leave it, or umount"
         with pytest.raises(unionfs.MountError, match=re.escape(f"{says}(lazy=True)")):
             union.umount()
-        with (union.path / "data").open("rb"), pytest.raises(unionfs.MountError, match="leave them all, or"):
+        with (
+            (union.path / "data").open("rb"),
+            pytest.raises(unionfs.MountError, match="leave and close them, or"),
+        ):
             unionfs.umount(union.path)
         assert mount_types(union.path) == ["fuse.pyunionfs"]
         assert Path("motd").read_text() == "prepared\n"
@@ -89,9 +92,12 @@ def test_umount_lazily(tree: Path, place: Path) -> None:
 def test_another_process_is_named(tree: Path, place: Path) -> None:
     union = unionfs.mount([tree])
     with subprocess.Popen(["sleep", "60"], cwd=union.path) as sleeper:
-        with pytest.raises(unionfs.MountError, match=rf"in use by sleep \(pid {sleeper.pid}\): end that"):
+        with pytest.raises(
+            unionfs.MountError, match=rf"is busy: in use by sleep \(pid {sleeper.pid}\); end that"
+        ):
             union.umount()
-        says = rf"still has .*/data open .* is in use by sleep \(pid {sleeper.pid}\), too: end all that, or"
+        others = rf"in use by sleep \(pid {sleeper.pid}\)"
+        says = rf"this process has .*/data open .*, and it is {others}; end all that, or"
         with (union.path / "data").open("rb"), pytest.raises(unionfs.MountError, match=says):
             union.umount()
         sleeper.kill()
@@ -190,7 +196,9 @@ def _leaves_alone(merged: Path) -> bool:
             try:
                 union.umount()
             except unionfs.MountError as error:
-                return "has forked this one" in str(error) and mount_types(merged) == ["fuse.pyunionfs"]
+                return "from which this one was forked" in str(error) and mount_types(merged) == [
+                    "fuse.pyunionfs"
+                ]
     return False
 
 

@@ -186,14 +186,14 @@ def test_data_only_lowers(tree: Path, tmp_path: Path, place: Path) -> None:
     "keywords, complaint",
     [
         ({"lowers": []}, "lowers is empty"),
-        ({"work": "/w"}, "work was given without upper"),
+        ({"work": "/w"}, "work requires upper"),
         ({"indx": True}, "did you mean index"),
         ({"timeout": "soon"}, "invalid value .soon. of mount option timeout: give a number of seconds"),
-        ({"upper": "/u", "index": True}, "index=True with an upper but no work"),
-        ({"upper": "/u", "volatile": True}, "volatile=True with an upper but no work"),
-        ({"keep": True}, "keep=True without mountpoint and upper and work"),
-        ({"keep": True, "ro": True}, "keep=True without mountpoint:"),
-        ({"keep": True, "mountpoint": "/m", "upper": "/u"}, "keep=True without work:"),
+        ({"upper": "/u", "index": True}, "index=True with upper requires work"),
+        ({"upper": "/u", "volatile": True}, "volatile=True with upper requires work"),
+        ({"keep": True}, "keep=True requires mountpoint and upper and work,"),
+        ({"keep": True, "ro": True}, "keep=True requires mountpoint,"),
+        ({"keep": True, "mountpoint": "/m", "upper": "/u"}, "keep=True requires work,"),
         ({"mountpoint": 3}, "mountpoint is an int"),
     ],
 )
@@ -211,7 +211,9 @@ def test_refusals_are_the_daemons_own_words(tree: Path, place: Path) -> None:
     assert str(refused.value) == f"lower {gone} does not exist: create it, or correct the path"
     with pytest.raises(unionfs.MountError, match="gone"):
         unionfs.mount([tree], gone)
-    with pytest.raises(unionfs.MountError, match="cannot make work beside upper /proc, which is the top of"):
+    with pytest.raises(
+        unionfs.MountError, match="cannot create a work directory next to upper /proc, the root of"
+    ):
         unionfs.mount([tree], upper="/proc")
     with pytest.raises(unionfs.MountError, match="name another place by tmpdir="):
         unionfs.mount([tree], tmpdir=gone)
@@ -233,7 +235,9 @@ def test_a_temporary_upper_in_a_container(
                 (merged / "moved/motd").unlink()
                 (merged / "data").mkdir()
                 assert sorted(path.name for path in merged.rglob("*")) == ["data", "moved"]
-            with pytest.raises(unionfs.MountError, match="this upper is temporary: name another place"):
+            with pytest.raises(
+                unionfs.MountError, match="this upper is a temporary directory: choose another place"
+            ):
                 unionfs.mount([tree], tmpdir=where / "merged", metacopy=True)
             assert os.listdir(where / "merged") == []
     assert (tree / "etc/motd").read_text() == "prepared\n"
@@ -243,7 +247,9 @@ def test_a_temporary_upper_in_a_container(
 def test_a_place_that_cannot_hold_marks(tree: Path, place: Path) -> None:
     with (
         unionfs.mount([tree]) as merged,
-        pytest.raises(unionfs.MountError, match="this upper is temporary: name another place for it"),
+        pytest.raises(
+            unionfs.MountError, match="this upper is a temporary directory: choose another place by tmpdir="
+        ),
     ):
         unionfs.mount([tree], tmpdir=merged)
     with unionfs.mount([tree]) as merged:
@@ -320,7 +326,7 @@ def test_what_is_no_business_of_the_daemon(
 @one_transport
 def test_without_an_interpreter(tree: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(unionfs.MountError, match="ended before it served and said nothing"):
+    with pytest.raises(unionfs.MountError, match="terminated before the mount was ready, without a message"):
         unionfs.mount([tree])
     monkeypatch.setattr(sys, "executable", str(tree / "gone"))
     with pytest.raises(unionfs.MountError, match=r"cannot start the daemon with .*/gone"):
@@ -340,5 +346,5 @@ def test_umount_of_any_union(tree: Path, place: Path) -> None:
     with pytest.raises(unionfs.MountError, match="not pyunionfs's"):
         unionfs.umount("/proc")
     union.umount()
-    with pytest.raises(unionfs.MountError, match="is unmounted: mount it again"), union:
+    with pytest.raises(unionfs.MountError, match="has been unmounted: mount it again"), union:
         pass

@@ -147,7 +147,8 @@ def test_that_sees_none_of_that(union):
 """
 
 _LEFT_OPEN = (
-    r"PytestWarning: this process still has .*/data open \(descriptor \d+\): close it before the test ends"
+    r"PytestWarning: .* is busy: this process has .*/data open \(descriptor \d+\); close it before the test"
+    " ends"
 )
 
 
@@ -159,9 +160,7 @@ def test_whatever_tests_do(installed: Installed, tmp_path: Path, place: Path) ->
     assert re.search(r"= 2 failed, 4 passed, 3 warnings in ", done.stdout), done.stdout
     assert "FAILED test_it.py::test_that_fails - AssertionError" in done.stdout
     assert re.search(_LEFT_OPEN, done.stdout), done.stdout
-    assert re.search(
-        r"PytestWarning: .*this process still has its working directory in /.*: leave that", done.stdout
-    )
+    assert re.search(r"PytestWarning: .*this process has its working directory in /.*; leave it", done.stdout)
     assert (where / "tree/data").read_text() == "prepared\n"
     assert installed.pytest(["-W", "error"], where, status=1).stdout.count("ERROR at teardown") == 2
 
@@ -224,9 +223,13 @@ def test_where_nothing_can_be_mounted(installed: Installed, tmp_path: Path, plac
             NEEDS,
             r"lower .*/gone does not exist: create it",
         ),
-        ("union_lowers =", NEEDS, "which tree shall the fixture `union` show"),
+        ("union_lowers =", NEEDS, "the fixture `union` has no lower layers: set union_lowers"),
         ("", "import pytest\n@pytest.mark.union(indx=1)\n" + NEEDS, "did you mean index"),
-        ("union_where_missing = maybe", NEEDS, "union_where_missing = maybe: it is fail or skip"),
+        (
+            "union_where_missing = maybe",
+            NEEDS,
+            "invalid value 'maybe' of union_where_missing: write fail or skip",
+        ),
         ("union_tmpdir = gone", NEEDS, "cannot make a temporary directory in .*/project/gone"),
     ],
 )

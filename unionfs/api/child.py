@@ -1,7 +1,7 @@
-"""What `launch.py` starts: a fresh process that parses, checks, leaves a daemon behind, answers and ends.
+"""The process that `launch.py` starts: it parses the options, starts the daemon, answers and exits.
 
-The answer on standard output is JSON, `[status, message]`: 0 for a mount that serves, else as the command's
-exit status.
+The answer on standard output is JSON, `[status, message]`: 0 if the mount is ready, else the exit status of
+the command.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from unionfs.errors import OptionError, PyUnionFSError
 
 
 def main(request: dict[str, Any]) -> NoReturn:
-    """Do what was asked, and end this process without clearing up memory."""
-    # The caller's thread may have had some blocked.
+    """Process the request, and exit without the interpreter's finalization."""
+    # The caller's thread may have blocked some.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     status, message = 0, ""
     try:

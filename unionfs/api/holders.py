@@ -1,4 +1,5 @@
-"""What this very process has open below a path: mostly the reason why a program cannot unmount its union."""
+"""What this process has open below a path, which is the usual reason why a program cannot unmount its
+union."""
 
 from __future__ import annotations
 
@@ -10,26 +11,25 @@ _MOST = 3
 _DIRECTORY = "its working directory"
 
 
-def told(busy: BusyError) -> str:
-    """Who uses the mount and what is to be done, for a program: "... open (descriptor 7): close it"."""
+def busy_message(busy: BusyError) -> str:
+    """The message for a program: what uses the mount, and what to do: "... open (descriptor 7); close it"."""
     place = busy.mountpoint
     mine = of_this_process(place)
     others = [user for user in busy.users if user[0] != os.getpid()]
     if not mine:
-        return (
-            f"{place} is busy: {f'in use by {format_processes(others)}' if others else busy.reason}: end that"
-        )
+        reason = f"in use by {format_processes(others)}" if others else busy.reason
+        return f"{place} is busy: {reason}; end that"
     only_open = not any(phrase.startswith(_DIRECTORY) for phrase in mine)
-    text = f"this process still has {', '.join(mine)}"
+    text = f"{place} is busy: this process has {', '.join(mine)}"
     if others:
-        return f"{text}, and {place} is in use by {format_processes(others)}, too: end all that"
+        return f"{text}, and it is in use by {format_processes(others)}; end all that"
     if len(mine) > 1:
-        return f"{text}: {'close them' if only_open else 'leave them all'}"
-    return f"{text}: {'close it' if only_open else 'leave that'}"
+        return f"{text}; {'close them' if only_open else 'leave and close them'}"
+    return f"{text}; {'close it' if only_open else 'leave it'}"
 
 
 def of_this_process(path: str) -> list[str]:
-    """Phrases like "/merged/file open (descriptor 7)"; empty when it is somebody else who uses it."""
+    """Phrases like "/merged/file open (descriptor 7)"; empty if this process does not use it."""
     found = []
     if _leads_below("/proc/self/cwd", path):
         found.append(f"{_DIRECTORY} in {path}")

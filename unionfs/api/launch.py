@@ -1,9 +1,9 @@
-"""Starting the daemon of a union as a process of its own: what a program asks, and what it is answered.
+"""Starts the daemon of a union in a process of its own: the request to it, and its answer.
 
 The program may have threads, locks, open files and signal handlers of any kind, so nothing here forks it: a
-fresh interpreter is started, which gets everything by a pipe (an argument list has limits that many lowers
-reach) and answers by another. The program's current directory, environment variables for Python and site
-hooks (coverage's, say) have no say in what that interpreter loads. `child.py` is the other end.
+new interpreter is started, which gets the request by a pipe (many lowers exceed the limit of an argument
+list) and answers by another. The program's current directory, environment variables for Python and site hooks
+such as coverage's do not affect what that interpreter imports. `child.py` is the other end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger("unionfs")
 
 _OPTION_ERROR = 2
 
-# The package is loaded from the very place that this one was loaded from, whatever else is installed.
+# The package is imported from the directory of this one, whatever else is installed.
 _BOOT = """
 import json, sys
 from importlib import util
@@ -39,10 +39,10 @@ child.main(request)
 
 
 def launch(mountpoint: str, words: Sequence[str], temp_dirs: Sequence[TempDir], *, keep: bool) -> None:
-    """Mount with these words of `-o`, and return when the union serves.
+    """Mount with these words of `-o`, and return when the mount is ready.
 
     Without `keep` its daemon ends when this process has ended, and removes `temp_dirs` then. OptionError,
-    MountError: it was refused, in the daemon's words.
+    MountError: it failed, with the daemon's message.
     """
     pidfd = -1 if keep else _this_process()
     try:
@@ -65,25 +65,25 @@ def _this_process() -> int:
         return os.pidfd_open(os.getpid())
     except OSError as error:
         raise MountError(
-            f"the daemon could not see when this process ends (pidfd_open: {error.strerror}): Linux 5.4 or"
-            " later is needed, and a sandbox that allows that call"
+            f"cannot watch this process from the daemon: pidfd_open(2): {error.strerror}; use Linux 5.4 or"
+            " later, and a sandbox that permits this call"
         ) from error
 
 
 def _interpreter() -> list[str]:
     if not sys.executable or getattr(sys, "frozen", False):
         raise MountError(
-            "this program has no Python interpreter to start a daemon with (it is frozen or embeds Python):"
-            " have it run the command `pyunionfs mount` instead"
+            "cannot start the daemon: this program has no Python interpreter (it is frozen or embeds"
+            " Python); run the command `pyunionfs mount` instead"
         )
-    # Paths are bytes: both sides must read them alike.
+    # Paths are bytes: both sides must decode them alike.
     flags = ["-X", "utf8"] if sys.flags.utf8_mode else []
     flags += ["-B"] if sys.dont_write_bytecode else []
     return [sys.executable, "-I", "-S", *flags, "-c", _BOOT]
 
 
 def _run(request: bytes, pidfd: int) -> tuple[bytes, bytes]:
-    """What the new process answers, and what it says on standard error."""
+    """The answer of the new process, and its standard error."""
     try:
         process = subprocess.Popen(
             _interpreter(),
@@ -100,11 +100,11 @@ def _run(request: bytes, pidfd: int) -> tuple[bytes, bytes]:
         raise MountError(f"cannot start the daemon with {sys.executable}: {error.strerror}") from error
     with process:
         try:
-            # The daemon lets go of both pipes when it serves.
+            # The daemon closes both pipes when the mount is ready.
             return process.communicate(request)
         except BaseException:
-            # Ctrl-C, say. The daemon sees that nobody waits any more, and takes its mount away, unless it was
-            # ready before; either way it has come to that at the end of the pipe.
+            # Ctrl-C, for example. The daemon notices the closed pipe and unmounts, unless it was ready
+            # before; at the end of file of its pipe either has happened.
             process.kill()
             assert process.stdout is not None
             process.stdout.read()
@@ -117,8 +117,8 @@ def _read_answer(mountpoint: str, answer: bytes, said: bytes) -> None:
     except ValueError:
         lines = os.fsdecode(said).strip().splitlines()
         raise MountError(
-            f"cannot mount {mountpoint}: the daemon ended before it served"
-            + (f": {lines[-1]}" if lines else " and said nothing")
+            f"cannot mount {mountpoint}: the daemon terminated before the mount was ready"
+            + (f": {lines[-1]}" if lines else ", without a message; its log may have the reason")
         ) from None
     if status:
         raise (OptionError if status == _OPTION_ERROR else MountError)(message)

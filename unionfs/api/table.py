@@ -1,4 +1,4 @@
-"""`unionfs.mounts` and `unionfs.umount`: the unions of this machine, whoever mounted them."""
+"""`unionfs.mounts` and `unionfs.umount`: all unions of this machine."""
 
 from __future__ import annotations
 
@@ -19,57 +19,57 @@ logger = logging.getLogger("unionfs")
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """One mount, as its daemon tells of it; the rest is empty where the state is "unreachable".
+    """One mount, with the values of its daemon, which are empty if the state is "unreachable".
 
-    `state` is "serving", "detached" (taken out of this tree while files of it are open, or mounted in another
-    mount namespace) or "unreachable" (its daemon is dead, stuck, or another user's).
+    `state` is "serving", "detached" (unmounted lazily while files of it are open, or mounted in another mount
+    namespace) or "unreachable" (its daemon was killed, hangs, or is another user's).
     """
 
     path: Path
     """The mountpoint."""
     state: Literal["serving", "detached", "unreachable"]
     user: int
-    """The user id of who mounted it."""
+    """The ID of the user that mounted it."""
     pid: int | None
-    """Of the daemon; None: it is dead, or in a pid namespace that cannot be seen from here."""
+    """Of the daemon; None: it was killed, or is in a PID namespace that is not visible from here."""
     device: str
     """Major and minor number as in /proc/self/mountinfo, "0:57"."""
     lowers: tuple[Path, ...] = ()
-    """The topmost first."""
+    """Topmost first."""
     upper: Path | None = None
     work: Path | None = None
     options: tuple[str, ...] = ()
-    """Those of `-o` that are in force, defaults left out."""
+    """The words of `-o` in force, without defaults."""
     transport: str = ""
     started: datetime | None = None
     memory: int = 0
-    """Of the daemon, resident, in bytes."""
+    """Resident memory of the daemon in bytes."""
     open_files: int = 0
-    """How many files and directories of it are open; 0 where the daemon is not told, because the kernel opens
-    them without asking (`silent_opens` of `pyunionfs status --json`)."""
+    """How many files and directories of it are open; 0 if the daemon does not know, because the kernel opens
+    them without a request (`silent_opens` of `pyunionfs status --json`)."""
     requests: int = 0
-    """How many it has answered since it was mounted."""
+    """Number of requests since it was mounted."""
 
 
 def mounts() -> list[Mounted]:
-    """Every mount of pyunionfs that can be seen from here, in the order of the mount table."""
+    """All mounts of pyunionfs that are visible from here, in the order of the mount table."""
     return [_mounted(status) for status in status_socket.list_mounts()]
 
 
 def umount(path: StrOrBytesPath, *, lazy: bool = False) -> None:
-    """Unmount the union at `path` and return when everything is written out and its daemon is gone.
+    """Unmount the union at `path`, and wait until all data is written and its daemon has terminated.
 
-    With `lazy` it vanishes from the tree now, and open files go on being served. MountError: no union is
-    mounted there, it is in use, or it is another user's. Somebody else's mount is never unmounted.
+    With `lazy` it is detached now, and open files are served until they are closed. MountError: no union is
+    mounted there, it is in use, or it is another user's. A mount of another type is never unmounted.
     """
     try:
         unmount_or_busy(path, lazy=lazy)
     except unmount.BusyError as busy:
-        raise MountError(f"{holders.told(busy)}, or umount(lazy=True)") from None
+        raise MountError(f"{holders.busy_message(busy)}, or umount(lazy=True)") from None
 
 
 def unmount_or_busy(path: StrOrBytesPath, *, lazy: bool) -> None:
-    """`umount`, with the `BusyError` as it is."""
+    """`umount`, with `BusyError` unchanged."""
     unmount.umount(one_path("path", path), lazy=lazy, report=lambda text: logger.warning("%s", text))
 
 

@@ -1,7 +1,8 @@
-"""`unionfs.mount`: a union that a program makes, uses and takes away again.
+"""`unionfs.mount`: a union that a program mounts, uses and unmounts.
 
-Whatever ends the program ends its unions: the `with` block, `Mount.umount`, the interpreter's end, or, for a
-program that was killed, the daemon, which watches it. Nothing here needs an event loop or starts a thread.
+A union ends with its program at the latest: by the `with` block, `Mount.umount`, the exit of the interpreter
+or, for a program that was killed, by the daemon, which watches it. Nothing here needs an event loop or starts
+a thread.
 """
 
 from __future__ import annotations
@@ -43,20 +44,20 @@ def mount(
     keep: bool = False,
     **options: Unpack[Options],
 ) -> Mount:
-    """Show `lowers`, the topmost first, with `upper` over them as one tree, and return when it can be used.
+    """Mount `lowers`, topmost first, and `upper` as one tree, and return when the mount is ready.
 
         with unionfs.mount(lowers=["site", "base"]) as merged:
             (merged / "etc/motd").write_text("changed in a temporary upper, base is as it was")
 
-    What is left out is made in a temporary directory, in `tmpdir` or where `tempfile` makes them, and removed
-    at the end: the mountpoint, `upper` and `work`; for an `upper` that is given, `work` is made beside it.
+    Mountpoint, `upper` and `work` are temporary if they are left out: created in `tmpdir` or where `tempfile`
+    creates directories, and removed at the end; next to an `upper` that is given if only `work` is left out.
     With `ro=True` and no `upper` there is none. Without `keep` the union ends with this process at the
-    latest; with it only `umount` ends it, and all directories must be given. `data_lowers` lie below `lowers`
-    and are only reached through metacopy files. A temporary upper has `volatile` and `redirect_dir="on"`, or
-    on overlayfs `whiteouts="aufs"`, unless it is said otherwise. The remaining keywords are `Options`.
+    latest; with it only `umount` ends it, and all directories must be given. `data_lowers` are below `lowers`
+    and reached through metacopy files only. The defaults of a temporary upper are `volatile` and
+    `redirect_dir="on"` or, on overlayfs, `whiteouts="aufs"`. The remaining keywords are `Options`.
 
-    OptionError: a keyword or its value is wrong. MountError: the machine or the directories refuse. Nothing
-    is mounted then, and nothing left behind.
+    OptionError: a keyword or its value is wrong. MountError: the mount has failed. Nothing is mounted then,
+    and nothing left behind.
     """
     layers = _Layers(lowers, data_lowers, upper, work)
     given = dict(options)
@@ -81,7 +82,7 @@ def mount(
 
 
 class _Layers:
-    """What the union is made of, as it was given and as it is completed."""
+    """The layers of the union: those that were given and those that are created."""
 
     def __init__(
         self,
@@ -95,9 +96,9 @@ class _Layers:
         self.upper = None if upper is None else one_path("upper", upper)
         self.work = None if work is None else one_path("work", work)
         if not self.lowers:
-            raise OptionError("lowers is empty: a union needs a lower")
+            raise OptionError("lowers is empty: give at least one lower layer")
         if self.work is not None and self.upper is None:
-            raise OptionError("work was given without upper: add that, or leave work out")
+            raise OptionError("work requires upper: add that, or leave work out")
 
     def refuse_contradictions(
         self, given: dict[str, object], *, keep: bool, mountpoint: StrOrBytesPath | None
@@ -106,8 +107,8 @@ class _Layers:
             for name in ("index", "volatile"):
                 if given.get(name):
                     raise OptionError(
-                        f"{name}=True with an upper but no work: what work holds then belongs to upper, so"
-                        " give work=..., an empty directory on the same filesystem"
+                        f"{name}=True with upper requires work, whose state then belongs to upper: add"
+                        " work=..., an empty directory on the same filesystem"
                     )
         if not keep:
             return
@@ -119,12 +120,12 @@ class _Layers:
         ]
         if missing:
             raise OptionError(
-                f"keep=True without {' and '.join(missing)}: temporary directories end with this process;"
-                " give all directories, or leave keep out"
+                f"keep=True requires {' and '.join(missing)}, because temporary directories are removed when"
+                " this process ends: add them, or leave keep out"
             )
 
     def complete(self, given: dict[str, object], temp_dirs: _TempDirs) -> None:
-        """Make upper and work where they were left out."""
+        """Create upper and work if they were left out."""
         if self.upper is None:
             if given.get("ro"):
                 return
@@ -145,13 +146,13 @@ class _Layers:
 
 
 def _suit_a_passing_upper(given: dict[str, object], work: str) -> None:
-    """Options for an upper that kernel overlayfs will never mount, as far as none were given."""
+    """The defaults of an upper that kernel overlayfs will never mount."""
     given.setdefault("volatile", True)
     redirects = given.get("redirect_dir") == "on" or given.get("metacopy")
     if "whiteouts" not in given and not redirects and not supports_whiteouts(work):
         given["whiteouts"] = "aufs"
     elif given.get("whiteouts") != "aufs":
-        # An ordinary user's, too, can have its directories renamed then.
+        # With userxattr, too, directories can be renamed then.
         given.setdefault("redirect_dir", "on")
 
 
@@ -178,22 +179,24 @@ class _TempDirs:
         place = os.path.dirname(os.path.realpath(upper))
         if os.path.isdir(upper) and os.stat(upper).st_dev != os.stat(place).st_dev:
             raise MountError(
-                f"cannot make work beside upper {upper}, which is the top of a filesystem: give work=..., an"
-                " empty directory on the same one"
+                f"cannot create a work directory next to upper {upper}, the root of a filesystem: give"
+                " work=..., an empty directory on the same filesystem"
             )
         try:
             self._beside = TempDir.make(place, ".pyunionfs-work-")
         except MountError as error:
-            raise MountError(f"cannot make work beside upper {upper}: give work=... ({error})") from error
+            raise MountError(
+                f"cannot create a work directory next to upper {upper}: {error}; or give work=..."
+            ) from error
         return self._beside.add("work")
 
     def explained(self, error: MountError) -> MountError:
-        """The refusal, with what to do about a temporary upper that is the reason of it."""
+        """The error, with what to do if the temporary upper is the cause of it."""
         if self._upper is None or self._upper not in str(error):
             return error
         return MountError(
-            f"{error}; this upper is temporary: name another place for it by tmpdir=... or by the environment"
-            " variable TMPDIR, or give upper=... and work=..."
+            f"{error}; this upper is a temporary directory: choose another place by tmpdir=... or the"
+            " environment variable TMPDIR, or give upper=... and work=..."
         )
 
     def all(self) -> list[TempDir]:
@@ -205,21 +208,21 @@ class _TempDirs:
 
 
 class Mount:
-    """A union that was mounted: a context manager, whose `with` gives `path`.
+    """A mounted union: a context manager, whose `with` yields `path`.
 
-    Outside of a `with` it stays until `umount`, or until this process ends.
+    Outside of a `with` it stays mounted until `umount`, or until this process ends.
     """
 
     def __init__(
         self, path: Path, mountpoint: str, layers: _Layers, temp_dirs: _TempDirs, *, keep: bool
     ) -> None:
-        """Only `mount` makes these."""
+        """Called by `mount` only."""
         self.path = path
-        """Where the union is."""
+        """The mountpoint."""
         self.lowers = tuple(map(Path, layers.lowers))
-        """The topmost first."""
+        """Topmost first."""
         self.upper = None if layers.upper is None else Path(layers.upper)
-        """What receives the changes; None: nothing does."""
+        """The directory that receives the changes; None: the mount is read-only."""
         self.work = None if layers.work is None else Path(layers.work)
         self._mountpoint = mountpoint
         self._temp_dirs = temp_dirs
@@ -237,7 +240,7 @@ class Mount:
 
     def __enter__(self) -> Path:
         if self._ended:
-            raise MountError(f"the union at {self.path} is unmounted: mount it again by unionfs.mount")
+            raise MountError(f"the union at {self.path} has been unmounted: mount it again by unionfs.mount")
         return self.path
 
     def __exit__(
@@ -246,7 +249,7 @@ class Mount:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Unmount, whatever happened, as `end` does. An error of the block comes first."""
+        """Unmount in any case, as `end` does. An exception of the block has precedence."""
         try:
             self.end()
         except PyUnionFSError as problem:
@@ -255,21 +258,21 @@ class Mount:
             error.add_note(f"pyunionfs: {problem}")
 
     def umount(self, *, lazy: bool = False) -> None:
-        """Unmount, wait until everything is written out, and remove what was temporary.
+        """Unmount, wait until all data is written, and remove the temporary directories.
 
-        With `lazy` it vanishes from the tree now, and who has files of it open may use them on. Once it is
-        unmounted, by whomever, this does nothing more. MountError: it is in use (and stays), or the temporary
+        With `lazy` it is detached now, and open files are served until they are closed. If it has been
+        unmounted already, this does nothing. MountError: it is in use (and stays mounted), or the temporary
         directories cannot be removed.
         """
         if os.getpid() != self._process:
             raise MountError(
-                f"the union at {self.path} belongs to process {self._process}, which has forked this one:"
-                f" unionfs.umount({str(self.path)!r}) ends it all the same"
+                f"cannot unmount {self.path} here: it belongs to process {self._process}, from which this one"
+                f" was forked; call unionfs.umount({str(self.path)!r}) instead"
             )
         try:
             self._end(lazy=lazy)
         except BusyError as busy:
-            raise MountError(f"{holders.told(busy)}, or umount(lazy=True)") from None
+            raise MountError(f"{holders.busy_message(busy)}, or umount(lazy=True)") from None
 
     def _end(self, *, lazy: bool) -> None:
         with self._lock:
@@ -280,11 +283,10 @@ class Mount:
             self._finish()
 
     def end(self, before: str = "the block ends") -> None:
-        """`umount`, but nothing stays: what is in use is detached, and the MountError says by whom.
+        """`umount`, but a union in use is detached, and the MountError says what uses it.
 
-        `before` says until when it should have been let go of.
-
-        In a process that was forked from the union's this does nothing: it is not its to end.
+        `before` is when it should have been closed, for the message. In a process that was forked from the
+        union's this does nothing.
         """
         if os.getpid() != self._process:
             return
@@ -295,18 +297,19 @@ class Mount:
                 raise
             text = str(problem)
             if isinstance(problem, BusyError):
-                text = f"{holders.told(problem)} before {before}"
+                text = f"{holders.busy_message(problem)} before {before}"
             self._end(lazy=True)
             raise MountError(f"{text} (the union was detached)") from None
 
     def _is_there(self) -> bool:
-        """Whether it is still mounted. MountError: something else lies over it."""
+        """Whether it is still mounted. MountError: another mount covers it."""
         here = [entry for entry in mount_table() if entry.path == self._mountpoint]
         if self._device is None or all(entry.device != self._device for entry in here):
             return False
         if here[-1].device != self._device:
             raise MountError(
-                f"the union at {self._mountpoint} is covered by a {here[-1].fstype} mount: unmount that first"
+                f"cannot unmount {self._mountpoint}: it is covered by a {here[-1].fstype} mount; unmount that"
+                " first"
             )
         return True
 
@@ -314,7 +317,7 @@ class Mount:
         try:
             unmount_or_busy(self._mountpoint, lazy=lazy)
         except BusyError:
-            # A file that nobody refers to any more may wait in a cycle for the collector.
+            # A file without references may be in a cycle that the collector has yet to free.
             if not holders.of_this_process(self._mountpoint):
                 raise
             gc.collect()
@@ -329,7 +332,7 @@ class Mount:
 
 
 _living: dict[int, Mount] = {}
-"""The unions that are to end with the interpreter, in the order in which they were mounted."""
+"""The unions to unmount at the exit of the interpreter, in the order in which they were mounted."""
 
 
 @atexit.register
@@ -342,7 +345,7 @@ def _end_all() -> None:
 
 
 def _take_back(mountpoint: str, before: MountPoint | None) -> None:
-    """After an interruption: unmount what was mounted all the same, unless the daemon does it itself."""
+    """After an interruption: unmount what was mounted by then, unless the daemon does it."""
     deadline = time.monotonic() + _END_TIME
     while mount_at(mountpoint) != before and time.monotonic() < deadline:
         with contextlib.suppress(MountError):  # the daemon was faster
