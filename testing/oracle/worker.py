@@ -1,5 +1,7 @@
 """The processes that perform operations inside one mount: two, so that there is another to lock a file.
 
+A third one looks at whole trees: a process that closes a directory loses its record locks of it.
+
 A process of its own for three reasons: its root directory is the mount, so that no symlink, however
 strange, leads out of it; it can become another user; and when the filesystem does not answer, only this
 process waits, and is cut off. Must not import or open anything after it has changed its root.
@@ -31,19 +33,21 @@ class NoAnswerError(Exception):
 
 
 class Worker:
-    """Performs operations in a mount, from two other processes. To be closed before the mount is."""
+    """Performs operations in a mount, from other processes. To be closed before the mount is."""
 
     def __init__(self, place: Place = HERE.fuse, timeout: float = 30.0) -> None:
         self._actors = (_Actor(place, timeout), _Actor(place, timeout))
+        self._onlooker = _Actor(place, timeout)
+        self._all = (*self._actors, self._onlooker)
 
     def enter(self, merged: Path) -> None:
         """Make this mount the worker's root."""
-        for actor in self._actors:
+        for actor in self._all:
             actor.ask("enter", os.fsencode(merged))
 
     def leave(self) -> None:
         """Close all descriptors and return to the real root, so that the mount can be unmounted."""
-        for actor in self._actors:
+        for actor in self._all:
             actor.ask("leave", None)
 
     def perform(self, op: Op) -> Outcome:
@@ -59,16 +63,16 @@ class Worker:
 
     def tree(self) -> Tree:
         """Paths and kinds of everything in the mount."""
-        tree: Tree = self._actors[0].ask("tree", None)
+        tree: Tree = self._onlooker.ask("tree", None)
         return tree
 
     def snapshot(self) -> Snapshot:
-        taken: Snapshot = self._actors[0].ask("snapshot", None)
+        taken: Snapshot = self._onlooker.ask("snapshot", None)
         return taken
 
     def opened_snapshot(self) -> Snapshot:
         """A snapshot for which the owner of everything opens what his modes close to him."""
-        taken: Snapshot = self._actors[0].ask("open", None)
+        taken: Snapshot = self._onlooker.ask("open", None)
         return taken
 
     def paths(self, op: Op) -> list[bytes]:
@@ -78,13 +82,13 @@ class Worker:
 
     def numbers(self) -> dict[bytes, tuple[int, int]]:
         """st_dev and st_ino of everything in the mount."""
-        numbers: dict[bytes, tuple[int, int]] = self._actors[0].ask("numbers", None)
+        numbers: dict[bytes, tuple[int, int]] = self._onlooker.ask("numbers", None)
         return numbers
 
     def close(self) -> None:
         """End the processes, by force if they do not answer. More than once does no harm."""
-        # The second first: it has inherited the connection to the first.
-        for actor in reversed(self._actors):
+        # The last first: it has inherited the connections to the others.
+        for actor in reversed(self._all):
             actor.close()
 
 

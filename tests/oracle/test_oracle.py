@@ -18,6 +18,7 @@ from testing.oracle import layers
 from testing.oracle.campaign import campaign
 from testing.oracle.case import Case, Config, Entry, Op, Stack
 from testing.oracle.sides import Kernel, PyUnionFS, Union
+from testing.oracle.worker import Worker
 from tests.support import transports
 from tests.support.mounts import needs_fuse, needs_overlayfs, scratch
 
@@ -190,6 +191,24 @@ def test_a_misled_old_reader_is_found_out(what: str, monkeypatch: pytest.MonkeyP
         field.subject = PyUnionFS()
         finding = field.try_case(case)
         assert finding is None, finding.report()
+
+
+def test_looking_at_the_tree_drops_no_lock(tmp_path: Path) -> None:
+    """Which a process does that closes a directory on which it has record locks."""
+    (tmp_path / "dir").mkdir()
+    worker = Worker()
+    try:
+        worker.enter(tmp_path)
+        for actor in (0, 1):
+            worker.perform(Op("open", (b"/dir", os.O_RDONLY, 0, 0), actor=actor))
+        worker.perform(Op("setlk", (0, False, "read", 0, 10)))
+        for look in (worker.tree, worker.numbers, worker.snapshot):
+            look()
+        found = worker.perform(Op("getlk", (0, False, "write", 0, 10), actor=1))
+        assert found[1][0] == ("read", 0, 10, "a process")
+        worker.leave()
+    finally:
+        worker.close()
 
 
 def test_a_case_survives_being_written_down(tmp_path: Path) -> None:
