@@ -156,6 +156,8 @@ def _config(options: argparse.Namespace, seed: int) -> Config:
             drawn[name] = getattr(options, name) != "off"
     if not drawn["redirect"] and options.metacopy is None:
         drawn["metacopy"] = False
+    if drawn["metacopy"] and options.redirect is None:
+        drawn["redirect"] = True
     if drawn["metacopy"] and options.data is None:
         drawn["data"] = rng.random() < 0.4
     drawn["user"] = rng.random() < 0.3 if options.user is None else options.user == "on"

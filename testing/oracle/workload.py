@@ -235,7 +235,10 @@ class Workload:
     def _owners(self) -> tuple[list[int], list[int]]:
         owners = [*words.OWNERS, -1]
         # Root gives to anybody; an ordinary user to himself, and to a group that he is in.
-        return ([*owners, -1, -1, UID], [*owners, *words.OWN_GROUPS * 2]) if self._own else (owners, owners)
+        if self._own:
+            return [*owners, -1, -1, UID], [*owners, *words.OWN_GROUPS * 2]
+        # A chown that leaves both is a change, too.
+        return [*owners, -1, -1], [*owners, -1, -1]
 
     def _follow(self) -> bool:
         return self.rng.random() < 0.7
