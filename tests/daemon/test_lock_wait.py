@@ -90,7 +90,7 @@ def test_who_is_waited_for_is_said_once_and_named_when_it_was_in_vain(
     with pytest.raises(InUse, match=rf"detached with --lazy.* files in it {files} open \(pid 9\): close"):
         lock_wait.acquire(config, 0.1)
     err = capsys.readouterr().err
-    assert err.startswith(f"pyunionfs: waiting for pid 9, which still has upper {config.upper}")
+    assert err.startswith(f"pyunionfs: waiting for pid 9 to release upper {config.upper}")
     assert err.count("\n") == 1
     os.close(fd)
 

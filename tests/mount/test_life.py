@@ -221,8 +221,8 @@ def test_after_sigkill_umount_mends_and_mounting_again_clears_up(base: Path) -> 
     assert (status["state"], status["pid"]) == ("unreachable", None)
     assert "it was killed or hangs" in run("status", base / "merged").stdout
     refusal = run("mount", *(base / name for name in ("lower", "upper", "work", "merged")), status=1).stderr
-    assert "whose daemon has died" in refusal
-    assert f"`pyunionfs umount {base}/merged` mends it" in refusal
+    assert "the daemon of the FUSE mount there has died" in refusal
+    assert f"unmount that with `pyunionfs umount {base}/merged`" in refusal
     run("umount", base / "merged")
     assert mount_types(base / "merged") == []
     mount(base)

@@ -31,7 +31,7 @@ def test_it_is_said(layer: str, kind: str) -> None:
         with pyunionfs([base / "lower"], base / "upper", base / "work", base / "merged"):
             said = mount(base / "other", base / layer)
             what = f"{base / layer} is {kind} of the union on {base / 'merged'}"
-            assert said == f"pyunionfs: {what}, which goes on with what this mount hides\n"
+            assert said == f"pyunionfs: {what}, which keeps using what this mount hides\n"
             assert mount(base / "other", base / "elsewhere") == ""
             (base / "merged/file").write_text("changed")
             (base / "merged/new").touch()

@@ -194,11 +194,11 @@ def test_a_mountpoint_whose_fuse_daemon_is(base: Path, kind: str) -> None:
                 assert daemon.process is not None
                 daemon.process.wait()
                 line = refused(base, [*STACK])
-                assert "whose daemon has died lies there" in line
-                assert line.endswith(f"`pyunionfs umount {base}/merged` mends it")
+                assert "the daemon of the FUSE mount there has died" in line
+                assert line.endswith(f"unmount that with `pyunionfs umount {base}/merged`")
             else:
                 line = refused(base, [*STACK])
-                assert "that does not answer lies there" in line
+                assert "the daemon of the FUSE mount there does not reply" in line
                 assert f"`pyunionfs umount --lazy {base}/merged`" in line
         finally:
             if kind == "stuck":
@@ -219,7 +219,7 @@ def test_a_mountpoint_whose_server_has_read_the_request_and_keeps_it(base: Path)
         reader = threading.Thread(target=_read_all, args=(device,))
         reader.start()
         line = refused(base, [*STACK])
-        assert "that does not answer lies there" in line
+        assert "the daemon of the FUSE mount there does not reply" in line
         assert f"`umount --lazy {base}/merged`" in line
     finally:
         # -f: an unmount alone leaves those who wait.

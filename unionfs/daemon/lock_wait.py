@@ -97,8 +97,8 @@ def _refusal(error: InUse, holders: list[Status]) -> InUse:
 
 def _print_waiting(error: InUse, holders: list[Status]) -> None:
     pids = [status["pid"] for status in holders if status["pid"] is not None]
-    who = f"pid {pids[0]}" if pids else "another mount"
-    print(f"pyunionfs: waiting for {who}, which still has {error.what}", file=sys.stderr)
+    holder = f"pid {pids[0]}" if pids else "another mount"
+    print(f"pyunionfs: waiting for {holder} to release {error.what}", file=sys.stderr)
 
 
 def _pid(status: Status) -> str:

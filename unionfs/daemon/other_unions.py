@@ -50,7 +50,7 @@ def warn_of_overlaps(options: MountOptions) -> None:
     if config.any_work or (config.index and config.upper is not None):
         return  # fuse-overlayfs prints no such warning, and with an index it was refused
     for text in _overlaps(config, daemons):
-        print(f"pyunionfs: {text}: what is changed there may be shown wrong here", file=sys.stderr)
+        print(f"pyunionfs: {text}: changes made there may not be visible here", file=sys.stderr)
 
 
 def _on_mountpoint(mountpoint: str, daemons: list[DaemonInfo]) -> Iterator[str]:
@@ -62,7 +62,7 @@ def _on_mountpoint(mountpoint: str, daemons: list[DaemonInfo]) -> Iterator[str]:
         for kind, paths in [*kinds, ("a lower", [*each.status["lowers"], *each.status["data_lowers"]])]:
             if mountpoint in paths:
                 where = each.status["mountpoint"]
-                hides = "which goes on with what this mount hides"
+                hides = "which keeps using what this mount hides"
                 yield f"{mountpoint} is {kind} of the union on {where}, {hides}"
 
 

@@ -15,7 +15,7 @@ from unionfs.offline.stack import Stack
 
 FLAGS = {Consent.LOWERS: "--accept-lowers", Consent.VOLATILE: "--accept-volatile"}
 
-_RIGHT_LOWERS = "give the right lowers first; if these are, --repair --accept-lowers mends it"
+_RIGHT_LOWERS = "give the right lowers first; if these are, use --repair --accept-lowers"
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,13 +127,13 @@ def check_mountpoint(mountpoint: str) -> None:
     if code is None or code == errno.ENOTCONN:
         import shlex
 
-        what = "that does not answer" if code is None else "whose daemon has died"
+        what = "does not reply" if code is None else "has died"
         entry = mount.mount_at(mountpoint)
         program = "umount" if entry is not None and entry.fstype != FSTYPE else "pyunionfs umount"
         lazy = "--lazy " if code is None else ""
         raise MountError(
-            f"cannot mount on {mountpoint}: a FUSE mount {what} lies there;"
-            f" `{program} {lazy}{shlex.quote(mountpoint)}` mends it"
+            f"cannot mount on {mountpoint}: the daemon of the FUSE mount there {what};"
+            f" unmount that with `{program} {lazy}{shlex.quote(mountpoint)}`"
         )
     if code == errno.ENOENT:
         raise MountError(f"the mountpoint {mountpoint} does not exist: create it with `mkdir`")

@@ -1,10 +1,9 @@
-"""Reading ahead across files: when those of one directory are opened one after the other, the next ones are
-read.
+"""Readahead across files: when files of one directory are opened one after the other, the next ones are read.
 
-The kernel reads ahead inside a file only. A walk through many small files that are not in memory (`grep -r`,
-a build, an interpreter that starts) waits for the disk once a file. Here the layer's filesystem is asked for
-the next files' pages while the caller is busy with this one. It is a hint: nothing is decided by it, and a
-failure costs nothing.
+The kernel reads ahead inside a file only. A walk through many small files that are not in the page cache
+(`grep -r`, a build, an interpreter that starts) waits for the disk once a file. Here workers read the next
+files into the page cache while the caller processes this one. It is a hint: nothing depends on it, and a
+failure has no effect.
 """
 
 from __future__ import annotations
@@ -20,11 +19,8 @@ from unionfs.overlay.inode import Directory, File
 from unionfs.transport.direct.server import Server
 
 _STREAK = 3
-"""So many files in the order of their directory, read from the disk, are taken for the beginning of a walk.
-"""
+"""So many files read from the disk in the order of their directory count as a walk."""
 _BATCH = 8
-_LOOKED_AT = 64
-"""Names that are looked at for one batch."""
 
 
 class SiblingReadahead:
@@ -44,11 +40,11 @@ class SiblingReadahead:
         self._upcoming: Iterator[File] = iter(())
 
     def opened(self, inode: File, *, cold: bool) -> None:
-        """A lower file is opened that the kernel has no data of; *cold*: nor has the cache of the layer."""
+        """A lower file is opened of which the kernel has no data; *cold*: nor has its layer's page cache."""
         expected = self._expected
         if expected and inode in expected:
             while expected.popleft() is not inode:
-                pass  # a file that the walk left out
+                pass  # a file that the walk skipped
             self._streak += 1
             self._was_right = True
         elif cold:
@@ -62,7 +58,7 @@ class SiblingReadahead:
                 self._read(files)
 
     def _follow(self, inode: File) -> None:
-        """A walk may begin with this file, or go on with the next directory."""
+        """A walk may begin with this file, or continue with the next directory."""
         self._streak = _STREAK if self._was_right and self._streak >= _STREAK else 1
         self._was_right = False
         self._expected.clear()
@@ -74,7 +70,7 @@ class SiblingReadahead:
         self._upcoming = self._files(names)
 
     def _files(self, names: Iterator[bytes]) -> Iterator[File]:
-        """Of the names that follow, the regular files whose data lies in a lower."""
+        """Of *names*, the regular files whose data is in a lower."""
         directory = self._directory
         assert directory is not None
         for name in names:
@@ -83,7 +79,7 @@ class SiblingReadahead:
                 yield child
 
     def _read(self, files: list[File]) -> None:
-        """Have a worker read them, by descriptors of its own."""
+        """Have a worker read them, through descriptors of its own."""
         if not files:
             return
         by_directory: dict[int, list[bytes]] = {}
@@ -96,7 +92,7 @@ class SiblingReadahead:
 
 
 def read_ahead(directories: list[tuple[int, list[bytes]]], length: int) -> None:
-    """Ask for the first bytes of files in *directories*, whose descriptors are closed; any thread."""
+    """Read the first bytes of files in *directories* into the page cache, and close these; any thread."""
     for directory, names in directories:
         try:
             for name in names:
@@ -109,7 +105,7 @@ def read_beginning(directory: int, name: bytes, length: int) -> None:
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
-        return  # the open that this runs ahead of will report it
+        return  # the caller's open will report it
     try:
         os.posix_fadvise(fd, 0, length, os.POSIX_FADV_WILLNEED)
     except OSError:
