@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import threading
 from dataclasses import replace
@@ -87,8 +88,12 @@ def test_who_is_waited_for_is_said_once_and_named_when_it_was_in_vain(
     monkeypatch.setattr(status_socket, "list_mounts", lambda: [status])
     for setting in ("_QUIET_TIME", "_DETACH_TIME", "_QUERY_INTERVAL"):
         monkeypatch.setattr(lock_wait, setting, 0)
+    # A clock of its own: a slow machine takes longer for one attempt than is waited for.
+    ticks = itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: next(ticks) * 0.01)
     with pytest.raises(InUse, match=rf"detached with --lazy.* files in it {files} open \(pid 9\): close"):
         lock_wait.acquire(config, 0.1)
+    monkeypatch.undo()
     err = capsys.readouterr().err
     assert err.startswith(f"pyunionfs: waiting for pid 9 to release upper {config.upper}")
     assert err.count("\n") == 1
