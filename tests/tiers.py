@@ -18,13 +18,40 @@ ENGINES = "needs container engines"
 SYSTEMD = "boots a systemd"
 DEBIAN = "needs a Debian tree, which the first run makes"
 LONG = "takes many seconds"
+VARIANT = "takes many seconds, and a quicker tier has another variant of it"
 RANDOM = "one random run more, of a kind that a quicker tier has too"
-TRANSPORT = "the same over the second transport, which has no part in what is tested"
+TRANSPORT = "takes long, and is the work of the union and the daemon, which both transports call alike"
 
 REST: dict[str, str] = {
+    "tests/api/test_sample.py::test_a_run_that_is_killed": LONG,
+    "tests/api/test_sample.py::test_its_types": LONG,
+    "tests/api/test_sample.py::test_whatever_tests_do": LONG,
+    "tests/api/test_sample.py::test_wrong_uses_are_type_errors": LONG,
+    "tests/cli/test_install.py": LONG,
     "tests/containers/test_docs.py::test_the_command_for_podman": ENGINES,
     "tests/containers/test_engines.py": ENGINES,
     "tests/containers/test_mapped.py": ENGINES,
+    "tests/crash/test_crash.py::test_killed_in_the_middle_of_a_copy_up[*-chmod]": VARIANT,
+    "tests/crash/test_crash.py::test_killed_in_the_middle_of_a_copy_up[*-link]": VARIANT,
+    "tests/crash/test_crash.py::test_killed_in_the_middle_of_a_copy_up[*-setxattr]": VARIANT,
+    "tests/crash/test_crash.py::test_killed_in_the_middle_of_a_copy_up[*-truncate]": VARIANT,
+    "tests/crash/test_crash.py::test_killed_in_the_middle_of_a_copy_up[*-utime]": VARIANT,
+    "tests/crash/test_crash.py::test_nothing_is_lost[*-['*": RANDOM,
+    "tests/mount/test_data_fsx.py::test_every_read_shows_the_model[*-1]": RANDOM,
+    "tests/mount/test_data_fsx.py::test_every_read_shows_the_model[*-2]": RANDOM,
+    "tests/mount/test_data_refused.py::test_files_that_are_made_do_not_stay_open[*-cached]": VARIANT,
+    "tests/mount/test_data_refused.py::test_files_that_are_made_do_not_stay_open[*-checked]": VARIANT,
+    "tests/mount/test_data_refused.py::test_files_that_are_made_do_not_stay_open[*-coherent]": VARIANT,
+    "tests/mount/test_data_refused.py::test_files_that_are_made_do_not_stay_open[*-passthrough]": VARIANT,
+    "tests/mount/test_data_refused.py::test_many_open_files[*-cached]": VARIANT,
+    "tests/mount/test_data_refused.py::test_many_open_files[*-checked]": VARIANT,
+    "tests/mount/test_data_refused.py::test_many_open_files[*-coherent]": VARIANT,
+    "tests/mount/test_data_refused.py::test_many_open_files[*-passthrough]": VARIANT,
+    "tests/mount/test_data_stress.py::test_readers_and_writers_at_random[*-index+metacopy]": RANDOM,
+    "tests/mount/test_full_disk.py::test_what_is_shown_is_what_is_stored[*-lower]": VARIANT,
+    "tests/mount/test_full_disk.py::test_what_is_shown_is_what_is_stored[*-new]": VARIANT,
+    "tests/mount/test_mount8.py::test_every_such_word_by_itself": LONG,
+    "tests/oracle/test_oracle.py::test_a_side_that_differs_is_found_out": LONG,
     "tests/oracle/test_oracle.py::test_same_as_kernel_overlayfs[*-btrfs]": RANDOM,
     "tests/oracle/test_oracle.py::test_same_as_kernel_overlayfs[*-ext4]": RANDOM,
     "tests/oracle/test_oracle.py::test_same_as_kernel_overlayfs[*-xfs]": RANDOM,
@@ -38,9 +65,26 @@ REST: dict[str, str] = {
 
 REST_OVER_PYFUSE3: dict[str, str] = {
     "tests/crash/test_crash.py": TRANSPORT,
+    "tests/mount/test_aufs.py": TRANSPORT,
+    "tests/mount/test_auto_unmount.py": TRANSPORT,
+    "tests/mount/test_data_only.py": TRANSPORT,
+    "tests/mount/test_fuse_overlayfs.py": TRANSPORT,
+    "tests/mount/test_layer_overlap.py": TRANSPORT,
+    "tests/mount/test_layers.py": TRANSPORT,
+    "tests/mount/test_life.py": TRANSPORT,
+    "tests/mount/test_listings.py": TRANSPORT,
+    "tests/mount/test_options.py": TRANSPORT,
+    "tests/mount/test_override.py": TRANSPORT,
+    "tests/mount/test_owners.py": TRANSPORT,
+    "tests/mount/test_rename_copy.py": TRANSPORT,
+    "tests/mount/test_switches.py": TRANSPORT,
     "tests/oracle/test_oracle.py::test_same_as_kernel_overlayfs": RANDOM,
     "tests/oracle/test_oracle.py::test_the_same_with": RANDOM,
     "tests/oracle/test_own.py": TRANSPORT,
+    "tests/programs/test_archives.py": TRANSPORT,
+    "tests/programs/test_build.py": TRANSPORT,
+    "tests/programs/test_clients.py": TRANSPORT,
+    "tests/programs/test_closed_modes.py": TRANSPORT,
 }
 """The same, of tests that run over `direct` in a quicker tier: here is what they do over `pyfuse3`."""
 
