@@ -22,7 +22,7 @@ from testing.oracle import layers, snapshot
 from testing.oracle.case import DATA, Case, Op, Stack
 from testing.oracle.descriptor_rules import OldReaders, UnlinkedLinks, UnlinkedLower
 from testing.oracle.difference import Difference
-from testing.oracle.history_rules import ChownsToNobody
+from testing.oracle.history_rules import EmptyChowns
 from testing.oracle.operations import CHANGES_NOTHING, Outcome
 from testing.oracle.own_rules import OwnRules, refuses_closed_root
 from testing.oracle.places import GROUPS, HERE, UID, Places
@@ -328,7 +328,7 @@ def _subject(
     silent = right.side.opens_silently(own=case.config.own)
     litter: list[str] = []
     unlinked, old_readers = UnlinkedLower(), OldReaders()
-    links, nobody = UnlinkedLinks(), ChownsToNobody(case)
+    links, chowns = UnlinkedLinks(), EmptyChowns(case)
     rules = OwnRules(right.union.lowers) if case.config.own else None
     for number, part in enumerate(parts):
         with right.union_mounted():
@@ -367,7 +367,7 @@ def _subject(
                     raise PartedWays
                 if failed.unwritten.needs_redirect(op, expected, outcome):
                     raise PartedWays
-                if nobody.parts(op, outcomes[index], outcome) or is_resurrection(
+                if chowns.parts(op, outcomes[index], outcome) or is_resurrection(
                     op, outcomes[index], outcome
                 ):
                     raise PartedWays
@@ -392,7 +392,7 @@ def _subject(
         unlinked, old_readers = UnlinkedLower(), OldReaders()
         links = UnlinkedLinks()
         failed.remount()
-        nobody.remount()
+        chowns.remount()
         # Kernel overlayfs leaves there the one whiteout that it links the others from; its next mount
         # clears it.
         litter = litter or (right.litter() if own else [])

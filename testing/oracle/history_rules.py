@@ -174,12 +174,12 @@ class UnwrittenOpens:
         self._marked.remount()
 
 
-class ChownsToNobody:
-    """Chowns to nobody new of files with set-ids, after which the trees differ (docs/semantics.md).
+class EmptyChowns:
+    """Chowns that leave both ids, of files with set-ids, after which the trees differ (docs/semantics.md).
 
     While the file is open for writing, such a chown looks to the daemon like what comes before a write, which
-    takes set-ids whoever writes, but root's only where it takes no capability. And where the chown is
-    refused, fuse.ko has removed a capability before it asks (setattr_prepare()).
+    takes set-ids of any writer but root, whose write leaves them if it takes a capability. And where the
+    chown is refused, fuse.ko has removed a capability before it asks (setattr_prepare()).
     """
 
     def __init__(self, case: Case) -> None:

@@ -170,7 +170,7 @@ def set_ids(mode: int, *, later: bool = False) -> Callable[[Path], object]:
     return act
 
 
-def chown_to_nobody_new(merged: Path) -> object:
+def chown_that_leaves_both_ids(merged: Path) -> object:
     """Takes set-ids away, but not at a stranger's wish."""
     path = merged / "file"
     answers = []
@@ -220,7 +220,7 @@ ACTS: dict[str, Callable[[Path], object]] = {
     "set-ids": set_ids(0o6777),
     "setgid without group execute": set_ids(0o2767),
     "set-ids, later": set_ids(0o6777, later=True),
-    "chown to nobody new": chown_to_nobody_new,
+    "chown that leaves both ids": chown_that_leaves_both_ids,
     "birth": birth,
 }
 

@@ -229,7 +229,7 @@ def test_set_ids_given_while_the_file_is_open_for_writing(way: str, layer: str) 
     assert outcomes[way] == outcomes["overlayfs"]
 
 
-def test_root_takes_them_away_by_a_chown_to_nobody_new() -> None:
+def test_root_removes_them_by_a_chown_that_leaves_both_ids() -> None:
     """Also while the file is open for writing, where root's writes leave them.
 
     Setgid without group execute stays, whichever group the file has (in_group_or_capable()).
@@ -295,7 +295,7 @@ def objects(lower: Path, upper: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_chown_to_nobody_new_is_a_change(way: str) -> None:
+def test_a_chown_that_leaves_both_ids_is_a_change(way: str) -> None:
     """It copies up and sets the ctime, of whatever it is and by whomever, unless it is refused."""
     found: dict[str, dict[str, list[object]]] = {}
     for one in ("overlayfs", way):

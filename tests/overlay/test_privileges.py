@@ -106,7 +106,7 @@ def test_chown(stack: Stack, before: int) -> None:
 
 
 @pytest.mark.parametrize("who, owner, answer", [(ROOT, 0, 0o711), (USER, 1000, 0o711), (USER, 0, None)])
-def test_chown_to_nobody_new(stack: Stack, who: Caller, owner: int, answer: int | None) -> None:
+def test_chown_that_leaves_both_ids(stack: Stack, who: Caller, owner: int, answer: int | None) -> None:
     """chown(path, -1, -1): set-id bits go even where root asks, and then for root and the owner only."""
     stack.layers({"f": file("data", mode=0o6711, owner=(owner, 0)), "plain": file("data", mode=0o711)})
     with stack.open() as view:

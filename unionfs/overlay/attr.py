@@ -188,7 +188,7 @@ def _set_times(inode: Inode, changes: Changes) -> None:
 
 
 def _set_nothing(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool | None) -> os.stat_result:
-    """Before a write, or chown(2) to nobody new, which is a change as any other.
+    """Before a write, or chown(2) that leaves both ids, which is a change as any other.
 
     It copies up, sets the ctime, and takes setuid, setgid and a capability away, even where root asks for it
     (chown_common(), ovl_setattr()). Every caller may ask for it, but where a set-id bit goes only the owner.
