@@ -22,7 +22,7 @@ from unionfs.options.lists import escape
 from unionfs.options.mount_options import MountOptions
 from unionfs.options.table import GROUPS, OPTIONS, SECONDS, Option
 from unionfs.overlay.config import OwnersConfig, UnionConfig
-from unionfs.transport.mount import FuseMountOptions
+from unionfs.transport.mount import _FLAGS, FuseMountOptions
 from unionfs.transport.session import SessionOptions
 
 PARTS = (UnionConfig, OwnersConfig, FuseMountOptions, SessionOptions, MountOptions)
@@ -73,6 +73,14 @@ def spellings(option: Option) -> list[str]:
 def test_every_field_exists() -> None:
     given = {option.field for option in SETTINGS.values() if option.field}
     assert given - FIELDS == CHECKED_ONLY
+
+
+@pytest.mark.parametrize("name", _FLAGS)
+def test_every_mount_flag_is_an_option_and_a_field(name: str) -> None:
+    assert OPTIONS[name].group == "mount"
+    assert parse(name).fuse.flag_names() == [name]
+    assert parse(name).words() == [name]
+    assert parse().fuse.flag_names() == []
 
 
 def test_a_field_in_two_parts_has_one_value() -> None:
@@ -161,10 +169,10 @@ def test_the_layers_are_parameters_of_mount() -> None:
 
 
 def test_what_is_known_of_fuse_overlayfs_are_options() -> None:
-    assert fuse_overlayfs._WORDS_THERE | fuse_overlayfs._CHECKED_THERE | set(
-        fuse_overlayfs._UPPER_FOR_OTHERS
+    assert fuse_overlayfs._IGNORED_IF_INVALID | fuse_overlayfs._CHECKED_BY_FUSE_OVERLAYFS | set(
+        fuse_overlayfs._IGNORED
     ) <= set(OPTIONS)
-    assert not fuse_overlayfs._WORDS_THERE & fuse_overlayfs._CHECKED_THERE
+    assert not fuse_overlayfs._IGNORED_IF_INVALID & fuse_overlayfs._CHECKED_BY_FUSE_OVERLAYFS
 
 
 # --- one more option ---------------------------------------------------------------------------------
@@ -231,7 +239,7 @@ class TestOneMoreOption:
             words({"access": "never", "noatime": True})
 
     def test_it_is_a_word_of_the_other_command_line(self, tmp_path: Path) -> None:
-        given = fuse_overlayfs._take_apart(["-o", "lowerdir=/a,lock_wait=x", str(tmp_path)])
+        given = fuse_overlayfs._split_words(["-o", "lowerdir=/a,lock_wait=x", str(tmp_path)])
         with pytest.raises(OptionError, match="invalid value 'x' of mount option lock_wait"):
             fuse_overlayfs._parse(given)
 

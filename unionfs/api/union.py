@@ -75,7 +75,7 @@ def mount(
         except MountError as error:
             raise temp_dirs.explained(error) from None
         except BaseException:
-            _take_back(resolved, before)
+            _unmount_interrupted(resolved, before)
             raise
         undo.pop_all()
     return Mount(Path(path), resolved, layers, temp_dirs, keep=keep)
@@ -131,7 +131,7 @@ class _Layers:
                 return
             self.upper = temp_dirs.add("upper")
             self.work = temp_dirs.add("work")
-            _suit_a_passing_upper(given, self.work)
+            _set_temporary_upper_defaults(given, self.work)
             copy_root_attributes(self.upper, self.lowers[0])
         elif self.work is None:
             self.work = temp_dirs.add_beside(self.upper)
@@ -145,7 +145,7 @@ class _Layers:
         return found
 
 
-def _suit_a_passing_upper(given: dict[str, object], work: str) -> None:
+def _set_temporary_upper_defaults(given: dict[str, object], work: str) -> None:
     """The defaults of an upper that kernel overlayfs will never mount."""
     given.setdefault("volatile", True)
     redirects = given.get("redirect_dir") == "on" or given.get("metacopy")
@@ -344,7 +344,7 @@ def _end_all() -> None:
             print(f"pyunionfs: {problem}", file=sys.stderr)
 
 
-def _take_back(mountpoint: str, before: MountPoint | None) -> None:
+def _unmount_interrupted(mountpoint: str, before: MountPoint | None) -> None:
     """After an interruption: unmount what was mounted by then, unless the daemon does it."""
     deadline = time.monotonic() + _END_TIME
     while mount_at(mountpoint) != before and time.monotonic() < deadline:

@@ -5,7 +5,7 @@ and often for the end of file on its standard error; they show what it printed i
 every error is one line and status 1, and unknown options are ignored.
 
 It must start as fast as `mount` does, hence no argparse. What differs from `mount`, because these callers
-rely on it, is in `_as_there` and `_defaults`; what an option means is decided elsewhere.
+rely on it, is in `_understood_words` and `_defaults`; what an option means is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _LIBFUSE = frozenset(
 )
 """Options of libfuse that have no meaning here."""
 
-_UPPER_FOR_OTHERS = ("index", "metacopy", "nfs_export")
+_IGNORED = ("index", "metacopy", "nfs_export")
 """fuse-overlayfs ignores these. With them upper is not the plain tree that image tools expect."""
 
-_CHECKED_THERE = frozenset(
+_CHECKED_BY_FUSE_OVERLAYFS = frozenset(
     (
         *("lowerdir", "upperdir", "workdir", "writeback", "fsync", "threaded", "noxattrs", "redirect_dir"),
         *("squash_to_uid", "squash_to_gid", "xattr_permissions", "uidmapping", "gidmapping"),
@@ -49,7 +49,7 @@ _CHECKED_THERE = frozenset(
 )
 """fuse-overlayfs ends on an invalid value of these."""
 
-_WORDS_THERE = frozenset(
+_IGNORED_IF_INVALID = frozenset(
     (
         *("userxattr", "volatile", "timeout", "xino", "uuid", "ino32_t", "fast_ino", "static_nlink", "noacl"),
         *("squash_to_root", "ro", "rw", "nodev", "dev", "nosuid", "suid", "noexec", "exec", "nosymfollow"),
@@ -93,7 +93,7 @@ def is_meant(words: Sequence[str]) -> bool:
 def run(words: Sequence[str]) -> int:
     """Mount and return 0 when the mount is ready (with -f, when it has ended). MountError: it failed."""
     try:
-        given = _take_apart(words)
+        given = _split_words(words)
         if given.help:
             print(parser().format_help(), end="")
             return 0
@@ -111,7 +111,7 @@ def run(words: Sequence[str]) -> int:
     return lifecycle.mount(mount_options)
 
 
-def _take_apart(words: Sequence[str]) -> _Words:
+def _split_words(words: Sequence[str]) -> _Words:
     given = _Words()
     remaining = iter(words)
     for word in remaining:
@@ -147,7 +147,7 @@ def _parse(given: _Words) -> MountOptions:
         raise OptionError(
             f"{count} arguments were given ({', '.join(given.paths)}): give SOURCE and TARGET, or TARGET"
         )
-    words = _as_there(given)
+    words = _understood_words(given)
     names = {_name(word) for word in words}
     if not names & {"lowerdir", "lowerdir+"}:
         raise OptionError("missing mount option lowerdir: write -o lowerdir=A:B[,upperdir=U,workdir=W]")
@@ -162,7 +162,7 @@ def _parse(given: _Words) -> MountOptions:
     for word in given.unknown:
         what = (
             "ignored, as by fuse-overlayfs; use `pyunionfs mount` for it"
-            if _name(word) in _UPPER_FOR_OTHERS
+            if _name(word) in _IGNORED
             else "unknown option or value, ignored"
         )
         print(f"pyunionfs: '{printable(word)}': {what}", file=sys.stderr)
@@ -175,14 +175,14 @@ def _parse(given: _Words) -> MountOptions:
     )
 
 
-def _as_there(given: _Words) -> list[str]:
+def _understood_words(given: _Words) -> list[str]:
     """The options but for those that fuse-overlayfs ignores and those that have no meaning here."""
     words = []
     for word in given.options:
         name, equals, value = word.partition("=")
         if name == "lowerdir":
             words.append(f"{name}{equals}{_lowers(value)}")
-        elif name in _UPPER_FOR_OTHERS or _is_ignored_there(name, value if equals else None):
+        elif name in _IGNORED or _is_ignored_spelling(name, value if equals else None):
             given.unknown.append(word)
         elif name not in _LIBFUSE:
             words.append(word)
@@ -202,11 +202,12 @@ def _lowers(text: str) -> str:
     return text
 
 
-def _is_ignored_there(name: str, value: str | None) -> bool:
+def _is_ignored_spelling(name: str, value: str | None) -> bool:
     """Whether fuse-overlayfs ignores this spelling of an option, which here could only be refused."""
     option = OPTIONS.get(name)
-    # Of those that it checks, a bare name without its value is ignored.
-    if option is None or (name not in _WORDS_THERE and (name not in _CHECKED_THERE or value is not None)):
+    # It ignores the bare name of an option that it checks the value of.
+    is_bare = name in _CHECKED_BY_FUSE_OVERLAYFS and value is None
+    if option is None or not (is_bare or name in _IGNORED_IF_INVALID):
         return False
     try:
         option.value(value)

@@ -38,6 +38,7 @@ _FLAGS = {
     "sync": mount.MS_SYNCHRONOUS,
     "dirsync": mount.MS_DIRSYNC,
 }
+"""By the name of the option, which is also that of the field unless `flag_names` has another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,11 @@ class FuseMountOptions:
 
     def flag_names(self) -> list[str]:
         """The generic mount flags that are set, by their names in mount(8)."""
-        names = ["ro"] if self.read_only else []
-        names += [name for name in ("nosuid", "nodev", "noexec", "nosymfollow") if getattr(self, name)]
-        names += [self.access_times] if self.access_times else []
-        names += [name for name in ("nodiratime", "lazytime", "sync", "dirsync") if getattr(self, name)]
-        return names
+        access_times = self.access_times
+        fields = {"ro": "read_only"}
+        return [
+            name for name in _FLAGS if name == access_times or getattr(self, fields.get(name, name), False)
+        ]
 
     def contexts(self) -> list[tuple[str, str]]:
         """The SELinux contexts that are given, by name."""
