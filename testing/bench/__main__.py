@@ -4,6 +4,7 @@
     make bench ARGS="--quick"                          a look, in some minutes
     make bench ARGS="--only opens,git --systems overlayfs,direct --rounds 1"
     make bench ARGS="--system coherent=transport=direct,coherent"
+    make bench ARGS="--before ../other-checkout"       as "before", beside this one as "direct"
     make bench ARGS="--draw"                           the page and the chart again, from the JSON
 
 All layers are on one new ext4 filesystem, in an image in --directory. Must run as root; drops the whole
@@ -40,7 +41,7 @@ def main() -> int:
         if arguments.draw:
             return _write(read_report(arguments.json or DOCS / "benchmark.json"), arguments)
         workloads = _workloads(arguments.only)
-        systems, left_out = _systems(arguments.systems, arguments.system)
+        systems, left_out = _systems(arguments.systems, arguments.system, arguments.before)
     except (BenchError, OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -57,7 +58,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # A mount starts from compiled modules, as an installed one does.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    compileall.compile_dir(REPOSITORY / "unionfs", quiet=1)
+    for checkout in filter(None, (REPOSITORY, arguments.before)):
+        compileall.compile_dir(checkout / "unionfs", quiet=1)
     private_mounts()
     try:
         report = _measured(arguments, workloads, systems, left_out)
@@ -94,7 +96,7 @@ def _measured(
 def _write(report: Report, arguments: argparse.Namespace) -> int:
     """The results to where they were asked for. Only a full run changes docs/ by itself."""
     print(text.terminal(report), end="")
-    full = not (arguments.quick or arguments.only or arguments.systems)
+    full = not (arguments.quick or arguments.only or arguments.systems or arguments.before)
     targets = {"json": arguments.json, "chart": arguments.chart, "table": arguments.table}
     if full and not any(targets.values()):
         targets = {
@@ -124,9 +126,9 @@ def _workloads(only: list[str]) -> list[Workload]:
     return chosen
 
 
-def _systems(names: list[str], extra: list[str]) -> tuple[list[System], dict[str, str]]:
+def _systems(names: list[str], extra: list[str], before: Path | None) -> tuple[list[System], dict[str, str]]:
     """Those that can be measured here, and why the others cannot."""
-    systems = all_systems(extra)
+    systems = all_systems(extra, before)
     unknown = set(names) - {system.name for system in systems}
     if unknown:
         raise BenchError(
@@ -160,6 +162,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=OPTIONS",
         help="one more pyunionfs (repeatable)",
+    )
+    parser.add_argument(
+        "--before", type=Path, metavar="CHECKOUT", help="one more pyunionfs: the one of another checkout"
     )
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="default: 3, or 1 with --quick")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the results, for programs")

@@ -189,6 +189,8 @@ class FuseOverlayfs(System):
 @dataclass(frozen=True)
 class PyUnionFS(System):
     has_daemon = True
+    checkout: Path | None = None
+    """Another checkout whose code is run, instead of this one's."""
 
     @cached_property
     def unavailable(self) -> str:
@@ -203,15 +205,20 @@ class PyUnionFS(System):
 
     @cached_property
     def what(self) -> str:
-        return f"pyunionfs, -o {self.options}"
+        where = "" if self.checkout is None else f" of {self.checkout}"
+        return f"pyunionfs{where}, -o {self.options}"
 
     def mount_command(self, stack: list[Path], place: Place) -> list[str]:
         words = ["mount", "--log-file", str(place.log), "-o", self.options, join_layers(stack)]
-        return command(*words, str(place.upper), str(place.work), str(place.merged))
+        words = command(*words, str(place.upper), str(place.work), str(place.merged))
+        if self.checkout is None:
+            return words
+        # `python -m` looks into the working directory first.
+        return ["env", "-C", str(self.checkout), f"PYTHONPATH={self.checkout}", *words]
 
 
-def all_systems(extra: list[str]) -> list[System]:
-    """Those that are always compared, and every NAME=OPTIONS as one more pyunionfs."""
+def all_systems(extra: list[str], before: Path | None = None) -> list[System]:
+    """Those that are always compared, each NAME=OPTIONS as one more pyunionfs, and another checkout."""
     systems: list[System] = [
         Native(NATIVE),
         Overlayfs(OVERLAYFS, "redirect_dir=on,index=off,metacopy=off"),
@@ -227,6 +234,10 @@ def all_systems(extra: list[str]) -> list[System]:
                 f"--system {text}: give a new name and options, as in coherent=transport=direct,coherent"
             )
         systems.append(PyUnionFS(name, options))
+    if before is not None:
+        if not (before / "unionfs" / "__main__.py").is_file():
+            raise BenchError(f"--before {before}: no checkout of pyunionfs")
+        systems.append(PyUnionFS("before", "transport=direct", checkout=before.resolve()))
     return systems
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from testing.bench.results import Report, Row, Series, geometric_mean, read_report
 from testing.bench.rounds import in_round
-from testing.bench.systems import BenchError, all_systems
+from testing.bench.systems import BenchError, Place, all_systems
+from testing.mounts import environment
 from tests.bench.reports import report
 
 
@@ -89,6 +91,21 @@ def test_one_more_system_is_a_pyunionfs_with_these_options() -> None:
     system = all_systems(["other=transport=pyfuse3,timeout=1"])[-1]
     assert (system.name, system.options, system.unavailable) == ("other", "transport=pyfuse3,timeout=1", "")
     assert "no_such_option" in all_systems(["odd=no_such_option"])[-1].unavailable
+
+
+def test_another_checkout_runs_its_own_code(tmp_path: Path) -> None:
+    (tmp_path / "unionfs").mkdir()
+    (tmp_path / "unionfs/__main__.py").write_text("import sys\nprint(__file__, sys.argv[-1])\n")
+    system = all_systems([], tmp_path)[-1]
+    place = Place(tmp_path / "place")
+    words = system.mount_command([tmp_path], place)
+    said = subprocess.run(words, env=environment(), capture_output=True, text=True, check=True).stdout
+    assert said == f"{tmp_path}/unionfs/__main__.py {place.merged}\n"
+
+
+def test_a_directory_without_the_code_is_no_checkout(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="--before"):
+        all_systems([], tmp_path)
 
 
 @pytest.mark.parametrize("text", ["name", "=ro", "native=ro", "direct=ro"])
