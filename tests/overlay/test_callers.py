@@ -205,7 +205,7 @@ def test_before_a_write_past_the_daemon(stack: Stack, before: int) -> None:
 def test_who_may_write_may_strip(
     stack: Stack, mode: int, who: Caller, after: int | None, writing: bool | None
 ) -> None:
-    """A chown that leaves both ids and what comes before a write may look the same; else it is the owner's."""
+    """A chown that leaves both ids and what comes before a write may look alike; else it is the owner's."""
     stack.layers({"f": file("data", mode=mode, owner=(0, 77))})
     with stack.open() as view:
         try:
