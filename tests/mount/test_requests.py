@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -170,6 +171,16 @@ def set_ids(mode: int, *, later: bool = False) -> Callable[[Path], object]:
     return act
 
 
+def set_ids_beside_a_capability(merged: Path) -> object:
+    """A write removes the capability, for which the kernel asks; root's leaves the set-ids."""
+    path = merged / "file"
+    path.chmod(0o6755)
+    os.setxattr(path, "security.capability", struct.pack("<5I", 0x02000001, 1, 0, 0, 0))
+    with opened(path, os.O_WRONLY) as fd:
+        os.write(fd, b"new")
+    return oct(path.stat().st_mode), os.listxattr(path), path.read_bytes()[:4]
+
+
 def chown_that_leaves_both_ids(merged: Path) -> object:
     """Takes set-ids away, but not at a stranger's wish."""
     path = merged / "file"
@@ -221,12 +232,13 @@ ACTS: dict[str, Callable[[Path], object]] = {
     "setgid without group execute": set_ids(0o2767),
     "set-ids, later": set_ids(0o6777, later=True),
     "chown that leaves both ids": chown_that_leaves_both_ids,
+    "set-ids beside a capability": set_ids_beside_a_capability,
     "birth": birth,
 }
 
 
 @needs_overlayfs
-@pytest.mark.parametrize("passthrough", ["auto", "off"])
+@pytest.mark.parametrize("passthrough", ["auto", "off", "off,writeback=0"])
 @pytest.mark.parametrize("act", ACTS)
 def test_as_on_overlayfs(base: Path, act: str, passthrough: str) -> None:
     (base / "lower/file").write_bytes(DATA)

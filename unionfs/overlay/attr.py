@@ -193,7 +193,7 @@ def _set_nothing(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool |
     It copies up, sets the ctime, and takes setuid, setgid and a capability away, even where root asks for it
     (chown_common(), ovl_setattr()). Every caller may ask for it, but where a set-id bit goes only the owner.
     fuse.ko says no more of either than that something is to be set. *writing* is that of `Changes`: even with
-    True it is a chown if the caller has CAP_FSETID, whose write removes at most a capability
+    True or None it is a chown if the caller has CAP_FSETID, whose write removes at most a capability
     (file_remove_privs(), setattr_should_drop_suidgid()), so there must be one; and with None a process that
     may write could remove them by a write.
     """
@@ -207,7 +207,7 @@ def _set_nothing(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool |
         inode.set_owner(*inode.owner_to_store(None, None))
         return inode.lstat()
     keeps_group = caller.has_capability(CAP_FSETID, st)
-    if writing and keeps_group:
+    if writing is not False and keeps_group:
         # The kernel has asked for it, and removed it by now if there was one.
         writing = not (inode.no_capability or inode.no_xattrs)
     if not writing and without_set_ids(st, caller, keep_group=keeps_group) != st.st_mode:
