@@ -14,7 +14,8 @@ from typing import Any
 
 from testing import transports
 from testing.oracle.case import Op
-from testing.oracle.descriptor_rules import LOCKS, slot_of, stat_of
+from testing.oracle.descriptor_rules import LOCKS, plain, slot_of, stat_of
+from testing.oracle.history_rules import Marked
 from testing.oracle.operations import CHANGES_NOTHING, Outcome
 from testing.oracle.rules import PartedWays, differ_in_set_ids
 from testing.oracle.snapshot import Snapshot
@@ -83,27 +84,38 @@ class NewLinks:
     """
 
     def __init__(self) -> None:
-        self._made = False
-        """Whether there are any in this mount."""
+        self._linked = Marked()
+        """Names of such files; all others may be gone by now."""
 
     def note(self, op: Op, outcome: Outcome) -> None:
         """To be called for every operation."""
-        self._made = self._made or (op.name in ("link", "flink") and outcome[0] == "ok")
+        if op.name in ("link", "flink") and outcome[0] == "ok":
+            old = self._linked.name(op) if op.name == "flink" else plain(op.args[0])
+            self._linked.names.add(old.rpartition(b"/")[2])
+        self._linked.follow(op, outcome)
 
     def forgive(self, op: Op, reference: Outcome, subject: Outcome, worker: Worker) -> bool:
         """Whether this difference is of that kind; raises PartedWays where something was done on one side."""
         if op.name in LOCKS:
-            # The other name may be gone by now.
-            return self._made
+            stats = [stat_of(one[1])[1] for one in (reference, subject) if one[0] == "ok"]
+            return op in self._linked or any(map(_has_links, stats))
         if op.name == "rename":
-            refused = reference in (("error", "ESTALE"), ("error", "EACCES")) and subject[0] == "ok"
-            return refused and _has_links(subject[1])
-        answers = [one in (("error", "EACCES"), ("ok", False)) for one in (reference, subject)]
-        by_mode = answers[0] != answers[1] and _has_links(_look(worker, op))
+            stays = reference in (("error", "ESTALE"), ("error", "EACCES")) and subject[0] == "ok"
+            return stays and _has_links(subject[1])
+        refused = [one in (("error", "EACCES"), ("ok", False)) for one in (reference, subject)]
+        by_mode = refused[0] != refused[1] and self._is_by_old_mode(op, worker, refused=refused[1])
         owned = op.name in ("chown", "fchown") and reference[0] == subject[0] == "ok"
         if by_mode or (owned and differ_in_set_ids(reference[1], subject[1]) and _has_links(reference[1])):
             raise PartedWays
         return False
+
+    def _is_by_old_mode(self, op: Op, worker: Worker, *, refused: bool) -> bool:
+        """Whether the subject has refused, or not, what the mode that it shows does not grant, or does."""
+        st = _look(worker, op)
+        if st is None or st[0] == "dir" or (refused and int(st[1], 8) & 0o600 == 0o600):
+            return False
+        names = {path.rpartition(b"/")[2] for path in worker.paths(op)}
+        return _has_links(st) or op in self._linked or not names.isdisjoint(self._linked.names)
 
 
 def _look(worker: Worker, op: Op) -> tuple[Any, ...] | None:

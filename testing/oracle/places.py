@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from testing import mounts
-from tests.programs.as_user import MS_BIND, make_reachable, open_fuse_to_all, program_paths
+from testing.reach import MS_BIND, make_reachable, open_fuse_to_all, program_paths
 
 P = ParamSpec("P")
 T = TypeVar("T")
