@@ -125,6 +125,21 @@ def test_a_closed_lower_directory_is_listed_without_types_that_nobody_knows(tran
         assert finding is None, finding.report()
 
 
+def test_a_link_of_what_lies_in_a_closed_directory_is_listed(transport: str) -> None:
+    """The object is reached by its first name; by the other, its number and type were unknown."""
+    made = [
+        Op("mkdir", (b"/d", 0o755)),
+        Op("symlink", (b"target", b"/d/s")),
+        Op("link", (b"/d/s", b"/s")),
+        Op("put", (b"/d/f", os.O_WRONLY | os.O_CREAT, 0o644, 0, b"x")),
+        Op("link", (b"/d/f", b"/f")),
+        Op("chmod", (b"/d", 0o222)),
+    ]
+    with field() as campaign:
+        finding = campaign.try_case(case([], *made, Op("list", (b"/",)), Op("read", (b"/f", 0, 10))))
+        assert finding is None, finding.report()
+
+
 @pytest.mark.parametrize("mode", (0o555, 0o577), ids=oct)
 def test_a_root_that_its_owner_may_not_write_is_mounted_again(mode: int, transport: str) -> None:
     with union() as made:

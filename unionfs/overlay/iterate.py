@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import repeat
 
+from unionfs.overlay.access import containing
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, Inode
 from unionfs.overlay.listing import FIRST_COOKIE, DirHandle
@@ -42,9 +43,14 @@ def _look(fs: OverlayFs, directory: Directory, name: bytes) -> Entry | None:
     try:
         return lookup(fs, directory, name)
     except PermissionError:
-        if fs.lender is None or directory.upper is None:
+        if fs.lender is None:
             raise
-    with fs.lend(directory.upper, stat.S_IXUSR):
+    child = directory.children.get(name)
+    # What has several names is reached by one of them, which may lie in another directory.
+    places = [] if child is None else containing(child)
+    if directory.upper is not None:
+        places.append(directory.upper)
+    with fs.lend_all(places, stat.S_IXUSR):
         return lookup(fs, directory, name)
 
 
