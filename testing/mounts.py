@@ -87,6 +87,14 @@ def mount_types(target: Path) -> list[str]:
     return found
 
 
+def make_directories(base: Path, *names: str) -> list[Path]:
+    """Make directories of these names in `base`; without any, lower, upper, work and merged."""
+    made = [base / name for name in names or ("lower", "upper", "work", "merged")]
+    for path in made:
+        path.mkdir(parents=True)
+    return made
+
+
 def join_layers(layers: Sequence[Path]) -> str:
     """A lower list as overlayfs and pyunionfs read it, colons and backslashes in names escaped."""
     return ":".join(str(layer).replace("\\", "\\\\").replace(":", "\\:") for layer in layers)

@@ -16,6 +16,7 @@ import pytest
 import unionfs
 from tests.api.rig import contents, mounted_at, run
 from tests.support.mounts import (
+    make_directories,
     mount_types,
     needs_fuse,
     needs_overlayfs,
@@ -129,8 +130,7 @@ NAMES = [
 def test_names_of_any_kind(name: str, tree: Path, tmp_path: Path, place: Path) -> None:
     with scratch(tmp_path) as where:
         top = where / name
-        for part in ("lower", "upper", "work", "merged"):
-            (top / part).mkdir(parents=True)
+        make_directories(top)
         (top / "lower/mine").write_text("found\n")
         with unionfs.mount(
             [os.fsencode(top / "lower"), tree],
@@ -225,8 +225,7 @@ def test_a_temporary_upper_in_a_container(
 ) -> None:
     """A container's own root directory is an overlayfs, which can hold no whiteouts."""
     with scratch(tmp_path) as where:
-        for name in ("lower", "upper", "work", "merged"):
-            (where / name).mkdir()
+        make_directories(where)
         with overlayfs([where / "lower"], where / "upper", where / "work", where / "merged"):
             with unionfs.mount([tree], tmpdir=where / "merged", **over) as merged:
                 assert "whiteouts=aufs" in mounted_at(merged).options

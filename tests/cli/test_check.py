@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import loop_fs, mount, needs_overlayfs, needs_root, overlayfs, scratch, umount
+from tests.support.mounts import (
+    loop_fs,
+    make_directories,
+    mount,
+    needs_overlayfs,
+    needs_root,
+    overlayfs,
+    scratch,
+    umount,
+)
 from unionfs.errors import MountError
 from unionfs.overlay.check import check
 from unionfs.overlay.config import UnionConfig
@@ -22,8 +31,7 @@ pytestmark = needs_root
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[Path]:
     with scratch(tmp_path) as where:
-        for name in ("lower", "upper", "work", "merged"):
-            (where / name).mkdir()
+        make_directories(where)
         yield where
 
 

@@ -22,7 +22,15 @@ import pytest
 from testing.crash.model import pattern
 from testing.crash.record import kill_in_load
 from testing.crash.rig import Rig, copy_up_under_way
-from tests.support.mounts import loop_fs, needs_fuse, needs_overlayfs, overlayfs, pyunionfs, scratch
+from tests.support.mounts import (
+    loop_fs,
+    make_directories,
+    needs_fuse,
+    needs_overlayfs,
+    overlayfs,
+    pyunionfs,
+    scratch,
+)
 
 pytestmark = [needs_fuse, needs_overlayfs]
 
@@ -55,9 +63,7 @@ def test_nothing_is_lost(options: list[str], transport: str, tmp_path: Path) -> 
 def test_what_a_mapping_has_is_not_said_to_be_stored(options: list[str], tmp_path: Path) -> None:
     """The kernel has it, and no daemon to send it to; it must ask for it, also if that did nothing before."""
     with scratch(tmp_path) as base:
-        lower, upper, work, merged = (base / name for name in ("lower", "upper", "work", "merged"))
-        for directory in (lower, upper, work, merged):
-            directory.mkdir()
+        lower, upper, work, merged = make_directories(base)
         (upper / "file").write_bytes(b"old")
         answers = []
         with (
@@ -107,9 +113,8 @@ def _try(way: str, path: Path) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_in_the_middle_of_a_copy_up(way: str, tmp_path: Path) -> None:
     with scratch(tmp_path) as base:
-        lower, upper, work, merged = (base / name for name in ("lower", "upper", "work", "merged"))
-        for directory in (lower, upper, work, merged, lower / "dir"):
-            directory.mkdir()
+        lower, upper, work, merged = make_directories(base)
+        (lower / "dir").mkdir()
         file = lower / "dir" / "big"
         file.write_bytes(pattern(1, SIZE))
         os.chmod(file, 0o644)

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import mount_types, scratch, umount
+from tests.support.mounts import make_directories, mount_types, scratch, umount
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[Path]:
     """Layers with one lower file, and a mountpoint; whatever a failed test leaves mounted is taken away."""
     with scratch(tmp_path) as where:
-        for name in ("lower", "upper", "work", "merged"):
-            (where / name).mkdir()
+        make_directories(where)
         (where / "lower" / "file").write_text("lower\n")
         try:
             yield where

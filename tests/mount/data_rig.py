@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.mounts import Daemon, overlayfs, pyunionfs, scratch
+from tests.support.mounts import Daemon, make_directories, overlayfs, pyunionfs, scratch
 
 WAYS: Mapping[str, tuple[str, ...]] = {
     "default": ("transport=direct",),
@@ -65,8 +65,7 @@ def side(
 ) -> Iterator[Side]:
     """Mount by one of WAYS, or "overlayfs"."""
     with scratch(directory) as base:
-        for name in ("lower", "upper", "work", "merged"):
-            (base / name).mkdir()
+        make_directories(base)
         base.chmod(0o755)
         populate(base / "lower", base / "upper")
         lowers, upper, work, merged = [base / "lower"], base / "upper", base / "work", base / "merged"

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tests.mount.data_rig import fallocate
-from tests.support.mounts import pyunionfs
+from tests.support.mounts import make_directories, pyunionfs
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -283,8 +283,7 @@ def populate_all(lower: Path, upper: Path) -> None:
 
 
 def main(home: Path, options: str) -> None:
-    for name in ("lower", "upper", "work", "merged"):
-        (home / name).mkdir()
+    make_directories(home)
     populate_all(home / "lower", home / "upper")
     layers = ([home / "lower"], home / "upper", home / "work", home / "merged")
     lacks = LACKED_BY_PYFUSE3 if "pyfuse3" in options else frozenset()

@@ -15,7 +15,7 @@ from testing.crash.record import kill_in_load
 from testing.crash.rig import Loss, Rig, copy_up_under_way
 from tests.mount.rig import eventually, run
 from tests.offline.checking import check, repair
-from tests.support.mounts import loop_fs, needs_overlayfs, overlayfs, pyunionfs, scratch
+from tests.support.mounts import loop_fs, make_directories, needs_overlayfs, overlayfs, pyunionfs, scratch
 from unionfs.overlay.config import UnionConfig
 
 pytestmark = needs_overlayfs
@@ -26,8 +26,7 @@ SIZE = 128 << 20
 @pytest.fixture
 def layers(tmp_path: Path) -> Iterator[Path]:
     with scratch(tmp_path) as base:
-        for name in ("lower", "upper", "work", "merged"):
-            (base / name).mkdir()
+        make_directories(base)
         (base / "lower/f").write_text("f")
         yield base
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import needs_fuse, needs_root, pyunionfs, scratch
+from tests.support.mounts import make_directories, needs_fuse, needs_root, pyunionfs, scratch
 
 pytestmark = [needs_root, needs_fuse]
 
@@ -22,8 +22,7 @@ LOWER = b"lower" * 4000
 @pytest.fixture
 def base() -> Iterator[Path]:
     with scratch() as directory:
-        for name in ("lower", "upper", "work", "merged"):
-            (directory / name).mkdir()
+        make_directories(directory)
         (directory / "lower" / "f").write_bytes(LOWER)
         yield directory
 

@@ -21,6 +21,7 @@ from tests.mount.data_rig import WAYS, Side, errno_of
 from tests.mount.rig import eventually
 from tests.support.mounts import (
     loop_fs,
+    make_directories,
     needs_fuse,
     needs_overlayfs,
     needs_root,
@@ -46,8 +47,8 @@ DATA = b"0123456789abcdef" * (BLOCK // 16)
 def little_room(way: str, kind: str = "tmpfs") -> Iterator[Side]:
     """Upper has ROOM bytes, or what the filesystem needs at least; lower is elsewhere."""
     with loop_fs(kind, ROOM) as where, scratch() as base:
-        for path in (base / "lower", where / "upper", where / "work", base / "merged"):
-            path.mkdir()
+        make_directories(base, "lower", "merged")
+        make_directories(where, "upper", "work")
         os.symlink(where / "upper", base / "upper")
         (base / "lower" / "lower").write_bytes(DATA)
         (where / "upper" / "upper").write_bytes(DATA)

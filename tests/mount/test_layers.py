@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.mounts import (
     loop_fs,
+    make_directories,
     mount,
     needs_fuse,
     needs_overlayfs,
@@ -30,8 +31,7 @@ MS_REMOUNT = 32
 @pytest.fixture
 def base() -> Iterator[Path]:
     with scratch() as directory:
-        for name in ("a", "b", "upper", "work", "merged", "upper2", "work2", "merged2"):
-            (directory / name).mkdir()
+        make_directories(directory, "a", "b", "upper", "work", "merged", "upper2", "work2", "merged2")
         (directory / "a" / "f").write_text("a")
         (directory / "b" / "g").write_text("b")
         (directory / "b" / "d").mkdir()

@@ -13,6 +13,7 @@ import pytest
 
 from tests.mount.rig import run
 from tests.support.mounts import (
+    make_directories,
     mount,
     needs_fuse,
     needs_overlayfs,
@@ -49,20 +50,8 @@ CASES: dict[str, tuple[str, str, str | None]] = {
 @pytest.fixture
 def base() -> Iterator[Path]:
     with scratch() as directory:
-        for name in (
-            "lower",
-            "work",
-            "merged",
-            "free",
-            "bound",
-            "upper2",
-            "work2",
-            "merged2",
-            "upper-beside",
-        ):
-            (directory / name).mkdir()
-        for name in ("sub", "mounted"):
-            (directory / "upper" / name).mkdir(parents=True)
+        make_directories(directory, "lower", "work", "merged", "free", "bound", "upper2", "work2", "merged2")
+        make_directories(directory, "upper-beside", "upper/sub", "upper/mounted")
         mount(str(directory / "upper"), directory / "bound", "", MS_BIND)
         mount("none", directory / "upper" / "mounted", "tmpfs")
         yield directory

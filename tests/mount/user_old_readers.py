@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 from tests.mount.old_readers import FOLLOWED, KEPT, LOCKS, ONE_SET, outcomes_of_locks, populate, sees
-from tests.support.mounts import pyunionfs
+from tests.support.mounts import make_directories, pyunionfs
 
 
 def main(home: Path, options: str) -> None:
-    for name in ("lower", "upper", "work", "merged"):
-        (home / name).mkdir()
+    make_directories(home)
     populate(home / "lower", home / "upper")
     for kind in LOCKS:
         (home / "lower" / kind).write_bytes(b"to be locked")

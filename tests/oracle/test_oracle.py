@@ -20,7 +20,7 @@ from testing.oracle.case import Case, Config, Entry, Op, Stack
 from testing.oracle.sides import Kernel, PyUnionFS, Union
 from testing.oracle.worker import Worker
 from tests.support import transports
-from tests.support.mounts import needs_fuse, needs_overlayfs, scratch
+from tests.support.mounts import make_directories, needs_fuse, needs_overlayfs, scratch
 
 OPERATIONS = 150
 OPTIONS = [
@@ -83,9 +83,7 @@ def test_the_same_with(config: Config, extra: list[str], transport: str) -> None
 def test_a_merged_directory_has_one_link() -> None:
     """What the oracle's rule about the links of directories leaves unseen."""
     with scratch() as base:
-        lower, upper, work, merged = (base / name for name in ("lower", "upper", "work", "merged"))
-        for directory in (lower, upper, work, merged):
-            directory.mkdir()
+        lower, upper, work, merged = make_directories(base)
         for path in (lower / "pure/inner", lower / "merged/inner", upper / "merged", upper / "own/inner"):
             path.mkdir(parents=True)
         union = Union((lower,), upper, work, merged)

@@ -33,7 +33,7 @@ from tests.programs.closed_deeds import (
     snapshot,
     stale,
 )
-from tests.support.mounts import overlayfs, pyunionfs
+from tests.support.mounts import make_directories, overlayfs, pyunionfs
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -174,9 +174,7 @@ def main(kind: str, where: str, out: str) -> None:
     options = ["timeout=0"] if kind == "asked" else []
     base = Path(where) / kind
     base.mkdir()
-    lower, upper, work, merged = (base / name for name in ("lower", "upper", "work", "merged"))
-    for path in (lower, upper, work, merged):
-        path.mkdir()
+    lower, upper, work, merged = make_directories(base)
     build_lower(lower, kind)
 
     @contextmanager

@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 from tests.mount.renames import populate, programs_rename
-from tests.support.mounts import pyunionfs
+from tests.support.mounts import make_directories, pyunionfs
 
 
 def main(home: Path) -> None:
-    for name in ("lower", "upper", "work", "merged"):
-        (home / name).mkdir()
+    make_directories(home)
     populate(home / "lower")
     layers = ([home / "lower"], home / "upper", home / "work", home / "merged")
     with pyunionfs(*layers) as daemon:
