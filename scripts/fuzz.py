@@ -3,8 +3,10 @@
 testing/oracle).
 
 scripts/fuzz.py --seeds 0-999 --ops 150 --fs ext4 --redirect on --jobs 2
+scripts/fuzz.py --own --seeds 0-299 --fs xfs --transport pyfuse3
 scripts/fuzz.py --replay /tmp/finding-17.case
 
+With --own an ordinary user (uid 1000) mounts: pyunionfs through fusermount3, overlayfs in a user namespace.
 Options that are not given are drawn from the seed. Exit status 1 if there was any difference; every
 difference is printed with a case file that replays it, shortened as far as --minimise seconds go. Must run
 as root, and leaves nothing behind but the case files.
