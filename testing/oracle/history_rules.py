@@ -167,6 +167,10 @@ class UnwrittenOpens:
             return any(_last(path) in self._marked.names for path in op.args[: 2 if both else 1])
         return op in self._marked
 
+    def has(self, path: bytes) -> bool:
+        """Whether this may be such a file."""
+        return self._silent and _last(path) in self._marked.names
+
     def needs_redirect(self, op: Op, reference: Outcome, subject: Outcome) -> bool:
         """Whether this difference is of that kind: nothing after it can be compared."""
         moves = op.name in ("rename", "link", "flink") and self.changes_one(op)

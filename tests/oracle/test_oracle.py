@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from testing.oracle import layers
+from testing.oracle import layers, rules
 from testing.oracle.campaign import campaign
 from testing.oracle.case import Case, Config, Entry, Op, Stack
 from testing.oracle.sides import Kernel, PyUnionFS, Union
 from testing.oracle.worker import Worker
+from tests.overlay.test_copy_up import UNDEFINED, acl
 from tests.support import transports
 from tests.support.mounts import make_directories, needs_fuse, needs_overlayfs, scratch
 
@@ -220,3 +221,27 @@ def test_a_case_survives_being_written_down(tmp_path: Path) -> None:
     assert Op("remount") in case.ops
     case.save(tmp_path / "a.case")
     assert Case.load(tmp_path / "a.case") == case
+
+
+@needs_fuse
+@pytest.mark.parametrize("extra", [[], ["passthrough=off"]], ids=str)
+def test_acls_that_xfs_lists_twice(extra: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an upper on xfs, not in a lower elsewhere; where opens are silent, the file stays in the lower.
+
+    Without its rule the oracle sees that, and only there.
+    """
+    named = acl((1, 6, UNDEFINED), (2, 4, 1000), (4, 4, UNDEFINED), (16, 4, UNDEFINED), (32, 4, UNDEFINED))
+    entries = (
+        Entry(0, b"", "dir", 0o755),
+        Entry(0, b"file", "file", 0o644, size=10, xattrs=(("system.posix_acl_access", named),)),
+        Entry(-1, b"", "dir", 0o755),
+    )
+    ops = (
+        Op("put", (b"/file", os.O_WRONLY, 0o644, None, b"")),
+        Op("listxattr", (b"/file", True)),
+    )
+    case = Case(1, Config("xfs"), (Stack(elsewhere=True), Stack()), entries, ops)
+    with campaign("xfs", Kernel(), PyUnionFS(extra), ops=0) as field:
+        assert field.try_case(case) is None
+        monkeypatch.setattr(rules, "SGI_ACLS", set())
+        assert (field.try_case(case) is not None) == (extra == ["passthrough=off"])
