@@ -72,7 +72,7 @@ man: $(READY) ## make the man page build/pyunionfs.1 (read it with: man -l build
 	$(BIN)/python -m unionfs.cli.manual > build/pyunionfs.1
 
 options: $(READY) ## write the table of mount options into docs/options.md and the types of unionfs.Options
-	$(BIN)/python scripts/options.py
+	$(BIN)/python -m testing.option_files
 
 dist: $(READY) ## build and check the source archive and the wheel in dist/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dist]'

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from scripts.options import MADE, REPOSITORY, updated
+from testing.mounts import REPOSITORY
+from testing.option_files import MADE, updated
 from unionfs.api import keywords
 from unionfs.api.keywords import Options, words
 from unionfs.cli import _COMMANDS, completion, fuse_overlayfs, manual

@@ -6,13 +6,8 @@ texts, man page, completion, parsing, printing) reads `unionfs/options/table.py`
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
-
-from unionfs.options.table import GROUPS, OPTIONS  # noqa: E402  (this checkout's)
+from testing.mounts import REPOSITORY
+from unionfs.options.table import GROUPS, OPTIONS
 
 BEGIN = "`make options` writes what follows from unionfs/options/table.py"
 END = "`make options` writes what precedes"
