@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from testing import processes
 from testing.bench.rounds import Bench
 from testing.bench.sizes import QUICK
 from testing.bench.systems import BenchError, Overlayfs, PyUnionFS
@@ -95,7 +95,8 @@ def test_a_daemon_that_hangs_is_killed_and_the_run_goes_on(tmp_path: Path) -> No
     def work(run: Run) -> None:
         daemons.append(run.mounted.pid)
         if len(daemons) == 1:
-            os.kill(run.mounted.pid, signal.SIGSTOP)
+            processes.stop(run.mounted.pid)
+            (run.merged / "never").touch()
         with run.timed("hangs"):
             (run.merged / "file").touch()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from testing import processes
 from testing.crash import load
 from testing.crash.model import Model, Node, Op, pattern
 from testing.crash.record import LAYERS, record, recorded
@@ -55,13 +56,6 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def _stop(pid: int) -> None:
-    """SIGSTOP; when this returns no thread of the process runs any more."""
-    os.kill(pid, signal.SIGSTOP)
-    threads = Path(f"/proc/{pid}/task")
-    _until(lambda: all("State:\tT" in (each / "status").read_text() for each in threads.iterdir()))
-
-
 def test_kernel_overlayfs_sets_the_time_before_the_data_of_a_write(tmp_path: Path) -> None:
     """A write(2) whose caller is killed while its data is read leaves the new time, and no data.
 
@@ -86,7 +80,7 @@ def test_kernel_overlayfs_sets_the_time_before_the_data_of_a_write(tmp_path: Pat
             if writer == 0:
                 try:
                     fd = os.open(file, os.O_WRONLY)
-                    _stop(daemon.pid)
+                    processes.stop(daemon.pid)
                     os.write(fd, data)
                 finally:
                     os._exit(1)
@@ -114,7 +108,7 @@ def _written_but_for_the_data(
         os.pwrite(fd, pattern(1, PAGE), 0)
         os.fsync(fd)
         os.utime(path, ns=(THEN, THEN))
-        _stop(daemon.pid)
+        processes.stop(daemon.pid)
         try:
             # Within a page that the kernel has to read first.
             at = op[2] if op[0] == "write" else SIZE

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from testing import processes
 from tests.mount.rig import eventually, foreground, gone, mount, run
 from tests.support.mounts import mount_types, needs_fuse, needs_root, umount
 
@@ -131,7 +132,7 @@ def test_a_new_mount_that_has_the_number_of_the_dead_one_is_left_alone(base: Pat
     first = mount(base, *AUTO)
     guard = guard_of(first)
     device = os.stat(base / "merged").st_dev
-    os.kill(guard, signal.SIGSTOP)
+    processes.stop(guard)
     try:
         kill(first)
         umount(base / "merged")

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from testing import processes
 from tests.mount.rig import mount, run
 from tests.support.mounts import needs_fuse, needs_root
 from tests.support.transports import one_transport
@@ -64,7 +65,7 @@ def test_a_read_only_union(base: Path) -> None:
 @one_transport
 def test_a_daemon_that_does_not_answer(base: Path) -> None:
     pid = mount(base)
-    os.kill(pid, 19)  # SIGSTOP
+    processes.stop(pid)
     try:
         done = run("changes", base / "merged", status=1)
         assert "give the upper directory instead" in done.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from testing import processes
 from tests.mount.rig import PATIENCE, eventually, foreground, gone, mount, run, statuses
 from tests.support.mounts import (
     command,
@@ -102,7 +103,7 @@ def test_sighup_does_not_end_a_background_mount(base: Path) -> None:
 
 def test_signals_that_come_together_are_all_heeded(base: Path) -> None:
     pid = mount(base)
-    os.kill(pid, signal.SIGSTOP)
+    processes.stop(pid)
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
         os.kill(pid, number)
     assert eventually(lambda: gone(pid))
