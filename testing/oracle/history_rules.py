@@ -18,6 +18,8 @@ from testing.oracle.snapshot import Snapshot
 from testing.oracle.vocabulary import CAPABILITY
 
 _OPENS = ("open", "openat", "reopen")
+_PUNCH_HOLE = 2
+"""FALLOC_FL_PUNCH_HOLE"""
 _NOT_SUPPORTED = errno.errorcode[errno.EOPNOTSUPP]
 """It has two names."""
 
@@ -88,7 +90,7 @@ class ClearedTargets:
 
 
 class FailedAllocations:
-    """The mtime of a file, without passthrough, after an fallocate(2) that upper's filesystem does not have.
+    """The mtime of a file, without passthrough, after an fallocate(2) that upper's filesystem does not do.
 
     fuse.ko sets it before it asks (fuse_file_fallocate(): file_modified()), and keeps the times of what it
     caches; overlayfs sets it after a success (ovl_fallocate(): ovl_file_modified()). Forgiven is a subject's
@@ -104,7 +106,9 @@ class FailedAllocations:
         self._marked.follow(op, reference)
         if not self._silent:
             return reference
-        if op.name == "fallocate" and reference == subject == ("error", _NOT_SUPPORTED):
+        if op.name == "fallocate" and (
+            reference == subject == ("error", _NOT_SUPPORTED) or _changes_nothing(op, reference)
+        ):
             self._marked.names.add(self._marked.name(op))
         if op not in self._marked or not reference[0] == subject[0] == "ok":
             return reference
@@ -137,6 +141,15 @@ class FailedAllocations:
         self._marked.remount()
 
 
+def _changes_nothing(op: Op, outcome: Outcome) -> bool:
+    """Whether it was a hole beyond the end of a file: btrfs_punch_hole() leaves the mtime then."""
+    if outcome[0] != "ok":
+        return False
+    _, mode, offset, _ = op.args
+    st = stat_of(outcome[1])[1]
+    return bool(mode & _PUNCH_HOLE) and st is not None and offset >= st[4] and st[-1] != "now"
+
+
 class UnwrittenOpens:
     """Files that were opened for writing, where the kernel opens files without asking (docs/semantics.md).
 
@@ -153,6 +166,8 @@ class UnwrittenOpens:
     def follow(self, op: Op, outcome: Outcome) -> None:
         """To be called for every operation, with what it was for the reference."""
         self._marked.follow(op, outcome)
+        if op.name == "mmap_write" and outcome == ("ok", "too short"):
+            self._marked.names.add(self._marked.name(op))
         if outcome[0] == "ok" and op.name in (*_OPENS, "put"):
             flags = op.args[2 if op.name == "openat" else 1]
             if flags & os.O_ACCMODE != os.O_RDONLY:
