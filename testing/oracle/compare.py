@@ -363,7 +363,10 @@ def _subject(
                     forgiven = failed.times_differ = True
                 if right.side.records_in_files and is_name_too_long_for_a_mark(op, expected, outcome):
                     raise PartedWays
-                if right.side.uses_passthrough and is_stale_to_write(op, expected, outcome):
+                every = right.side.uses_passthrough
+                if (every or right.side.reads_large_by_passthrough) and is_stale_to_write(
+                    op, expected, outcome, large_only=not every
+                ):
                     raise PartedWays
                 if failed.unwritten.needs_redirect(op, expected, outcome):
                     raise PartedWays

@@ -142,12 +142,12 @@ class FailedAllocations:
 
 
 def _changes_nothing(op: Op, outcome: Outcome) -> bool:
-    """Whether it was a hole beyond the end of a file: btrfs_punch_hole() leaves the mtime then."""
+    """Whether it was a hole where there is no data already: btrfs_punch_hole() leaves the mtime then."""
     if outcome[0] != "ok":
         return False
-    _, mode, offset, _ = op.args
+    mode = op.args[1]
     st = stat_of(outcome[1])[1]
-    return bool(mode & _PUNCH_HOLE) and st is not None and offset >= st[4] and st[-1] != "now"
+    return bool(mode & _PUNCH_HOLE) and st is not None and st[-1] != "now"
 
 
 class UnwrittenOpens:

@@ -18,6 +18,7 @@ from testing.oracle.descriptor_rules import Slot, plain, stat_of
 from testing.oracle.history_rules import ClearedTargets, FailedAllocations, UnwrittenOpens
 from testing.oracle.operations import RENAME_EXCHANGE, Outcome
 from testing.oracle.snapshot import Snapshot
+from unionfs.transport.direct.lower_reads import LARGE_FILE
 
 OPAQUE = "trusted.overlay.opaque"
 REDIRECT = "trusted.overlay.redirect"
@@ -98,13 +99,16 @@ def is_resurrection(op: Op, reference: Outcome, subject: Outcome) -> bool:
     return bool(theirs[5] > 0 and ours[5] == 0)
 
 
-def is_stale_to_write(op: Op, reference: Outcome, subject: Outcome) -> bool:
+def is_stale_to_write(op: Op, reference: Outcome, subject: Outcome, *, large_only: bool) -> bool:
     """Opening to write, by /proc/PID/fd, a lower file that is read by passthrough (docs/semantics.md).
 
     The slot is another's file then on the one side, and empty on the other.
     """
     writes = op.name == "reopen" and op.args[1] & (os.O_ACCMODE | os.O_TRUNC)
-    return bool(writes) and reference[0] == "ok" and subject == ("error", "ESTALE")
+    if not writes or reference[0] != "ok" or subject != ("error", "ESTALE"):
+        return False
+    st = stat_of(reference[1])[1]
+    return not large_only or (st is not None and st[4] >= LARGE_FILE)
 
 
 def is_other_check_first(op: Op, reference: Outcome, subject: Outcome) -> bool:

@@ -57,6 +57,8 @@ class Side(ABC):
     name: str
     uses_passthrough = False
     """Whether the kernel reads all lower files by itself, and old readers keep them."""
+    reads_large_by_passthrough = False
+    """Whether it does so for large lower files, at least."""
     allocates = True
     """Whether there is fallocate(2)."""
     records_in_files = False
@@ -116,6 +118,8 @@ class PyUnionFS(Side):
         self.extra = list(extra)
         self._direct = transports.chosen() != "pyfuse3" and "timeout" not in "".join(extra)
         self.uses_passthrough = self._direct and "passthrough=on" in extra and "coherent" not in extra
+        small_only = {"passthrough=off", "coherent"}.intersection(extra)
+        self.reads_large_by_passthrough = self._direct and not small_only
         # README.md: libfuse's binding has none.
         self.allocates = transports.chosen() != "pyfuse3"
         self.records_in_files = "whiteouts=aufs" in extra
