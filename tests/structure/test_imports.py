@@ -54,7 +54,7 @@ def folder(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
-@pytest.mark.parametrize("package", ["unionfs", "scripts", "tests"])
+@pytest.mark.parametrize("package", ["unionfs", "scripts", "testing", "tests"])
 def test_no_circle(package: str) -> None:
     assert " -> ".join(circle(graph(ROOT, package))) == ""
 
