@@ -13,6 +13,7 @@ from tests.transport.direct.conftest import Start
 from tests.transport.direct.kernel import EVERYTHING, Kernel
 from tests.transport.direct.test_stale import MODE
 from unionfs.overlay.config import UnionConfig
+from unionfs.overlay.inode import File
 from unionfs.transport.direct import lower_reads, sibling_readahead
 from unionfs.transport.direct import protocol as p
 from unionfs.transport.session import SessionOptions
@@ -110,3 +111,17 @@ def test_files_that_are_gone_or_changed_cost_nothing(walked: Kernel, disk: Disk,
     open_each(walked, disk, [name for name in NAMES[5:34] if name != "30"])
     assert "34" in disk.ahead, "tried, and no harm done"
     assert not {"30", "32"} & set(disk.ahead)
+
+
+def test_a_file_without_a_name_has_no_siblings(walked: Kernel, disk: Disk) -> None:
+    """Opened by /proc/PID/fd, say, after it was removed."""
+    node = walked.node("many/05")
+    held, *_ = p.OPEN_OUT.unpack(walked.body(p.Opcode.OPEN, node, p.OPEN_IN.pack(os.O_RDONLY, 0)))
+    walked.body(p.Opcode.UNLINK, walked.node("many"), b"05\0")
+    walked.release(node, held)
+    inode = walked.union.inode(node)
+    assert inode.parent is None
+    readahead = sibling_readahead.SiblingReadahead(walked.session._server.readers, 4096)
+    assert isinstance(inode, File)
+    readahead.opened(inode, cold=True)
+    assert disk.ahead == []

@@ -26,13 +26,12 @@ _BATCH = 8
 class SiblingReadahead:
     """The one walk that is followed. State thread only."""
 
-    __slots__ = ("_directory", "_expected", "_length", "_pool", "_streak", "_upcoming", "_was_right")
+    __slots__ = ("_expected", "_length", "_pool", "_streak", "_upcoming", "_was_right")
 
     def __init__(self, pool: ThreadPoolExecutor, length: int) -> None:
         """*pool* reads; of each file the first *length* bytes."""
         self._pool = pool
         self._length = length
-        self._directory: Directory | None = None
         self._streak = 0
         self._was_right = False
         # Files that are being read, or that should be opened next while the streak is counted.
@@ -62,21 +61,8 @@ class SiblingReadahead:
         self._streak = _STREAK if self._was_right and self._streak >= _STREAK else 1
         self._was_right = False
         self._expected.clear()
-        self._directory = inode.parent
-        names = iter(() if inode.parent is None else list(inode.parent.children))
-        for name in names:
-            if name == inode.name:
-                break
-        self._upcoming = self._files(names)
-
-    def _files(self, names: Iterator[bytes]) -> Iterator[File]:
-        """Of *names*, the regular files whose data is in a lower."""
-        directory = self._directory
-        assert directory is not None
-        for name in names:
-            child = directory.children.get(name)
-            if isinstance(child, File) and stat.S_ISREG(child.mode) and not child.on_upper:
-                yield child
+        # A file without a name has no siblings.
+        self._upcoming = iter(()) if inode.parent is None else _lower_files(inode.parent, inode.name)
 
     def _read(self, files: list[File]) -> None:
         """Have a worker read them, through descriptors of its own."""
@@ -89,6 +75,18 @@ class SiblingReadahead:
         Server.submit(
             self._pool, read_ahead, [(os.dup(fd), names) for fd, names in by_directory.items()], self._length
         )
+
+
+def _lower_files(directory: Directory, after: bytes) -> Iterator[File]:
+    """Of the known names that follow *after*, the regular files whose data is in a lower."""
+    names = iter(list(directory.children))
+    for name in names:
+        if name == after:
+            break
+    for name in names:
+        child = directory.children.get(name)
+        if isinstance(child, File) and stat.S_ISREG(child.mode) and not child.on_upper:
+            yield child
 
 
 def read_ahead(directories: list[tuple[int, list[bytes]]], length: int) -> None:
