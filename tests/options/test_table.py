@@ -19,9 +19,10 @@ from unionfs.cli.mount import option_tables
 from unionfs.cli.mount import parser as mount_parser
 from unionfs.errors import OptionError
 from unionfs.options import mount_options
+from unionfs.options.kinds import SECONDS
 from unionfs.options.lists import escape
 from unionfs.options.mount_options import MountOptions
-from unionfs.options.table import GROUPS, OPTIONS, SECONDS, Option
+from unionfs.options.table import GROUPS, OPTIONS, Option
 from unionfs.overlay.config import OwnersConfig, UnionConfig
 from unionfs.transport.mount import _FLAGS, FuseMountOptions
 from unionfs.transport.session import SessionOptions

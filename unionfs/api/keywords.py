@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol, TypedDict, TypeVar
 
 from unionfs.errors import OptionError
+from unionfs.options.kinds import FILE, ID_MAP
 from unionfs.options.lists import escape
-from unionfs.options.table import FILE, ID_MAP, OPTIONS, Option
+from unionfs.options.table import OPTIONS, Option
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 

@@ -11,23 +11,27 @@ Every `mount` loads this module, hence named tuples and no dataclasses: those ar
 
 from __future__ import annotations
 
-import itertools
 import keyword
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from unionfs.errors import OptionError
+from unionfs.options.kinds import (
+    BYTES,
+    COUNT,
+    DIRECTORY,
+    FILE,
+    ID,
+    ID_MAP,
+    LABEL,
+    LAYER,
+    LOWERS,
+    SECONDS,
+    TEXT,
+    Kind,
+    Value,
+)
 from unionfs.options.lists import escape, unescape
-from unionfs.overlay.config import IdMap
-
-Value = bool | str | float | IdMap
-
-MIN_MAX_READ = 4096
-"""The kernel's own lower bound of a read request."""
-
-_MAX_ID = (1 << 32) - 2
-"""4294967295 is "no id" to chown(2)."""
 
 GROUPS = {
     "layers": "Layers",
@@ -37,20 +41,6 @@ GROUPS = {
     "data": "Requests and data",
     "daemon": "The daemon",
 }
-
-
-class Kind(NamedTuple):
-    """A type of values: how one is read, written and completed, and its type in Python.
-
-    `read` gets the option's name, for its messages, and the text. `write` makes the text that `read` takes.
-    `unescape` undoes the escapes of a list of options. `completes` is "directory", "file" or nothing.
-    """
-
-    python: str
-    read: Callable[[str, str], Value]
-    write: Callable[[Any], str] = str
-    unescape: Callable[[str], str] = unescape
-    completes: str = ""
 
 
 class Option(NamedTuple):
@@ -149,118 +139,6 @@ def _quoted(value: Value) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-def _invalid(name: str, text: str, wanted: str) -> OptionError:
-    return OptionError(f"invalid value {text!r} of mount option {name}: {wanted}")
-
-
-def _text(name: str, text: str) -> str:
-    if any(ord(character) < 32 or character == "\x7f" for character in text):
-        raise _invalid(name, text, "it has control characters; leave them out")
-    return text
-
-
-def _label(name: str, text: str) -> str:
-    if '"' in text:
-        raise _invalid(name, text, "an SELinux context has no quotation mark; leave it out")
-    return _text(name, text)
-
-
-def _path(name: str, text: str) -> str:
-    if "\0" in text:
-        raise _invalid(name, text, "a path has no NUL byte; leave it out")
-    return text
-
-
-def _bytes(name: str, text: str) -> int:
-    # The kernel has 32 bits for it.
-    if not (text.isascii() and text.isdigit() and MIN_MAX_READ <= int(text) < 1 << 32):
-        raise _invalid(name, text, f"give a number of bytes, {MIN_MAX_READ} to {(1 << 32) - 1}")
-    return int(text)
-
-
-def _count(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 1 << 63):
-        raise _invalid(name, text, f"give an integer, 0 to {(1 << 63) - 1}")
-    return int(text)
-
-
-def _seconds(name: str, text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise _invalid(name, text, f"give a number of seconds, 0 or more, as in {name}=1.5")
-    return seconds
-
-
-def _id(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_ID):
-        raise _invalid(name, text, f"give a numeric ID, 0 to {_MAX_ID}")
-    return int(text)
-
-
-def _id_map(name: str, text: str) -> IdMap:
-    # Container engines write a colon before the first triple, too; fuse-overlayfs ignores it.
-    words = [word for word in text.split(":") if word]
-    if not words or len(words) % 3 or not all(word.isascii() and word.isdigit() for word in words):
-        raise _invalid(
-            name,
-            text,
-            "give triples STORED:SHOWN:LENGTH separated by colons (IDs in the container, on the host), as in"
-            f" {name}=0:1000:1:1:100000:65536",
-        )
-    numbers = iter([int(word) for word in words])
-    ranges = tuple(zip(numbers, numbers, numbers, strict=True))
-    for stored, shown, length in ranges:
-        if length == 0 or max(stored, shown) + length - 1 > _MAX_ID:
-            raise _invalid(
-                name,
-                text,
-                f"the range {stored}:{shown}:{length} is empty or ends above {_MAX_ID}; correct its LENGTH",
-            )
-    for side, what in ((0, "container"), (1, "host")):
-        ordered = sorted((each[side], each[2]) for each in ranges)
-        for (first, length), (following, _) in itertools.pairwise(ordered):
-            if first + length > following:
-                raise _invalid(
-                    name,
-                    text,
-                    f"{what} ID {following} is in two ranges, and an ID has one mapping; correct them",
-                )
-    return ranges
-
-
-def _write_seconds(seconds: float) -> str:
-    return repr(float(seconds)).removesuffix(".0")
-
-
-def _write_id_map(ranges: IdMap) -> str:
-    return ":".join(str(number) for each in ranges for number in each)
-
-
-def _as_it_is(raw: str) -> str:
-    return raw
-
-
-def _unescape_layer(raw: str) -> str:
-    return unescape(raw, '\\,"')
-
-
-_TEXT = Kind("str", _text)
-_LABEL = Kind("str", _label)
-# A list of lowers has escapes of its own, which `split_lowers` undoes.
-_LOWERS = Kind("Paths", _path, unescape=_as_it_is, completes="directory")
-# overlayfs takes these literally; escaped is only what a list of options could not hold otherwise.
-_LAYER = Kind("Paths", _path, unescape=_unescape_layer, completes="directory")
-_DIRECTORY = Kind("StrOrBytesPath", _path, completes="directory")
-FILE = Kind("StrOrBytesPath", _path, completes="file")
-_BYTES = Kind("int", _bytes)
-_COUNT = Kind("int", _count)
-SECONDS = Kind("float", _seconds, _write_seconds)
-_ID = Kind("int", _id)
-ID_MAP = Kind("IdRanges", _id_map, _write_id_map)
-
 _ON_OFF: dict[str, Value] = {"on": True, "off": False}
 _YES_NO: dict[str, Value] = {"0": False, "1": True}
 _NO_YES: dict[str, Value] = {"0": True, "1": False}
@@ -277,7 +155,7 @@ _OPTIONS = (
         "lowerdir",
         "layers",
         "lower layers, topmost first, separated by colons; then data-only layers, each after two colons",
-        _LOWERS,
+        LOWERS,
         "LOWER[:LOWER...][::DATA...]",
         parameter="lowers",
     ),
@@ -286,7 +164,7 @@ _OPTIONS = (
         "lowerdir+",
         "layers",
         "one more lower layer below the others; a colon needs no escape",
-        _LAYER,
+        LAYER,
         "LOWER",
         repeatable=True,
         parameter="lowers",
@@ -296,7 +174,7 @@ _OPTIONS = (
         "datadir+",
         "layers",
         "one more data-only lower layer; a colon needs no escape",
-        _LAYER,
+        LAYER,
         "DATA",
         repeatable=True,
         parameter="data_lowers",
@@ -306,7 +184,7 @@ _OPTIONS = (
         "upperdir",
         "layers",
         "upper layer, which takes all changes; without it the mount is read-only",
-        _DIRECTORY,
+        DIRECTORY,
         "UPPER",
         parameter="upper",
     ),
@@ -315,7 +193,7 @@ _OPTIONS = (
         "workdir",
         "layers",
         "work directory, an empty directory on the filesystem of upperdir",
-        _DIRECTORY,
+        DIRECTORY,
         "WORK",
         parameter="work",
     ),
@@ -336,7 +214,7 @@ _OPTIONS = (
         "union",
         "where no redirect may be created, a lower directory with up to this much data is renamed by copying;"
         " 0: EXDEV",
-        _COUNT,
+        COUNT,
         "BYTES",
         default="1073741824",
         default_note="0 if redirect_dir is given and not on",
@@ -346,7 +224,7 @@ _OPTIONS = (
         "rename_copy_files",
         "union",
         "limit of such a copy in files and directories",
-        _COUNT,
+        COUNT,
         "NUMBER",
         default="100000",
     ),
@@ -484,8 +362,8 @@ _OPTIONS = (
         "STORED:SHOWN:LENGTH[:...]",
     ),
     Option("squash_to_root", "squash_to_root", "owners", "every file is shown as owned by root", flag=True),
-    Option("squash_to_uid", "squash_uid", "owners", "user ID shown as the owner of every file", _ID, "UID"),
-    Option("squash_to_gid", "squash_gid", "owners", "group ID shown for every file", _ID, "GID"),
+    Option("squash_to_uid", "squash_uid", "owners", "user ID shown as the owner of every file", ID, "UID"),
+    Option("squash_to_gid", "squash_gid", "owners", "group ID shown for every file", ID, "GID"),
     Option(
         "xattr_permissions",
         "xattr_permissions",
@@ -584,26 +462,24 @@ _OPTIONS = (
         flag=True,
     ),
     Option("auto_unmount", "auto_unmount", "mount", "unmount when the daemon is killed", flag=True),
-    Option("fsname", "fsname", "mount", "source in the mount table", _TEXT, "NAME", default="pyunionfs"),
+    Option("fsname", "fsname", "mount", "source in the mount table", TEXT, "NAME", default="pyunionfs"),
     Option(
         "subtype",
         "subtype",
         "mount",
         "filesystem type in the mount table, as fuse.NAME",
-        _TEXT,
+        TEXT,
         "NAME",
         default="pyunionfs",
     ),
-    Option("context", "context", "mount", "SELinux context of every file; root only", _LABEL, "LABEL"),
-    Option(
-        "fscontext", "fscontext", "mount", "SELinux context of the filesystem; root only", _LABEL, "LABEL"
-    ),
+    Option("context", "context", "mount", "SELinux context of every file; root only", LABEL, "LABEL"),
+    Option("fscontext", "fscontext", "mount", "SELinux context of the filesystem; root only", LABEL, "LABEL"),
     Option(
         "defcontext",
         "defcontext",
         "mount",
         "SELinux context of files without a label; root only",
-        _LABEL,
+        LABEL,
         "LABEL",
     ),
     Option(
@@ -611,7 +487,7 @@ _OPTIONS = (
         "rootcontext",
         "mount",
         "SELinux context of the root directory; root only",
-        _LABEL,
+        LABEL,
         "LABEL",
     ),
     # --- requests and data -----------------------------------------------------------------------
@@ -649,7 +525,7 @@ _OPTIONS = (
         values=_YES_NO,
         default="1",
     ),
-    Option("max_read", "max_read", "data", "maximum size of a read request", _BYTES, "BYTES"),
+    Option("max_read", "max_read", "data", "maximum size of a read request", BYTES, "BYTES"),
     Option("threaded", "", "data", "accepted for fuse-overlayfs, without effect", flag=True, values=_YES_NO),
     # --- the daemon ------------------------------------------------------------------------------
     Option("debug", "debug", "daemon", "log every request", flag=True),
