@@ -132,6 +132,15 @@ def filesystem_type(fd: int) -> int:
     return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
 
 
+_LOCAL_FILESYSTEMS = frozenset((0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x794C7630))
+"""f_type of ext4, xfs, btrfs, tmpfs, f2fs and overlayfs: their close(2) reports no late error."""
+
+
+def needs_flush(fd: int) -> bool:
+    """Whether a close(2) of a file on the filesystem of *fd* may report an error of earlier writes."""
+    return filesystem_type(fd) not in _LOCAL_FILESYSTEMS
+
+
 def malloc_trim() -> None:
     """Return the C library's free memory to the system, where it is glibc."""
     trim = getattr(_libc, "malloc_trim", None)

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from unionfs.linux.syscalls import filesystem_type
+from unionfs.linux.syscalls import needs_flush
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import Inode
@@ -24,9 +24,6 @@ from unionfs.transport.direct.replies import ReplyPacker
 from unionfs.transport.direct.requests import Buffer, caller, creator, malformed, name_at, string_at
 from unionfs.transport.direct.server import Handler, Reply, Server
 from unionfs.transport.direct.writeback_errors import WritebackErrors
-
-LOCAL_FILESYSTEMS = frozenset((0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x794C7630))
-"""f_type of ext4, xfs, btrfs, tmpfs, f2fs and overlayfs: their close(2) reports no late error."""
 
 _CHUNK = 64 << 20
 """Bytes that copy_file_range copies in one request at most, after which a killed caller can end."""
@@ -72,7 +69,7 @@ class FileOps:
         union = server.union
         # With timeouts the layers may change underneath: each open drops what was cached.
         self._open_flags = p.FOPEN_KEEP_CACHE if union.fs.layers_static else 0
-        self._needs_flush = filesystem_type(union.fs.root.top.open()) not in LOCAL_FILESYSTEMS
+        self._needs_flush = needs_flush(union.fs.root.top.open())
         if not self._needs_flush:
             self._open_flags |= p.FOPEN_NOFLUSH
         # Passthrough excludes the flags of the kernel's cache (FOPEN_PASSTHROUGH_MASK).

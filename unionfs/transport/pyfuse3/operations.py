@@ -17,7 +17,7 @@ import os
 import pyfuse3
 import trio
 
-from unionfs.linux.syscalls import filesystem_type
+from unionfs.linux.syscalls import needs_flush
 from unionfs.overlay.attr import Changes, blocks, link_counter
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
@@ -34,9 +34,6 @@ _FOREVER = 1e9
 
 _COPY_THREADS = 4
 _SYNC_THREADS = 8
-
-_LOCAL_FILESYSTEMS = frozenset((0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x794C7630))
-"""f_type of ext4, xfs, btrfs, tmpfs, f2fs and overlayfs: their close(2) reports no late error."""
 
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:
@@ -83,7 +80,7 @@ class Operations(pyfuse3.Operations):
         self._links = link_counter(union.fs)
         self._timeout = _FOREVER if timeout is None else timeout
         self._keep_cache = timeout is None
-        self._needs_flush = filesystem_type(union.fs.root.top.open()) not in _LOCAL_FILESYSTEMS
+        self._needs_flush = needs_flush(union.fs.root.top.open())
 
     # --- helpers ---------------------------------------------------------------------------------
 
