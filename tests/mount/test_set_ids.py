@@ -11,6 +11,7 @@ import itertools
 import mmap
 import os
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -319,3 +320,70 @@ def test_a_chown_that_leaves_both_ids_is_a_change(way: str) -> None:
                     del changed[path.name][3:]
     wanted = found["overlayfs"]
     assert {name: one for name, one in found[way].items() if one != wanted[name]} == {}, wanted
+
+
+# Access ACLs as (owner, named user, owning group, named group, mask, others); None: no such entry.
+ACLS = {
+    "user": (7, 7, 0, None, 7, 0),
+    "user, masked": (7, 7, 0, None, 5, 0),
+    "user, others": (7, 5, 7, None, 7, 7),
+    "owning group": (7, None, 6, 0, 7, 0),
+    "named group": (7, None, 0, 6, 7, 0),
+    "groups, masked": (7, None, 6, 6, 1, 7),
+    "others": (7, None, 0, None, None, 6),
+    "no group, others": (7, None, 0, 0, 7, 6),
+}
+NAMED_GROUP = 2200
+BY_ACL = {
+    "named": (USER, ()),
+    "member": (FRIEND, (GROUP,)),
+    "in named group": (FRIEND, (NAMED_GROUP,)),
+    "other": (FRIEND, ()),
+}
+WRITES = ("write", "truncate", "ftruncate", "only open")
+
+
+def access_acl(
+    owner: int, user: int | None, group: int, named: int | None, mask: int | None, others: int
+) -> bytes:
+    tags = [
+        (1, owner, -1),
+        (2, user, USER),
+        (4, group, -1),
+        (8, named, NAMED_GROUP),
+        (16, mask, -1),
+        (32, others, -1),
+    ]
+    packed = [
+        struct.pack("<HHI", tag, given, number & 0xFFFFFFFF)
+        for tag, given, number in tags
+        if given is not None
+    ]
+    return struct.pack("<I", 2) + b"".join(packed)
+
+
+def with_acls(lower: Path, upper: Path) -> None:
+    for directory, named, who, how in itertools.product((lower, upper), ACLS, BY_ACL, WRITES):
+        path = directory / f"{directory.name} {named}: {who}" / how
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(DATA)
+        os.chown(path, 0, GROUP)
+        path.chmod(0o6711)
+        os.setxattr(path, "system.posix_acl_access", access_acl(*ACLS[named]))
+
+
+@pytest.mark.parametrize("way", [*WAYS, "written through"])
+def test_writes_that_only_an_acl_allows_take_set_ids_away(way: str) -> None:
+    """Where opens are silent, what comes before such a write looks like a chown(2) that leaves both ids."""
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    through = way == "written through"
+    for one in ("overlayfs", "cached" if through else way):
+        options = ["writeback=0"] if through and one != "overlayfs" else []
+        with side(one, with_acls, options=options) as mounted:
+            changed = found[one] = {}
+            for path in sorted(mounted.merged.glob("*/*")):
+                uid, groups = BY_ACL[path.parent.name.split(": ")[1]]
+                outcome = in_child(functools.partial(HOWS[path.name], path), uid, groups)
+                changed[f"{path.parent.name} {path.name}"] = (outcome, oct(path.stat().st_mode))
+    wanted, got = found.values()
+    assert {name: (one, wanted[name]) for name, one in got.items() if one != wanted[name]} == {}

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unionfs.linux import fileattr
+from unionfs.overlay import xattr
 from unionfs.overlay.access import WRITE, OwnerAccess, open_for_daemon
 from unionfs.overlay.copy_up import ensure_upper
-from unionfs.overlay.cred import CAP_FOWNER, CAP_FSETID, Caller
+from unionfs.overlay.cred import CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.inode import Directory, File, Inode
+from unionfs.overlay.owners import acl
 from unionfs.overlay.priv import drop_set_ids, without_set_ids
 from unionfs.overlay.protect import check_changeable, check_not_append, check_writable, protection
 
@@ -211,8 +213,7 @@ def _set_nothing(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool |
         # The kernel has asked for it, and removed it by now if there was one.
         writing = not (inode.no_capability or inode.no_xattrs)
     if not writing and without_set_ids(st, caller, keep_group=keeps_group) != st.st_mode:
-        may_write = st.st_mode & stat.S_IWOTH or (st.st_mode & stat.S_IWGRP and caller.in_group(st.st_gid))
-        allowed = caller.uid == st.st_uid or (writing is None and may_write)
+        allowed = caller.uid == st.st_uid or (writing is None and _may_write(fs, inode, st, caller))
         if not allowed and not caller.has_capability(CAP_FOWNER, st):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         check_changeable(fs, inode)
@@ -224,6 +225,19 @@ def _set_nothing(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool |
         drop_set_ids(inode, caller, kill=True, keep_group=keeps_group)
         inode.set_owner(*inode.owner_to_store(None, None))
     return inode.lstat()
+
+
+def _may_write(fs: OverlayFs, inode: File, st: os.stat_result, caller: Caller) -> bool:
+    """Whether *caller*, who is not the owner, may open a file for writing (generic_permission())."""
+    if caller.has_capability(CAP_DAC_OVERRIDE, st):
+        return True
+    try:
+        access = xattr.getxattr(fs, inode, acl.ACCESS.encode())
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+            raise
+        return bool(st.st_mode & (stat.S_IWGRP if caller.in_group(st.st_gid) else stat.S_IWOTH))
+    return acl.grants(access, os.W_OK, caller.uid, st.st_uid, caller.in_group, st.st_gid)
 
 
 def _check(fs: OverlayFs, inode: Inode, changes: Changes, handle: OpenFile | None) -> None:

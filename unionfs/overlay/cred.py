@@ -90,6 +90,7 @@ class Caller:
             return []
 
 
+CAP_DAC_OVERRIDE = 1
 CAP_FOWNER = 3
 CAP_FSETID = 4
 CAP_SETUID = 7

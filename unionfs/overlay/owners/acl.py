@@ -7,7 +7,7 @@ the owner's, the others', and the mask's, or the owning group's where there is n
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 ACCESS = "system.posix_acl_access"
 DEFAULT = "system.posix_acl_default"
@@ -79,3 +79,25 @@ def inherited(default: bytes, mode: int) -> tuple[int, bytes | None]:
     if all(tag in (USER_OBJ, GROUP_OBJ, OTHER) for tag, _, _ in found):
         return mode, None
     return mode, with_mode(default, mode)
+
+
+def grants(
+    value: bytes, wanted: int, uid: int, owner: int, in_group: Callable[[int], bool], group: int
+) -> bool:
+    """Whether an access ACL lets a process have *wanted* (rwx bits) of a file (posix_acl_permission()).
+
+    *owner* and *group* are the file's; *uid* and *in_group* (one of its groups?) the process's.
+    """
+    found = list(entries(value))
+    mask = next((permissions for tag, permissions, _ in found if tag == MASK), 7)
+    of_groups = []
+    for tag, permissions, number in found:
+        if tag == USER_OBJ and uid == owner:
+            return permissions & wanted == wanted
+        if tag == USER and number == uid:
+            return permissions & mask & wanted == wanted
+        if (tag == GROUP_OBJ and in_group(group)) or (tag == GROUP and in_group(number)):
+            of_groups.append(permissions)
+        if tag == OTHER and not of_groups:
+            return permissions & wanted == wanted
+    return any(permissions & mask & wanted == wanted for permissions in of_groups)
