@@ -1,12 +1,15 @@
-"""What can go wrong before a mount serves, as exceptions.
+"""What can go wrong before a mount serves, and with an image, as exceptions.
 
     PyUnionFSError
-    ├── OptionError   the command line or a mount option is wrong
-    └── MountError    the machine or the directories refuse
+    ├── OptionError      the command line or a mount option is wrong
+    ├── MountError       the machine or the directories refuse
+    ├── ImageError       an image, a layer, a registry or the store does not hold what it must
+    │   └── NotFoundError   there is no such image, layer or blob
+    └── ContainerError   a container cannot be made, started or changed
 
 A message is one line: what was asked, what is wrong and what to do about it. It is printed as it stands, so
-it names
-paths and never a Python type. What a request of a running mount gets is never one of these but an `OSError`.
+it names paths and never a Python type. What a request of a running mount gets is never one of these but an
+`OSError`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,18 @@ class OptionError(PyUnionFSError):
 
 class MountError(PyUnionFSError):
     """The machine or the directories cannot do what was asked, or it would lose data."""
+
+
+class ImageError(PyUnionFSError):
+    """An image, a layer, a registry or the store does not hold what it must; nothing was stored."""
+
+
+class NotFoundError(ImageError):
+    """There is no such image, layer or blob, where it was looked for."""
+
+
+class ContainerError(PyUnionFSError):
+    """A container cannot be made, started or changed as asked."""
 
 
 _STEPS = {

@@ -21,6 +21,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "linux": set(),
     "overlay": CORE,
     "offline": UNION,
+    "image": UNION | {"offline"},
+    "registry": CORE | {"image"},
+    "container": UNION | {"offline", "image", "transport", "options", "control", "daemon"},
     "transport": UNION,
     "options": UNION | {"transport"},
     "control": UNION | {"transport", "options"},
@@ -28,7 +31,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "api": MOUNTED | {"daemon"},
     "__init__": {"api", "errors"},
     "pytest_plugin": {"api", "__init__"},
-    "cli": MOUNTED | {"daemon", "offline", "__init__"},
+    "cli": MOUNTED | {"daemon", "offline", "image", "registry", "container", "__init__"},
     "__main__": {"cli"},
 }
 """Each folder and loose module of unionfs/, and what it may import besides itself."""

@@ -1,0 +1,113 @@
+"""Blobs: content under its digest. What enters is verified first; what is there is whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from unionfs.errors import ImageError, NotFoundError
+from unionfs.image.digest import Digest, Readable, VerifyingReader, digest_of
+from unionfs.image.model import MOST_BYTES, Descriptor
+from unionfs.image.store import Store, sync_directory
+
+_BLOCK = 1 << 20
+
+
+def path_of(store: Store, digest: Digest) -> Path:
+    """Where a blob lies, whether it is there or not."""
+    return store.blobs / digest.algorithm / digest.hex
+
+
+def has(store: Store, digest: Digest) -> bool:
+    """Whether a blob is there."""
+    return path_of(store, digest).exists()
+
+
+def read_small(store: Store, descriptor: Descriptor, what: str) -> bytes:
+    """A manifest, index or config, verified once more: it is small, and decides about all else.
+
+    Raises NotFoundError where it is not there, ImageError where it is not what its descriptor says.
+    """
+    if descriptor.size > MOST_BYTES:
+        raise ImageError(f"{what}: {descriptor.size} bytes, where at most {MOST_BYTES} are read")
+    with open_blob(store, descriptor.id, what) as file:
+        reader = VerifyingReader(file, descriptor.id, descriptor.size, what)
+        return b"".join(iter(lambda: reader.read(_BLOCK), b""))
+
+
+def open_blob(store: Store, digest: Digest, what: str) -> BlobFile:
+    """A blob, to be read. Raises NotFoundError where it is not in the store."""
+    try:
+        return BlobFile(os.open(path_of(store, digest), os.O_RDONLY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise NotFoundError(f"{what}: {digest} is not in the store {store.root}") from None
+
+
+class BlobFile:
+    """An open blob, unbuffered."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def read(self, size: int, /) -> bytes:
+        return os.read(self.fd, size)
+
+    def __enter__(self) -> BlobFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self.fd)
+
+
+def put_bytes(store: Store, content: bytes) -> Digest:
+    """Store content that was made here."""
+    digest = digest_of(content)
+    if not has(store, digest):
+        with store.claim(f"blob-{digest.hex}") as place:
+            part = place / "data"
+            part.write_bytes(content)
+            publish(store, part, digest)
+    return digest
+
+
+def put(store: Store, source: Readable, descriptor: Descriptor, what: str) -> None:
+    """Store a blob as it streams by. A mismatch of digest or size raises ImageError and stores nothing."""
+    if has(store, descriptor.id):
+        return
+    with store.claim(f"blob-{descriptor.id.hex}") as place:
+        if has(store, descriptor.id):
+            return
+        part = place / "data"
+        reader = VerifyingReader(source, descriptor.id, descriptor.size, what)
+        try:
+            with part.open("wb") as file:
+                while block := reader.read(_BLOCK):
+                    file.write(block)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        publish(store, part, descriptor.id)
+
+
+def publish(store: Store, part: Path, digest: Digest) -> None:
+    """Give a file in a claimed directory, whose content is known to match, its place among the blobs."""
+    fd = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fchmod(fd, 0o644)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    target = path_of(store, digest)
+    target.parent.mkdir(exist_ok=True)
+    os.rename(part, target)
+    sync_directory(target.parent)
+
+
+def all_blobs(store: Store) -> Iterator[tuple[Digest, int]]:
+    """Each blob's digest and size."""
+    for algorithm in os.scandir(store.blobs):
+        for entry in os.scandir(algorithm.path):
+            yield Digest(f"{algorithm.name}:{entry.name}"), entry.stat().st_size

@@ -1,0 +1,138 @@
+"""index.json: which images there are, and by which names. Never names what is not in the store.
+
+An image is one descriptor of a manifest (of one platform). Its names are entries of their own with the
+annotation `org.opencontainers.image.ref.name`, which skopeo, umoci and podman read: the whole name
+(`docker.io/library/debian:12`). An image whose last name has gone to another stays, as in Docker, without a
+name. Readers take no lock: the file is replaced whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from unionfs.errors import NotFoundError
+from unionfs.image import names
+from unionfs.image.digest import Digest
+from unionfs.image.model import OCI_INDEX, Descriptor, Index, decode, encode
+from unionfs.image.store import Store
+
+REF_NAME = "org.opencontainers.image.ref.name"
+REPO_DIGESTS = "io.pyunionfs.repo-digests"
+"""`NAME@DIGEST`s by which registries know the image, with spaces between; an index's where it came by one."""
+
+
+@dataclass(slots=True)
+class Image:
+    """One image of the store: its manifest, its tags and the digests of registries."""
+
+    manifest: Descriptor
+    tags: list[names.Reference] = field(default_factory=list)
+    repo_digests: list[names.Reference] = field(default_factory=list)
+
+
+def read(store: Store) -> list[Descriptor]:
+    """The entries. A descriptor whose annotations name it, or one without a name."""
+    try:
+        content = store.index.read_bytes()
+    except FileNotFoundError:
+        return []
+    return decode(content, Index, str(store.index)).manifests
+
+
+def images(store: Store) -> list[Image]:
+    """Each image once, with all its names, in the order in which they came."""
+    found: dict[str, Image] = {}
+    for entry in read(store):
+        image = found.setdefault(entry.digest, Image(_plain(entry)))
+        name = entry.annotations.get(REF_NAME)
+        if name:
+            image.tags.append(names.parse(name))
+        for each in entry.annotations.get(REPO_DIGESTS, "").split():
+            reference = names.parse(each)
+            if reference not in image.repo_digests:
+                image.repo_digests.append(reference)
+    return list(found.values())
+
+
+def add(
+    store: Store,
+    manifest: Descriptor,
+    tag: names.Reference | None = None,
+    repo_digest: names.Reference | None = None,
+) -> None:
+    """Name an image, taking the name from the image that has it; or add it without a name.
+
+    The caller holds `Store.in_use`, and everything that the manifest leads to is in the store.
+    """
+    with store.index_lock():
+        entries = read(store)
+        digests = [repo_digest] if repo_digest is not None else []
+        for image in images(store):
+            if image.manifest.digest == manifest.digest:
+                digests = [*image.repo_digests, *(each for each in digests if each not in image.repo_digests)]
+        text = " ".join(f"{each.name}@{each.digest}" for each in digests)
+        changed = []
+        for entry in entries:
+            if tag is not None and entry.annotations.get(REF_NAME) == str(tag):
+                if entry.digest != manifest.digest:
+                    changed.append(_without_name(entry))
+                continue
+            changed.append(entry)
+        extra = {REF_NAME: str(tag)} if tag is not None else {}
+        changed.append(_annotated(manifest, {**extra, **({REPO_DIGESTS: text} if text else {})}))
+        _write(store, changed)
+
+
+def remove_tag(store: Store, tag: names.Reference, *, keep_image: bool = False) -> Digest:
+    """Take a name away; returns the manifest's digest. Raises NotFoundError where there is no such name.
+
+    With *keep_image* the image stays without a name, if that was its last.
+    """
+    with store.index_lock():
+        entries = read(store)
+        for entry in entries:
+            if entry.annotations.get(REF_NAME) == str(tag):
+                changed = [each for each in entries if each is not entry]
+                if keep_image:
+                    changed.append(_without_name(entry))
+                _write(store, changed)
+                return entry.id
+    raise NotFoundError(f"there is no image {tag.familiar}: `pyunionfs images` lists those there are")
+
+
+def remove_image(store: Store, digest: Digest) -> None:
+    """Remove every entry of an image."""
+    with store.index_lock():
+        _write(store, [each for each in read(store) if each.digest != digest])
+
+
+def _write(store: Store, entries: list[Descriptor]) -> None:
+    """An entry without a name is there only for an image that has none."""
+    named = {each.digest for each in entries if REF_NAME in each.annotations}
+    kept: list[Descriptor] = []
+    for each in entries:
+        unnamed = REF_NAME not in each.annotations
+        if unnamed and (each.digest in named or any(each.digest == other.digest for other in kept)):
+            continue
+        kept.append(each)
+    document: dict[str, object] = {
+        "schemaVersion": 2,
+        "mediaType": OCI_INDEX,
+        "manifests": kept,
+    }
+    store.write(store.index, msgspec.json.format(encode(document)))
+
+
+def _plain(entry: Descriptor) -> Descriptor:
+    return _annotated(entry, {})
+
+
+def _without_name(entry: Descriptor) -> Descriptor:
+    return _annotated(entry, {key: value for key, value in entry.annotations.items() if key != REF_NAME})
+
+
+def _annotated(entry: Descriptor, annotations: dict[str, str]) -> Descriptor:
+    """The same content with annotations of the index's own, and those of others kept out of it."""
+    return msgspec.structs.replace(entry, annotations=annotations)

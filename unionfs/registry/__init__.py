@@ -1,0 +1,4 @@
+"""Registries: pulling and pushing images by the OCI distribution protocol, and the credentials for it.
+
+Writes to the store by `image` only. Knows no mount and no process; nothing below knows of the network.
+"""
