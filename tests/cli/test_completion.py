@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from unionfs.cli import _COMMANDS, completion, main
+from unionfs.cli import completion, main
+from unionfs.cli.commands import COMMANDS
 from unionfs.cli.overview import parsers
 from unionfs.options.table import OPTIONS
 
@@ -28,7 +29,7 @@ FINDMNT = """
 
 # A line that is typed, and all that it can become, as the words after the last blank.
 CASES: dict[str, list[str]] = {
-    "pyunionfs ": list(_COMMANDS),
+    "pyunionfs ": list(COMMANDS),
     "pyunionfs umo": ["umount"],
     "pyunionfs --ver": ["--version"],
     "pyunionfs umount --l": ["--lazy"],
@@ -69,7 +70,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "bin/findmnt").write_text(FINDMNT.lstrip())
     (home / "bin/findmnt").chmod(0o755)
     for shell in completion.SHELLS:
-        (home / f".{shell}").write_text(completion.script(shell, _COMMANDS))
+        (home / f".{shell}").write_text(completion.script(shell, COMMANDS))
     (home / "functions").mkdir()
     shutil.copy(home / ".zsh", home / "functions/_pyunionfs")
     return home
@@ -229,7 +230,7 @@ def test_zsh_lists_options_with_what_they_do(home: Path) -> None:
 @pytest.mark.parametrize("shell", completion.SHELLS)
 def test_the_command_prints_it(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
-    assert capsys.readouterr().out == completion.script(shell, _COMMANDS) + "\n"
+    assert capsys.readouterr().out == completion.script(shell, COMMANDS) + "\n"
 
 
 def test_other_shells_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,7 +240,7 @@ def test_other_shells_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_every_argument_is_is_known() -> None:
     """A command that takes something new must say how that is completed."""
-    for name, parser in parsers(_COMMANDS).items():
+    for name, parser in parsers(COMMANDS).items():
         for action in parser._actions:
             if action.nargs != 0 and not isinstance(action, argparse._SubParsersAction):
                 assert isinstance(action.metavar, str), f"{name}: {action.dest} needs a metavar"

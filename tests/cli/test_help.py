@@ -8,12 +8,13 @@ import shlex
 
 import pytest
 
-from unionfs.cli import _COMMANDS, main
+from unionfs.cli import main
+from unionfs.cli.commands import COMMANDS, CONTAINERS, IMAGES, UNIONS
 from unionfs.cli.overview import EXAMPLES, overview, parsers
 from unionfs.cli.parser import Parser
 from unionfs.options.table import GROUPS, OPTIONS
 
-PARSERS = parsers(_COMMANDS)
+PARSERS = parsers(COMMANDS)
 
 
 def help_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -27,21 +28,23 @@ def help_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_the_overview_fits_on_a_screen() -> None:
-    lines = overview(_COMMANDS).splitlines()
+    lines = overview().splitlines()
     assert len(lines) <= 23  # and the prompt
     assert max(map(len, lines)) <= 80
 
 
 def test_the_overview_names_every_command_and_both_forms(capsys: pytest.CaptureFixture[str]) -> None:
     out = help_of(["--help"], capsys)
-    for name, text in _COMMANDS.items():
+    for name, text in UNIONS.items():
         assert f"\n  {name} " in out
         assert text in out
+    for name in [*IMAGES, *CONTAINERS]:
+        assert re.search(rf"(:| ) {re.escape(name)}(,|\n)", out), name
     assert "pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=" in out
     assert all(f"\n  {line} " in out for line, _ in EXAMPLES)
 
 
-@pytest.mark.parametrize("command", _COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_tells_all(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,14 +62,14 @@ def test_every_command_tells_all(
         assert all(option in out for option in action.option_strings)
 
 
-@pytest.mark.parametrize("command", _COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_example_is_a_command_line_that_is_understood(command: str) -> None:
     parser = PARSERS[command]
     for line, _ in [*parser.examples, *EXAMPLES]:
         inner = re.search(r"\$\((.*)\)", line)
         words = shlex.split(re.split(r" [|>] ", line if inner is None else inner[1])[0])
         assert words[0] == "pyunionfs"
-        assert words[1] in _COMMANDS
+        assert words[1] in COMMANDS
         if words[1] == command:
             parser.parse_intermixed_args(words[2:])
 

@@ -13,7 +13,8 @@ import pytest
 
 from tests.cli.test_terminal import ROOT
 from unionfs import __version__
-from unionfs.cli import _COMMANDS, manual
+from unionfs.cli import manual
+from unionfs.cli.commands import COMMANDS
 from unionfs.cli.overview import EXAMPLES, FORMS, parsers
 from unionfs.options.table import GROUPS, OPTIONS
 
@@ -49,7 +50,7 @@ def squeezed(text: str) -> str:
 
 
 def test_every_command_and_all_that_it_knows_is_there(text: str) -> None:
-    for command, parser in parsers(_COMMANDS).items():
+    for command, parser in parsers(COMMANDS).items():
         assert f" pyunionfs {command} {parser.usage_forms()[0]} " in text
         for said in (parser.description or "", parser.notes):
             for paragraph in said.split("\n\n"):

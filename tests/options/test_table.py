@@ -14,7 +14,8 @@ from testing.mounts import REPOSITORY
 from testing.option_files import MADE, updated
 from unionfs.api import keywords
 from unionfs.api.keywords import Options, words
-from unionfs.cli import _COMMANDS, completion, fuse_overlayfs, manual
+from unionfs.cli import completion, fuse_overlayfs, manual
+from unionfs.cli.commands import COMMANDS
 from unionfs.cli.mount import option_tables
 from unionfs.cli.mount import parser as mount_parser
 from unionfs.errors import OptionError
@@ -252,7 +253,7 @@ class TestOneMoreOption:
         shown = " ".join(mount_parser().format_help().split())
         assert " lock_wait=SECONDS how long to wait for a locked upper (default: 10)" in shown
         assert " access=never|always access times by a word" in shown
-        page = manual.page(_COMMANDS)
+        page = manual.page(COMMANDS)
         assert (
             "\\fBlock_wait\\fR=\\fISECONDS\\fR\nhow long to wait for a locked upper (default: 10)\n" in page
         )
@@ -260,7 +261,7 @@ class TestOneMoreOption:
 
     @pytest.mark.parametrize("shell", completion.SHELLS)
     def test_shells_complete_it(self, shell: str) -> None:
-        script = completion.script(shell, _COMMANDS)
+        script = completion.script(shell, COMMANDS)
         for word in {
             "bash": (" lock_wait= lambda access='", "access) compgen -W 'never always'"),
             "zsh": ("'lambda[accept a work", "access[access times by a word]:value:(never always)"),

@@ -13,19 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from unionfs.cli.commands import ALIASES, COMMANDS, module_of
 from unionfs.cli.text import RAW_OR_ESCAPED, printable
 from unionfs.errors import OptionError, PyUnionFSError, explain
-
-_COMMANDS = {
-    "mount": "mount a union of directories as one writable tree",
-    "umount": "unmount, and wait until all data is written",
-    "status": "list mounts: layers, memory, requests, work in progress",
-    "changes": "list the changes of a union against its lower layers",
-    "check": "check the layers of a union for inconsistencies, and repair them",
-    "completion": "print a completion script for a shell",
-}
-
-_ALIASES = {"unmount": "umount"}
 
 _OTHER_NAME = "fuse-overlayfs"
 """Under this name, as a symlink, the command line is that of fuse-overlayfs, whatever its first word is."""
@@ -77,28 +67,28 @@ def _run(words: list[str]) -> int:
     command, *rest = words or ["--help"]
     if command == "help" and rest:
         command, rest = rest[0], ["--help"]
-    command = _ALIASES.get(command, command)
+    command = ALIASES.get(command, command)
     if command in ("-h", "--help", "help"):
         from unionfs.cli.overview import overview
 
-        print(overview(_COMMANDS))
+        print(overview())
         return 0
     if command in ("-V", "--version", "version"):
         from unionfs import __version__
 
         print(f"pyunionfs {__version__}")
         return 0
-    if command not in _COMMANDS:
+    if command not in COMMANDS:
         from unionfs.cli import fuse_overlayfs
 
         # The name of a command is a command: a SOURCE or TARGET of such a name is written ./mount.
         if fuse_overlayfs.is_meant(words):
             return fuse_overlayfs.run(words)
         raise OptionError(
-            f"unknown command {command!r}: {_similar(command)}the commands are {', '.join(_COMMANDS)};"
+            f"unknown command {command!r}: {_similar(command)}the commands are {', '.join(COMMANDS)};"
             " see `pyunionfs --help`"
         )
-    module = importlib.import_module(f"unionfs.cli.{command}")
+    module = importlib.import_module(module_of(command))
     status: int = module.run(rest)
     return status
 
@@ -107,5 +97,5 @@ def _similar(word: str) -> str:
     """A hint at the command of the most similar name."""
     import difflib
 
-    similar = difflib.get_close_matches(word, [*_COMMANDS, *_ALIASES], n=1)
+    similar = difflib.get_close_matches(word, [*COMMANDS, *ALIASES], n=1)
     return f"did you mean {similar[0]}? " if similar else ""

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Mapping
 
 from unionfs.cli import overview
+from unionfs.cli.commands import COMMANDS
 from unionfs.cli.completion_shells import EXTRAS, KINDS
 from unionfs.cli.parser import Parser
 
@@ -49,9 +50,7 @@ def parser() -> Parser:
 
 
 def run(words: list[str]) -> int:
-    from unionfs.cli import _COMMANDS
-
-    print(script(parser().parse_args(words).shell, _COMMANDS))
+    print(script(parser().parse_args(words).shell, COMMANDS))
     return 0
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 
 from unionfs import __version__
 from unionfs.cli import overview
+from unionfs.cli.commands import COMMANDS
 from unionfs.cli.parser import Example, Parser, Table
 
 _DESCRIPTION = """\
@@ -192,6 +193,4 @@ def _line(text: str) -> str:
 
 
 if __name__ == "__main__":
-    from unionfs.cli import _COMMANDS
-
-    sys.stdout.write(page(_COMMANDS))
+    sys.stdout.write(page(COMMANDS))

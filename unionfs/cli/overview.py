@@ -5,8 +5,11 @@ The overview must fit on a screen of 24 lines of 80 characters.
 
 from __future__ import annotations
 
+import importlib
+import textwrap
 from collections.abc import Mapping
 
+from unionfs.cli.commands import CONTAINERS, IMAGES, UNIONS, module_of
 from unionfs.cli.parser import Example, Parser
 
 SUMMARY = "a union filesystem in FUSE, with the semantics of kernel overlayfs"
@@ -24,11 +27,16 @@ EXAMPLES: tuple[Example, ...] = (
 )
 
 
-def overview(commands: Mapping[str, str]) -> str:
-    """The text of `pyunionfs --help`, for commands and their descriptions."""
+def overview() -> str:
+    """The text of `pyunionfs --help`."""
     lines = [f"usage: {FORMS[0]}", *(f"       {form}" for form in FORMS[1:]), ""]
     lines += [f"{SUMMARY[0].upper()}{SUMMARY[1:]}.", "", "commands:"]
-    lines += [f"  {name:<12}{text}" for name, text in commands.items()]
+    lines += [f"  {name:<12}{text}" for name, text in UNIONS.items()]
+    for title, group in (("images", IMAGES), ("containers", CONTAINERS)):
+        if group:
+            lines += textwrap.wrap(
+                ", ".join(group), 80, initial_indent=f"{title}:".ljust(14), subsequent_indent=" " * 14
+            )
     width = max(len(line) for line, _ in EXAMPLES)
     lines += ["", "examples:", *(f"  {line:<{width}}  {what}" for line, what in EXAMPLES), ""]
     lines += ["`pyunionfs COMMAND --help` has details, `pyunionfs --version` the version."]
@@ -37,6 +45,4 @@ def overview(commands: Mapping[str, str]) -> str:
 
 def parsers(commands: Mapping[str, str]) -> dict[str, Parser]:
     """The parser of each command, in order."""
-    import importlib
-
-    return {name: importlib.import_module(f"unionfs.cli.{name}").parser() for name in commands}
+    return {name: importlib.import_module(module_of(name)).parser() for name in commands}

@@ -1,0 +1,29 @@
+"""The commands, in the groups and the order of the help text; each is a module of its name in this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+UNIONS: Mapping[str, str] = {
+    "mount": "mount a union of directories as one writable tree",
+    "umount": "unmount, and wait until all data is written",
+    "status": "list mounts: layers, memory, requests, work in progress",
+    "changes": "list the changes of a union against its lower layers",
+    "check": "check the layers of a union for inconsistencies, and repair them",
+    "completion": "print a completion script for a shell",
+}
+
+IMAGES: Mapping[str, str] = {}
+"""What moves images between registries, archives, directories and the store, and lists them."""
+
+CONTAINERS: Mapping[str, str] = {}
+"""What makes containers of images, and runs them."""
+
+COMMANDS: Mapping[str, str] = {**UNIONS, **IMAGES, **CONTAINERS}
+
+ALIASES: Mapping[str, str] = {"unmount": "umount"}
+
+
+def module_of(command: str) -> str:
+    """The name of the module of a command."""
+    return f"unionfs.cli.{command}"
