@@ -12,7 +12,7 @@ from tests.mount.mount8 import Mount8, needs_mount8
 from tests.support.mounts import REPOSITORY, needs_fuse, needs_root
 from tests.support.pages import ShellBlock
 from tests.support.transports import one_transport
-from unionfs.options.table import is_for_mount8
+from unionfs.cli.mount_helper import is_for_mount8
 
 pytestmark = [needs_root, needs_fuse, needs_mount8, one_transport]
 

@@ -23,7 +23,8 @@ from unionfs.options import mount_options
 from unionfs.options.kinds import SECONDS
 from unionfs.options.lists import escape
 from unionfs.options.mount_options import MountOptions
-from unionfs.options.table import GROUPS, OPTIONS, Option
+from unionfs.options.option import Option
+from unionfs.options.table import GROUPS, OPTIONS
 from unionfs.overlay.config import OwnersConfig, UnionConfig
 from unionfs.transport.mount import _FLAGS, FuseMountOptions
 from unionfs.transport.session import SessionOptions

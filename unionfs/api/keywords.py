@@ -14,7 +14,8 @@ from typing import Literal, Protocol, TypedDict, TypeVar
 from unionfs.errors import OptionError
 from unionfs.options.kinds import FILE, ID_MAP
 from unionfs.options.lists import escape
-from unionfs.options.table import OPTIONS, Option
+from unionfs.options.option import Option
+from unionfs.options.table import OPTIONS
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 

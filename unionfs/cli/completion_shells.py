@@ -9,7 +9,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 
-from unionfs.options.table import OPTIONS, Option
+from unionfs.options.option import Option
+from unionfs.options.table import OPTIONS
 
 KINDS: dict[str, dict[str, str]] = {
     "file": {"bash": "_pyunionfs_file", "zsh": "_files", "fish": "(__fish_complete_path (commandline -ct))"},

@@ -15,7 +15,12 @@ from unionfs.cli.helper import HelperParser, end, report
 from unionfs.errors import OptionError
 from unionfs.options import mount_options
 from unionfs.options.lists import escape, join_lowers, split_options
-from unionfs.options.table import is_for_mount8
+
+_FSTAB_WORDS = """
+    defaults auto noauto nofail _netdev _rnetdev user nouser users nousers owner noowner group nogroup
+    comment uhelper helper silent loud remount
+"""
+_FSTAB = frozenset(_FSTAB_WORDS.split())
 
 
 def command() -> NoReturn:
@@ -109,3 +114,12 @@ def _note_umount_helper(source: str, mountpoint: str) -> None:
 def _ignore_unknown(name: str, sloppy: bool) -> None:
     if not sloppy and not is_for_mount8(name):
         raise mount_options.unknown_option(name)
+
+
+def is_for_mount8(name: str) -> bool:
+    """Whether an option concerns mount(8), fstab(5) or systemd only and not the filesystem.
+
+    mount(8) gives its helpers what follows from such an option among the others: `user` brings nosuid, nodev
+    and noexec along.
+    """
+    return name in _FSTAB or name.startswith(("x-", "X-"))
