@@ -16,11 +16,12 @@ from pathlib import Path
 from testing import mounts
 from testing.oracle import layers
 from testing.oracle.case import Case, Config, Entry
-from testing.oracle.compare import Ground, run
+from testing.oracle.compare import run
 from testing.oracle.difference import Difference
 from testing.oracle.minimise import minimise
 from testing.oracle.places import HERE, Places, own_places
 from testing.oracle.sides import Side
+from testing.oracle.stage import Ground
 
 SIZE = 2 << 30
 

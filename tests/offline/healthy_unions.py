@@ -17,8 +17,8 @@ from typing import Any
 
 from testing.oracle import layers
 from testing.oracle.case import Case, Config, Op
-from testing.oracle.compare import Ground, Stage, draw
 from testing.oracle.sides import Kernel
+from testing.oracle.stage import Ground, Stage, draw
 from testing.oracle.workload import Tree, Workload
 from tests.overlay.rig import ROOT, View
 from unionfs.overlay.config import UnionConfig
