@@ -1,0 +1,139 @@
+"""What is known of an unpacked layer, and where it lies. Reads and forms layer.json; unpacks nothing.
+
+    layers/CHAIN/layer.json     a Record
+    layers/CHAIN/diff           -> ../../trees/NAME/diff
+    trees/NAME/tree.json        the Record of the layer for which it was unpacked
+    trees/NAME/diff/            the tree
+
+A tree outlives the layer for which it was unpacked while another layer has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from unionfs.errors import ImageError, NotFoundError
+from unionfs.image.digest import Digest
+from unionfs.image.model import Config, chain_ids, decode
+from unionfs.image.store import Store
+
+RECORD = "layer.json"
+TREE_RECORD = "tree.json"
+DIFF = "diff"
+
+
+class Record(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """layer.json."""
+
+    diff_id: str
+    tree: str
+    """Its name in trees/."""
+    size: int
+    """Bytes in its files, as `docker history` counts a layer."""
+    entries: int
+    form: str
+    """How whiteouts, owners and xattrs are written (`LayerForm.name`)."""
+    blob: str
+    """The digest of the blob from which it was unpacked."""
+    blob_size: int
+    parent: str | None = None
+    """The ChainID of the layer below."""
+    depends: bool = False
+    """Whether the tree holds files of layers below (hard links): nothing on another parent shares it."""
+    content: str | None = None
+    """A digest of the whole tree (`tree_digest.py`), once it was taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An unpacked layer. `path` is the real directory, which is never written."""
+
+    chain: Digest
+    path: Path
+    record: Record
+
+    @property
+    def diff_id(self) -> Digest:
+        return Digest(self.record.diff_id)
+
+    @property
+    def parent(self) -> Digest | None:
+        """The ChainID of the layer below; None for the lowest."""
+        return Digest(self.record.parent) if self.record.parent is not None else None
+
+    @property
+    def size(self) -> int:
+        """Bytes in its files, as Docker counts them."""
+        return self.record.size
+
+    @property
+    def blob(self) -> Digest:
+        """The blob from which it was unpacked; whether it is still in the store, `blobs.has` says."""
+        return Digest(self.record.blob)
+
+    @property
+    def depends(self) -> bool:
+        """Whether the tree holds files of layers below."""
+        return self.record.depends
+
+
+def folder_of(store: Store, chain: Digest) -> Path:
+    """The directory with layer.json, whether it is there or not."""
+    return store.layers / chain.hex
+
+
+def find(store: Store, chain: Digest) -> Layer | None:
+    """The layer with that ChainID; None where it is not unpacked, or its tree is gone."""
+    record = read(folder_of(store, chain) / RECORD)
+    if record is None:
+        return None
+    path = tree_of(store, record) / DIFF
+    return Layer(chain, path, record) if path.is_dir() else None
+
+
+def layers_of(store: Store, config: Config) -> list[Layer]:
+    """The layers of an image, from the lowest up. Raises NotFoundError for the first that is missing."""
+    found = []
+    for diff_id, chain in zip(config.diff_ids, chain_ids(config.diff_ids), strict=True):
+        layer = find(store, chain)
+        if layer is None:
+            raise NotFoundError(
+                f"layer {diff_id} is not unpacked in the store {store.root}: pull or load the image"
+            )
+        found.append(layer)
+    return found
+
+
+def all_layers(store: Store) -> Iterator[Layer]:
+    """Every unpacked layer, in no order."""
+    for entry in sorted(store.layers.iterdir()):
+        layer = find(store, Digest(f"{_algorithm(entry.name)}:{entry.name}"))
+        if layer is not None:
+            yield layer
+
+
+def read(path: Path) -> Record | None:
+    """A record; None where there is none. Raises ImageError for what is malformed."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    record = decode(content, Record, str(path))
+    for each in (record.diff_id, record.blob, *([record.parent] if record.parent else [])):
+        Digest(each)
+    if "/" in record.tree or record.tree in ("", ".", ".."):
+        raise ImageError(f"{path}: malformed: {record.tree[:100]!r} is not the name of a tree")
+    return record
+
+
+def tree_of(store: Store, record: Record) -> Path:
+    """The directory of a tree, which holds `diff`."""
+    return store.trees / record.tree
+
+
+def _algorithm(name: str) -> str:
+    return "sha512" if len(name) == 128 else "sha256"
