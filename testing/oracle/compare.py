@@ -10,6 +10,7 @@ Must not forgive anything that is not a rule with a reason, written down where i
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import ExitStack
@@ -326,4 +327,18 @@ def _swap(
         return found
     with right.union_mounted(left.side):
         theirs = right.worker.opened_snapshot()
+    theirs, opened = _as_seen(theirs, left_tree), _as_seen(opened, left_tree)
     return _trees("swap: what the user had closed", theirs, opened, right, failed)
+
+
+def _as_seen(tree: snapshot.Snapshot, before: snapshot.Snapshot) -> snapshot.Snapshot:
+    """A tree with the values of another snapshot wherever that has no errno: they are compared there."""
+    nodes = {}
+    for path, node in tree.nodes.items():
+        known = before.nodes.get(path, {})
+        nodes[path] = {what: known[what] if _is_seen(known, what) else value for what, value in node.items()}
+    return snapshot.Snapshot(nodes)
+
+
+def _is_seen(node: dict[str, object], what: str) -> bool:
+    return what in node and node[what] not in errno.errorcode.values()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import stat
 import subprocess
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from unionfs.errors import ImageError, NotFoundError
 from unionfs.image import blobs, find, index, names
 from unionfs.image.digest import Digest, digest_of
 from unionfs.image.model import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, encode
-from unionfs.image.store import Store
+from unionfs.image.store import Store, remove_tree
 
 
 @pytest.fixture
@@ -89,14 +90,11 @@ def test_two_that_want_the_same_blob_store_it_once(store: Store) -> None:
             reads.append(1)
             return super().read(size)
 
-    threads = [
-        threading.Thread(target=blobs.put, args=(store, Counted(content), described(content), "layer"))
-        for _ in range(8)
-    ]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    with ThreadPoolExecutor(8) as pool:
+        done = [
+            pool.submit(blobs.put, store, Counted(content), described(content), "layer") for _ in range(8)
+        ]
+        assert [each.result() for each in done] == [None] * 8
     assert blobs.path_of(store, digest_of(content)).read_bytes() == content
     assert len(reads) == 2, "one reader: all of it, and the end"
     assert [*store.ingest.iterdir()] == []
@@ -140,11 +138,9 @@ def test_images_are_found_by_name_digest_and_id(store: Store) -> None:
 def test_names_added_at_the_same_time_are_all_there(store: Store) -> None:
     manifest = small_image(store)
     tags = [names.parse(f"image:{number}") for number in range(40)]
-    threads = [threading.Thread(target=index.add, args=(store, manifest, tag)) for tag in tags]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(index.add, store, manifest, tag) for tag in tags]
+        assert [each.result() for each in done] == [None] * len(tags)
     (image,) = index.images(store)
     assert sorted(map(str, image.tags)) == sorted(map(str, tags))
 
@@ -158,6 +154,22 @@ def test_what_is_half_is_swept_unless_it_is_being_made(store: Store) -> None:
         assert sorted(each.name for each in store.ingest.iterdir()) == ["blob-resumes", "layer-alive"]
     store.sweep(keep="")
     assert [*store.ingest.iterdir()] == []
+
+
+def test_removing_a_tree_changes_nothing_outside_of_it(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o755)
+    (outside / "file").touch()
+    tree = tmp_path / "parent" / "tree"
+    (tree / "closed").mkdir(parents=True)
+    (tree / "closed" / "link").symlink_to(outside)
+    (tree / "closed").chmod(0)
+    (tmp_path / "parent").chmod(0o711)
+    remove_tree(tree)
+    assert not tree.exists()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (outside, tmp_path / "parent")] == [0o755, 0o711]
+    assert (outside / "file").exists()
+    remove_tree(tree)
 
 
 def test_a_directory_with_other_things_is_no_store(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -103,7 +103,8 @@ class Store:
         """
         place = self.ingest / name
         while True:
-            place.mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkdir(place, 0o700)
             try:
                 fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:  # swept in between
@@ -178,19 +179,24 @@ def sync_directory(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a tree, directories of mode 0 in it included; one that is gone already is no error."""
+    """Remove a tree, directories of mode 0 in it included; what is gone already is no error.
 
-    def retry(function: object, name: str, error: BaseException) -> None:
-        if isinstance(error, FileNotFoundError):
-            return
-        os.chmod(os.path.dirname(name), 0o700)
-        if os.path.isdir(name) and not os.path.islink(name):
-            os.chmod(name, 0o700)
-            remove_tree(Path(name))
-        else:
-            os.unlink(name)
-
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, onerror=lambda function, name, info: retry(function, name, info[1]))
+    Symlinks are not followed, and nothing outside of the tree is changed.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(found.st_mode):
+        if found.st_mode & 0o700 != 0o700 and os.geteuid() != 0:
+            path.chmod(0o700)
+        for entry in os.scandir(path):
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(Path(entry.path))
+            else:
+                with suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+        with suppress(FileNotFoundError):
+            path.rmdir()
     else:
         path.unlink(missing_ok=True)

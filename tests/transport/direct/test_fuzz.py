@@ -41,8 +41,9 @@ def layers(layers: Path) -> Iterator[Path]:
     yield layers
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     for top, names, _ in os.walk(layers / "upper"):
-        for name in names:
-            os.chmod(os.path.join(top, name), 0o700)  # else an ordinary user could not remove it
+        for path in (os.path.join(top, name) for name in names):
+            if not os.path.islink(path):  # which may lead to anywhere
+                os.chmod(path, 0o700)  # else an ordinary user could not remove it
 
 
 def everything(top: Path) -> dict[str, tuple[object, ...]]:
