@@ -69,6 +69,7 @@ REST_OVER_PYFUSE3: dict[str, str] = {
     "tests/mount/test_auto_unmount.py": TRANSPORT,
     "tests/mount/test_data_only.py": TRANSPORT,
     "tests/mount/test_fuse_overlayfs.py": TRANSPORT,
+    "tests/mount/test_image.py": TRANSPORT,
     "tests/mount/test_layer_overlap.py": TRANSPORT,
     "tests/mount/test_layers.py": TRANSPORT,
     "tests/mount/test_life.py": TRANSPORT,

@@ -31,13 +31,16 @@ _WHERE_MISSING = "union_where_missing"
 class UnionFactory(Protocol):
     """The fixture `union_factory`: mounts `lowers`, topmost first, and returns the `pathlib.Path`.
 
-    The default lowers are those of the fixture `union`. The keywords are those of `unionfs.mount`.
+    The default lowers are those of the fixture `union`, and none with an `image`. The keywords are those of
+    `unionfs.mount`.
     """
 
     def __call__(
         self,
         *lowers: StrOrBytesPath,
         mountpoint: StrOrBytesPath | None = None,
+        image: str | None = None,
+        store: StrOrBytesPath | None = None,
         upper: StrOrBytesPath | None = None,
         work: StrOrBytesPath | None = None,
         data_lowers: Paths = (),
@@ -71,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "union(*lowers, **options): lower layers of the fixture `union` (topmost first, relative to the"
-        " file of the test) and options of unionfs.mount",
+        " file of the test), or image=..., and options of unionfs.mount",
     )
     given = config.getini(_WHERE_MISSING)
     if given not in ("fail", "skip"):
@@ -97,7 +100,7 @@ def union_factory(request: pytest.FixtureRequest) -> Iterator[UnionFactory]:
     mounted: list[Mount] = []
 
     def make(*lowers: StrOrBytesPath, **options: Any) -> Path:
-        union = _mount(request, lowers or _default_lowers(request), options)
+        union = _mount(request, lowers or _default_lowers(request, options), options)
         mounted.append(union)
         return union.path
 
@@ -113,7 +116,7 @@ def union(request: pytest.FixtureRequest) -> Iterator[Path]:
     for marker in reversed(list(request.node.iter_markers("union"))):
         options.update(marker.kwargs)
     try:
-        mounted = _mount(request, _default_lowers(request), options)
+        mounted = _mount(request, _default_lowers(request, options), options)
     except unionfs.PyUnionFSError as error:
         # The message is enough; the traceback would hide it.
         pytest.fail(f"cannot mount the union: {error}", pytrace=False)
@@ -121,11 +124,13 @@ def union(request: pytest.FixtureRequest) -> Iterator[Path]:
     _end([mounted])
 
 
-def _default_lowers(request: pytest.FixtureRequest) -> Sequence[StrOrBytesPath]:
-    """The closest marker's, else the fixture's."""
+def _default_lowers(request: pytest.FixtureRequest, options: Mapping[str, Any]) -> Sequence[StrOrBytesPath]:
+    """The closest marker's, else none with an image, else the fixture's."""
     for marker in request.node.iter_markers("union"):
         if marker.args:
             return [request.path.parent / os.fsdecode(lower) for lower in marker.args]
+    if options.get("image") is not None:
+        return ()
     lowers: Sequence[StrOrBytesPath] = request.getfixturevalue("union_lowers")
     if not lowers:
         pytest.fail(

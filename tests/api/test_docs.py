@@ -10,8 +10,10 @@ import pytest
 
 from tests.api.installed import Installed
 from tests.api.rig import run
+from tests.support.images import plant
 from tests.support.mounts import REPOSITORY, mount_types, needs_fuse, needs_root, scratch
 from tests.support.transports import one_transport
+from unionfs.image.store import Store
 from unionfs.options.table import OPTIONS
 
 pytestmark = [needs_root, needs_fuse, one_transport]
@@ -25,8 +27,10 @@ PROGRAMS += re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILIN
 
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_programs(number: int, place: Path, tmp_path: Path) -> None:
+def test_programs(number: int, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with scratch(tmp_path) as where:
+        monkeypatch.setenv("PYUNIONFS_STORE", str(where / "store"))
+        plant(Store(), "debian:12", [{"etc/motd": b"Debian\n"}])
         for name in ("site/etc", "base/etc", "upper", "work", "merged"):
             (where / name).mkdir(parents=True)
         (where / "base/etc/motd").write_text("welcome\n")
@@ -39,7 +43,7 @@ def test_programs(number: int, place: Path, tmp_path: Path) -> None:
 
 
 def test_all_programs_are_found() -> None:
-    assert len(PROGRAMS) == 6
+    assert len(PROGRAMS) == 7
     assert len(FILES) == 4
 
 

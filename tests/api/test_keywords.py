@@ -16,7 +16,7 @@ from unionfs.options.mount_options import MountOptions, parse
 from unionfs.options.table import OPTIONS
 
 TYPES = typing.get_type_hints(Options)
-LAYER_OPTIONS = {"lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir"}
+LAYER_OPTIONS = {"lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir", "image", "store"}
 """Parameters of `mount` instead."""
 LAYERS = ["lowerdir+=/lower", "upperdir=/upper", "workdir=/work"]
 

@@ -102,4 +102,4 @@ def test_usage_forms_are_one_line_each() -> None:
     [form] = parser.usage_forms()
     assert form.startswith("pyunionfs x [-h] [--with-number-0 VALUE] ")
     assert form.endswith("[--with-number-19 VALUE]")
-    assert len(PARSERS["mount"].usage_forms()) == 2
+    assert len(PARSERS["mount"].usage_forms()) == 3

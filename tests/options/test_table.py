@@ -168,7 +168,7 @@ def test_the_layers_are_parameters_of_mount() -> None:
 
     parameters = inspect.signature(unionfs.mount).parameters
     layers = {option.keyword for option in OPTIONS.values() if option.group == "layers"}
-    assert layers == {"lowers", "data_lowers", "upper", "work"}
+    assert layers == {"lowers", "data_lowers", "upper", "work", "image", "store"}
     assert layers <= set(parameters)
 
 

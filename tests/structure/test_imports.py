@@ -28,7 +28,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "options": UNION | {"transport"},
     "control": UNION | {"transport", "options"},
     "daemon": MOUNTED,
-    "api": MOUNTED | {"daemon"},
+    "api": MOUNTED | {"daemon", "container"},
     "__init__": {"api", "errors"},
     "pytest_plugin": {"api", "__init__"},
     "cli": MOUNTED | {"daemon", "offline", "image", "registry", "container", "__init__"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
 from unionfs.errors import OptionError, PyUnionFSError
@@ -33,11 +34,20 @@ def main(request: dict[str, Any]) -> NoReturn:
 def _mount(request: dict[str, Any]) -> None:
     from unionfs.daemon import lifecycle
     from unionfs.daemon.owner_process import OwnerProcess
-    from unionfs.daemon.tempdir import TempDir
+    from unionfs.daemon.tempdir import TempDir, copy_root_attributes
     from unionfs.options import mount_options
 
-    parsed = mount_options.parse([request["mountpoint"]], request["options"])
-    owner = None
-    if request["pidfd"] >= 0:
-        owner = OwnerProcess(request["pidfd"], [TempDir(path) for path in request["temp_dirs"]])
-    lifecycle.mount(parsed, owner)
+    with ExitStack() as stack:
+        image = None
+        if named := mount_options.image_of(request["options"]):
+            from unionfs.container.image_option import image_layers
+
+            image = stack.enter_context(image_layers(*named))
+        parsed = mount_options.parse([request["mountpoint"]], request["options"], image=image)
+        config = parsed.config
+        if request["new_upper"] and config.upper is not None:
+            copy_root_attributes(config.upper, config.lowers[0])
+        owner = None
+        if request["pidfd"] >= 0:
+            owner = OwnerProcess(request["pidfd"], [TempDir(path) for path in request["temp_dirs"]])
+        lifecycle.mount(parsed, owner)

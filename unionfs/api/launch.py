@@ -38,11 +38,14 @@ child.main(request)
 """
 
 
-def launch(mountpoint: str, words: Sequence[str], temp_dirs: Sequence[TempDir], *, keep: bool) -> None:
+def launch(
+    mountpoint: str, words: Sequence[str], temp_dirs: Sequence[TempDir], *, new_upper: bool, keep: bool
+) -> None:
     """Mount with these words of `-o`, and return when the mount is ready.
 
-    Without `keep` its daemon ends when this process has ended, and removes `temp_dirs` then. OptionError,
-    MountError: it failed, with the daemon's message.
+    With `new_upper` upper's root gets the attributes of the topmost lower's. Without `keep` the daemon ends
+    when this process has ended, and removes `temp_dirs` then. OptionError, MountError: it failed, with the
+    daemon's message.
     """
     pidfd = -1 if keep else _this_process()
     try:
@@ -51,6 +54,7 @@ def launch(mountpoint: str, words: Sequence[str], temp_dirs: Sequence[TempDir], 
             "package": str(Path(__file__).parents[1]),
             "mountpoint": mountpoint,
             "options": list(words),
+            "new_upper": new_upper,
             "pidfd": pidfd,
             "temp_dirs": [temp_dir.path for temp_dir in temp_dirs],
         }

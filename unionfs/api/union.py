@@ -23,7 +23,7 @@ from unionfs.api.keywords import Options, Paths, StrOrBytesPath, one_path, sever
 from unionfs.api.launch import launch
 from unionfs.api.table import umount, unmount_or_busy
 from unionfs.control.unmount import BusyError
-from unionfs.daemon.tempdir import TempDir, copy_root_attributes, supports_whiteouts
+from unionfs.daemon.tempdir import TempDir, supports_whiteouts
 from unionfs.errors import MountError, OptionError, PyUnionFSError
 from unionfs.linux.mount import MountPoint, mount_at, mount_table
 from unionfs.options.lists import escape
@@ -34,9 +34,11 @@ _PAUSE = 0.01
 
 
 def mount(
-    lowers: Paths,
+    lowers: Paths = (),
     mountpoint: StrOrBytesPath | None = None,
     *,
+    image: str | None = None,
+    store: StrOrBytesPath | None = None,
     upper: StrOrBytesPath | None = None,
     work: StrOrBytesPath | None = None,
     data_lowers: Paths = (),
@@ -49,8 +51,10 @@ def mount(
         with unionfs.mount(lowers=["site", "base"]) as merged:
             (merged / "etc/motd").write_text("changed in a temporary upper, base is as it was")
 
-    Mountpoint, `upper` and `work` are temporary if they are left out: created in `tmpdir` or where `tempfile`
-    creates directories, and removed at the end; next to an `upper` that is given if only `work` is left out.
+    The layers of `image`, an image of the `store` (default: that of the commands), are below `lowers`, which
+    may then be left out. Mountpoint, `upper` and `work` are temporary if they are left out: created in
+    `tmpdir` or where `tempfile` creates directories, and removed at the end; next to an `upper` that is given
+    if only `work` is left out.
     With `ro=True` and no `upper` there is none. Without `keep` the union ends with this process at the
     latest; with it only `umount` ends it, and all directories must be given. `data_lowers` are below `lowers`
     and reached through metacopy files only. The defaults of a temporary upper are `volatile` and
@@ -59,7 +63,7 @@ def mount(
     OptionError: a keyword or its value is wrong. MountError: the mount has failed. Nothing is mounted then,
     and nothing left behind.
     """
-    layers = _Layers(lowers, data_lowers, upper, work)
+    layers = _Layers(lowers, data_lowers, upper, work, image, store)
     given = dict(options)
     layers.refuse_contradictions(given, keep=keep, mountpoint=mountpoint)
     place = None if tmpdir is None else one_path("tmpdir", tmpdir)
@@ -71,7 +75,13 @@ def mount(
         resolved = resolve_mountpoint(path)
         before = mount_at(resolved)
         try:
-            launch(resolved, [*layers.words(), *words(given)], temp_dirs.all(), keep=keep)
+            launch(
+                resolved,
+                [*layers.words(), *words(given)],
+                temp_dirs.all(),
+                new_upper=upper is None,
+                keep=keep,
+            )
         except MountError as error:
             raise temp_dirs.explained(error) from None
         except BaseException:
@@ -90,13 +100,21 @@ class _Layers:
         data_lowers: Paths,
         upper: StrOrBytesPath | None,
         work: StrOrBytesPath | None,
+        image: str | None,
+        store: StrOrBytesPath | None,
     ) -> None:
+        self.image = image
+        self.store = None if store is None else one_path("store", store)
         self.lowers = several_paths("lowers", lowers)
         self.data_lowers = several_paths("data_lowers", data_lowers)
         self.upper = None if upper is None else one_path("upper", upper)
         self.work = None if work is None else one_path("work", work)
-        if not self.lowers:
-            raise OptionError("lowers is empty: give at least one lower layer")
+        if image is not None and not isinstance(image, str):
+            raise OptionError(f"image={image!r}: give the name of an image, as in image='debian:12'")
+        if not self.lowers and image is None:
+            raise OptionError("lowers is empty: give at least one lower layer, or an image")
+        if self.store is not None and image is None:
+            raise OptionError("store requires image: add that, or leave store out")
         if self.work is not None and self.upper is None:
             raise OptionError("work requires upper: add that, or leave work out")
 
@@ -132,7 +150,6 @@ class _Layers:
             self.upper = temp_dirs.add("upper")
             self.work = temp_dirs.add("work")
             _set_temporary_upper_defaults(given, self.work)
-            copy_root_attributes(self.upper, self.lowers[0])
         elif self.work is None:
             self.work = temp_dirs.add_beside(self.upper)
 
@@ -140,6 +157,10 @@ class _Layers:
         """The layers as words of `-o`."""
         found = [f"lowerdir+={escape(path)}" for path in self.lowers]
         found += [f"datadir+={escape(path)}" for path in self.data_lowers]
+        if self.image is not None:
+            found.append(f"image={escape(self.image)}")
+        if self.store is not None:
+            found.append(f"store={escape(self.store)}")
         if self.upper is not None and self.work is not None:
             found += [f"upperdir={escape(self.upper)}", f"workdir={escape(self.work)}"]
         return found

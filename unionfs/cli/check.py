@@ -6,6 +6,7 @@ Checks, repairs if asked to, and prints both. What is an error and what may be r
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from unionfs.cli import terminal
+from unionfs.cli.named_image import named_image
 from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
 from unionfs.errors import OptionError
@@ -44,6 +46,7 @@ def parser() -> Parser:
         usage=(
             "pyunionfs check [OPTION...] LOWER[:LOWER...] UPPER WORK",
             "pyunionfs check [OPTION...] -o lowerdir=...,upperdir=U,workdir=W",
+            "pyunionfs check [OPTION...] -o image=IMAGE [LOWER:...] UPPER WORK",
         ),
         examples=[
             ("pyunionfs check site:base upper work", "check, and change nothing"),
@@ -78,8 +81,11 @@ def run(words: list[str]) -> int:
     given = parser().parse_intermixed_args(words)
     if not given.repair and (given.accept_lowers or given.accept_volatile):
         raise OptionError("--accept-lowers and --accept-volatile permit repairs: add --repair")
-    config = mount_options.parse_union(given.directories, given.options)
+    with named_image(given.options) as image:
+        return _check(given, mount_options.parse_union(given.directories, given.options, image))
 
+
+def _check(given: argparse.Namespace, config: UnionConfig) -> int:
     from unionfs.offline import consistency, repair, stack
     from unionfs.offline.findings import Consent
 

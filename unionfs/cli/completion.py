@@ -25,6 +25,7 @@ _KIND_OF = {
     "MERGED": "mountpoint",
     "UPPER|MERGED": "any_directory",
     "FILE": "file",
+    "IMAGE": None,
     "OPTIONS": "mount_options",
     "SECONDS": None,
     "SHELL": None,

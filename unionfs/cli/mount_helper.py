@@ -6,12 +6,14 @@ only: for an ordinary user mount(8) runs it as that user.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 from typing import NoReturn
 
 from unionfs.cli.helper import HelperParser, end, report
+from unionfs.cli.named_image import named_image
 from unionfs.errors import OptionError
 from unionfs.options import mount_options
 from unionfs.options.lists import escape, join_lowers, split_options
@@ -38,6 +40,7 @@ def parser(program: str) -> HelperParser:
                 "mount -t fuse.pyunionfs overlay /merged -o lowerdir=/a:/b,upperdir=/u,workdir=/w",
                 "mount(8) runs this program",
             ),
+            ("mount -t fuse.pyunionfs debian /merged -o image=debian:12", "an image of the store, read-only"),
             ("mount -o remount,ro /merged", "remount read-only"),
         ],
     )
@@ -62,11 +65,17 @@ def run(program: str, words: list[str]) -> int:
             remount(given.target, flags)
         report(given, f"{program}: {given.target} remounted with {','.join(flags.flag_names()) or 'rw'}")
         return 0
+    with named_image(given.options) as image:
+        return _mount(program, given, image)
+
+
+def _mount(program: str, given: argparse.Namespace, image: mount_options.ImageLayers | None) -> int:
     asked = mount_options.parse(
         [given.target],
         # First, so that an fsname among the options overrides it.
         [f"fsname={escape(given.source)}", *given.options],
         on_unknown=lambda name: _ignore_unknown(name, given.sloppy),
+        image=image,
     )
     if given.fake:
         from unionfs.daemon.other_unions import refuse_shared_layers

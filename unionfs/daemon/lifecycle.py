@@ -92,7 +92,7 @@ def _daemon(options: MountOptions, lock: Lock, writer: int, owner: OwnerProcess 
     try:
         os.setsid()
         # A lock, a pipe or a directory that the caller has open must not stay open for the mount's life.
-        kept = {0, 1, 2, writer, *lock.descriptors()}
+        kept = {0, 1, 2, writer, *lock.descriptors(), *options.held}
         process.drop_descriptors(kept if owner is None else kept.union(owner.descriptors()))
         life = _MountLifecycle(options, lock, writer, owner)
         try:

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from unionfs.errors import OptionError
 from unionfs.linux import mount, process
@@ -27,7 +27,23 @@ Values = dict[str, Any]
 
 _Config = TypeVar("_Config", UnionConfig, OwnersConfig, FuseMountOptions, SessionOptions, "MountOptions")
 
-_LAYERS = tuple(option.name for option in OPTIONS.values() if option.group == "layers")
+_OF_IMAGE = ("image", "store")
+_LAYERS = tuple(
+    option.name for option in OPTIONS.values() if option.group == "layers" and option.name not in _OF_IMAGE
+)
+
+
+class ImageLayers(NamedTuple):
+    """What the option `image` stands for, found before options are parsed: nothing here knows of images."""
+
+    name: str
+    """The image as `status` and the mount table show it."""
+    lowers: tuple[str, ...]
+    """The directories of its layers, topmost first."""
+    override_stat: bool = False
+    """Whether `override_stat` attributes say owners and modes in there."""
+    held: tuple[int, ...] = ()
+    """Descriptors with locks that say that a mount has these layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +51,8 @@ class MountOptions:
     """The configuration of one mount. All paths are absolute and free of symlinks.
 
     `lock_patience` is how long, in seconds, it waits for an upper or work that is still locked by a daemon
-    whose mount is gone.
+    whose mount is gone. `image` is the name of the image whose layers are the lowest lowers, if there is
+    one, and `held` are descriptors that the daemon keeps open because of that.
     """
 
     config: UnionConfig
@@ -46,6 +63,8 @@ class MountOptions:
     log_file: str | None = None
     transport: str = "auto"
     lock_patience: float = 10.0
+    image: str = ""
+    held: tuple[int, ...] = ()
 
     @property
     def debug(self) -> bool:
@@ -60,7 +79,7 @@ class MountOptions:
 
     def words(self) -> list[str]:
         """The words of `-o` that parse to the same mount, defaults left out, flags of the mount first."""
-        defaults = _defaults(self.config)
+        defaults = _defaults(self)
         words = []
         for option in sorted(OPTIONS.values(), key=lambda option: option.group != "mount"):
             value = self.value(option.field)
@@ -69,15 +88,17 @@ class MountOptions:
         return words
 
 
-def _defaults(config: UnionConfig) -> MountOptions:
-    """What holds without options, but for the defaults that depend on options of *config*."""
+def _defaults(given: MountOptions) -> MountOptions:
+    """What holds without options, but for the defaults that depend on *given* ones."""
+    config = given.config
     redirect_dir = _default_redirect_dir(config.userxattr, config.whiteouts)
-    given = None if config.redirect_dir == redirect_dir else config.redirect_dir
+    asked = None if config.redirect_dir == redirect_dir else config.redirect_dir
+    # As root that is so whether it is given or not.
+    fuse = FuseMountOptions(allow_other=os.geteuid() == 0)
     return MountOptions(
-        UnionConfig((), redirect_dir=redirect_dir, rename_copy_bytes=_default_copy_bytes(given)),
+        UnionConfig((), redirect_dir=redirect_dir, rename_copy_bytes=_default_copy_bytes(asked)),
         mountpoint="",
-        # As root that is so whether it is given or not.
-        fuse=FuseMountOptions(allow_other=os.geteuid() == 0),
+        fuse=replace(fuse, fsname=given.image) if given.image else fuse,
     )
 
 
@@ -90,15 +111,22 @@ def parse(
     log_file: str | None = None,
     privileged: bool | None = None,
     on_unknown: Callable[[str], None] | None = None,
+    image: ImageLayers | None = None,
 ) -> MountOptions:
     """The configuration for `mount LOWER[:LOWER...] [UPPER WORK] MERGED` and its `-o` texts.
 
     With the layers among the options (`lowerdir=` and so on) the only argument is MERGED. `privileged` says
     whether `trusted.*` attributes can be used; None: find out. `on_unknown` is called with the name of each
-    unknown option, which is then ignored; None: it is an error.
+    unknown option, which is then ignored; None: it is an error. `image` is what the option of that name
+    stands for, with which LOWER may be left out.
     """
     values = _parse_options(option_texts, on_unknown)
-    lowers, data_lowers, upper, work = _layers(arguments, values)
+    lowers, data_lowers, upper, work = _layers(arguments, values, image)
+    if image is not None:
+        lowers += image.lowers
+        values["image"], values["held"] = image.name, image.held
+        values.setdefault("fsname", image.name)
+        values.setdefault("xattr_permissions", 2 if image.override_stat else 0)
     if privileged is None:
         privileged = process.may_use_trusted_xattrs()
     config = UnionConfig(
@@ -143,15 +171,23 @@ def _without_upper(config: UnionConfig) -> UnionConfig:
     return replace(config, volatile=False, index=False)
 
 
+def image_of(option_texts: Iterable[str]) -> tuple[str, str | None] | None:
+    """The image that is named among the options, and the store; None: there is no image."""
+    values = _parse_options(option_texts, lambda name: None)
+    return (values["image"], values.get("store")) if "image" in values else None
+
+
 def parse_mount_flags(option_texts: Iterable[str]) -> FuseMountOptions:
     """The flags of the mount among the options; those of the union are ignored."""
     return _replace_given(FuseMountOptions(), _parse_options(option_texts, lambda name: None))
 
 
-def parse_union(arguments: Sequence[str], option_texts: Sequence[str] = ()) -> UnionConfig:
+def parse_union(
+    arguments: Sequence[str], option_texts: Sequence[str] = (), image: ImageLayers | None = None
+) -> UnionConfig:
     """The configuration for `check LOWER[:LOWER...] UPPER WORK` and its `-o` texts, without a mountpoint.
 
-    It has an upper. The layers may be among the options, as for `parse`.
+    It has an upper. The layers may be among the options, and LOWER left out with an image, as for `parse`.
     """
     values = _parse_options(option_texts, None)
     named = [name for name in _LAYERS if name in values]
@@ -159,12 +195,12 @@ def parse_union(arguments: Sequence[str], option_texts: Sequence[str] = ()) -> U
         raise OptionError(
             f"{_were_given(arguments)} as well as mount option {named[0]}: give the layers in one way only"
         )
-    if not named and len(arguments) != 3:
+    if not named and len(arguments) != 3 and not (image is not None and len(arguments) == 2):
         raise OptionError(
             f"{_were_given(arguments)}: give three, LOWER[:LOWER...] UPPER WORK, or none with"
             " -o lowerdir=,upperdir=,workdir="
         )
-    config = parse([*arguments, "/"], option_texts).config
+    config = parse([*arguments, "/"], option_texts, image=image).config
     if config.upper is None:
         raise OptionError(
             "missing upper layer: add upperdir= and workdir= to the options, or give UPPER WORK"
@@ -178,11 +214,22 @@ def _replace_given(given: _Config, values: Values) -> _Config:
     return replace(given, **{name: values[name] for name in names})
 
 
-def _layers(arguments: Sequence[str], values: Values) -> tuple[list[str], list[str], str | None, str | None]:
+def _layers(
+    arguments: Sequence[str], values: Values, image: ImageLayers | None
+) -> tuple[list[str], list[str], str | None, str | None]:
     """The lowers, the data-only ones, upper and work, as arguments or as options give them."""
+    if image is None and (lost := [name for name in _OF_IMAGE if name in values]):
+        raise OptionError(
+            f"mount option {lost[0]} is of no use here: "
+            + (
+                "add image=IMAGE, which the store has"
+                if "image" not in values
+                else "give the layers as lowerdir="
+            )
+        )
     named = [name for name in _LAYERS if name in values]
     if not named:
-        return _layer_arguments(arguments)
+        return _layer_arguments(arguments) if image is None else _arguments_beside_image(arguments)
     if len(arguments) != 1:
         raise OptionError(
             f"{_were_given(arguments)} as well as mount option {named[0]}: with the layers among the options"
@@ -197,7 +244,7 @@ def _layers(arguments: Sequence[str], values: Values) -> tuple[list[str], list[s
     lowers += values.get("lowerdir+", [])
     data += values.get("datadir+", [])
     upper, work = values.get("upperdir"), values.get("workdir")
-    if not lowers:
+    if not lowers and image is None:
         raise OptionError(f"mount option {named[0]} requires lowerdir: add the lower layers")
     if upper is None and work is not None:
         raise OptionError("mount option workdir requires upperdir: add that, or leave workdir out")
@@ -235,6 +282,24 @@ def _layer_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], st
     lowers, data = split_lowers(arguments[0])
     upper, work = (arguments[1], arguments[2]) if len(arguments) == 4 else (None, None)
     return lowers, data, upper, work
+
+
+def _arguments_beside_image(
+    arguments: Sequence[str],
+) -> tuple[list[str], list[str], str | None, str | None]:
+    """[LOWER] [UPPER WORK] MERGED, which their number tells apart."""
+    if not 1 <= len(arguments) <= 4:
+        raise OptionError(
+            f"{_were_given(arguments)}: with an image write `pyunionfs mount -o image=IMAGE"
+            " [LOWER[:LOWER...]] [UPPER WORK] MERGED`"
+        )
+    has_lower, has_upper = len(arguments) % 2 == 0, len(arguments) > 2
+    names = [*(["LOWER"] if has_lower else []), *(["UPPER", "WORK"] if has_upper else []), "MERGED"]
+    given = dict(zip(names, arguments, strict=True))
+    for name, argument in given.items():
+        _refuse_impossible(argument, name)
+    lowers, data = split_lowers(given["LOWER"]) if has_lower else ([], [])
+    return lowers, data, given.get("UPPER"), given.get("WORK")
 
 
 def _refuse_impossible(argument: str, name: str) -> None:

@@ -93,6 +93,8 @@ _OPTIONS = (
         "WORK",
         parameter="work",
     ),
+    Option("image", "image", "layers", "an image of the store: its layers, below all others", TEXT, "IMAGE"),
+    Option("store", "store", "layers", "the store that has the image", DIRECTORY, "DIRECTORY"),
     # --- the union -------------------------------------------------------------------------------
     Option(
         "redirect_dir",
