@@ -1,0 +1,65 @@
+"""What a container's process and its root are to be, as data. Nothing here looks at the store or the system.
+
+Agreed between what records containers and what runs them.
+
+Structs and no dataclasses, because `container.json` holds a ProcessSpec as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Docker's, for images that set none."""
+
+
+class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something mounted in the container beside its root, /proc, /sys and /dev."""
+
+    kind: Literal["bind", "tmpfs"]
+    target: str
+    """The absolute path in the container. It is made where it is missing, as by Docker."""
+    source: str = ""
+    """The absolute path on the host, of a bind mount."""
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+    """Of a tmpfs, as for mount(8): `size=64m`, `mode=1777`. Docker's defaults: noexec, nosuid, nodev."""
+
+
+class ProcessSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What runs, and how it sees the system."""
+
+    args: tuple[str, ...]
+    """Entrypoint and command, one at least."""
+    env: tuple[str, ...] = (DEFAULT_PATH,)
+    """NAME=VALUE, each name once. HOME is not among them unless it was given: it is that of the user."""
+    cwd: str = "/"
+    """Absolute; it is made where it is missing, as by Docker."""
+    user: str = ""
+    """USER[:GROUP], names or numbers, to be looked up in the container; empty: root."""
+    hostname: str = ""
+    tty: bool = False
+    interactive: bool = False
+    """Whether standard input is passed on; else it is /dev/null."""
+    read_only: bool = False
+    """Whether the root is mounted read-only."""
+    mounts: tuple[Mount, ...] = ()
+    stop_signal: str = ""
+    """A name or number, as the image says; empty: SIGTERM."""
+
+
+class UnionSpec(msgspec.Struct, frozen=True):
+    """The directories of a container's root, by absolute paths."""
+
+    lowers: tuple[str, ...]
+    """Topmost first: the init layer, then the image's layers."""
+    upper: str
+    work: str
+    merged: str
+    """The mountpoint, an empty directory."""
+    override_stat: bool = False
+    """Whether `override_stat` attributes say owners and modes in the lowers (`xattr_permissions=2`)."""
+    held: tuple[int, ...] = ()
+    """Descriptors with locks that say that a mount has these layers: the daemon keeps them open."""
