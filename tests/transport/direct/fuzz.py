@@ -44,8 +44,6 @@ BY_HANDLE = frozenset(
 )
 IN_DIRECTORY = ENTRY_FIRST | {Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME, Opcode.RENAME2}
 
-FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
-
 NAMES = [b"file", b"dir", b"big", b"link", b"fifo", b"inner", b"sub", b"a", b"b", b"c", b"new"]
 BAD_NAMES = [
     b"",
@@ -128,13 +126,6 @@ class Fuzzer:
         if not self.opened or how < 0.3:
             return self.node(), 0
         return self.random.choice(self.opened)
-
-    def _fallocate(self) -> bytes:
-        mode, length = self.random.choice((0, 1, 3, 16, self.number(32))), self.place()
-        if mode & FALLOC_FL_KEEP_SIZE and not mode & FALLOC_FL_PUNCH_HOLE and length > 0:
-            # No limit of file sizes applies (ext4_fallocate()): a made-up length would fill the disk.
-            length %= 200_000
-        return p.FALLOCATE_IN.pack(self.fh, self.place(), length, mode, 0)
 
     def number(self, bits: int = 64) -> int:
         return self.random.choice(NUMBERS) % (1 << bits)
@@ -235,7 +226,9 @@ class Fuzzer:
             Opcode.DESTROY: lambda: b"",
             Opcode.IOCTL: lambda: p.IOCTL_IN.pack(self.fh, 0, pick(IOCTLS), 0, 28, pick((0, 28))) + bytes(28),
             Opcode.BATCH_FORGET: batch,
-            Opcode.FALLOCATE: self._fallocate,
+            Opcode.FALLOCATE: lambda: p.FALLOCATE_IN.pack(
+                self.fh, self.place(), self.place(), pick((0, 1, 3, 16, self.number(32))), 0
+            ),
             Opcode.RENAME2: lambda: (
                 p.RENAME2_IN.pack(self.node(), pick((0, 1, 2, 4, 3)), 0) + self.name() + self.name()
             ),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from tests.transport.direct.conftest import Start
 from tests.transport.direct.fuzz import Fuzzer
 from tests.transport.direct.kernel import EVERYTHING, HANDLES, SILENT, Kernel
+from unionfs.linux import syscalls
 from unionfs.overlay.config import UnionConfig
 from unionfs.transport.direct import protocol as p
 from unionfs.transport.direct.protocol import InitFlag, Opcode
@@ -28,8 +30,22 @@ REQUESTS = int(os.environ.get("PYUNIONFS_MALFORMED", "4000"))
 SEED = int(os.environ.get("PYUNIONFS_SEED", "1"))
 
 BATCH = 8
+FALLOC_FL_PUNCH_HOLE = 2
 FILE_SIZE = 256 << 10
 """Nothing grows beyond: a made-up length must not fill the disk."""
+
+
+@pytest.fixture(autouse=True)
+def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLIMIT_FSIZE does not hold what is preallocated beyond a file's end (ext4_fallocate())."""
+    fallocate = syscalls.fallocate
+
+    def limited(fd: int, mode: int, offset: int, length: int) -> None:
+        if length > FILE_SIZE and not mode & FALLOC_FL_PUNCH_HOLE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fallocate(fd, mode, offset, length)
+
+    monkeypatch.setattr(syscalls, "fallocate", limited)
 
 
 @pytest.fixture
