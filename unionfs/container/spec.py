@@ -33,8 +33,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
     args: tuple[str, ...]
     """Entrypoint and command, one at least."""
-    env: tuple[str, ...] = (DEFAULT_PATH,)
-    """NAME=VALUE, each name once. HOME is not among them unless it was given: it is that of the user."""
+    env: tuple[str, ...] = ()
+    """NAME=VALUE, each name once: as image and caller say. `process.environment` adds to it."""
     cwd: str = "/"
     """Absolute; it is made where it is missing, as by Docker."""
     user: str = ""
