@@ -130,8 +130,11 @@ def _has_links(st: object) -> bool:
 
 
 def _show_as_one_file(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Have the reference's file be one with its other names, and show what its own mode allows."""
-    if theirs["stat"] != ours["stat"] or not _has_links(ours["stat"]):
+    """Have the reference's file be one with its other names, and show what its own mode allows.
+
+    The name that it was linked to may be gone by now.
+    """
+    if theirs["stat"] != ours["stat"] or ours["stat"][0] != "file":
         return
     if LINKS in ours and set(theirs.get(LINKS, ())) <= set(ours[LINKS]):
         theirs[LINKS] = ours[LINKS]

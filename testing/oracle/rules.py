@@ -85,13 +85,19 @@ def is_parting(case: Case, op: Op, reference: Outcome, subject: Outcome) -> bool
 
 
 def is_resurrection(op: Op, reference: Outcome, subject: Outcome) -> bool:
-    """A change by a descriptor of a FIFO or device of a lower that was removed, after which the trees differ.
+    """A change by a descriptor of what was removed and lies in a lower, after which the trees differ.
 
-    The kernel copies it up under the name that it had, in place of the whiteout (ovl_copy_up_workdir(), where
-    for a file ovl_copy_up_tmpfile() finds that the name exists): it is back. Here it stays removed.
+    The kernel copies a FIFO or device up under the name that it had, in place of the whiteout
+    (ovl_copy_up_workdir(), where for a file ovl_copy_up_tmpfile() finds that the name exists): it is back.
+    A directory fails with ENOTDIR at a whiteout, but takes the place of a directory that has its name by now.
+    Here it stays removed.
     """
-    changes = op.name in ("fchmod", "fchown", "futime", "fsetxattr", "fremovexattr")
-    if not changes or not reference[0] == subject[0] == "ok":
+    if op.name not in ("fchmod", "fchown", "futime", "fsetxattr", "fremovexattr") or reference[0] != "ok":
+        return False
+    if subject == ("error", "ENOENT"):
+        found = stat_of(reference[1])[1]
+        return found is not None and found[0] == "dir"
+    if subject[0] != "ok":
         return False
     theirs, ours = stat_of(reference[1])[1], stat_of(subject[1])[1]
     if theirs is None or ours is None or theirs[0] in ("file", "dir"):
