@@ -39,7 +39,7 @@ def test_the_overview_names_every_command_and_both_forms(capsys: pytest.CaptureF
         assert f"\n  {name} " in out
         assert text in out
     for name in [*IMAGES, *CONTAINERS]:
-        assert re.search(rf"(:| ) {re.escape(name)}(,|\n)", out), name
+        assert re.search(rf"[ ,] {re.escape(name)}(,|\n)", out), name
     assert "pyunionfs [-f] [-d] [SOURCE] TARGET -o lowerdir=" in out
     assert all(f"\n  {line} " in out for line, _ in EXAMPLES)
 

@@ -13,7 +13,11 @@ UNIONS: Mapping[str, str] = {
     "completion": "print a completion script for a shell",
 }
 
-IMAGES: Mapping[str, str] = {}
+IMAGES: Mapping[str, str] = {
+    "images": "list the images of the store",
+    "tag": "give an image one name more",
+    "inspect": "print all that is known of images and mounts",
+}
 """What moves images between registries, archives, directories and the store, and lists them."""
 
 CONTAINERS: Mapping[str, str] = {}

@@ -9,6 +9,7 @@ name. Readers take no lock: the file is replaced whole.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -21,6 +22,8 @@ from unionfs.image.store import Store
 REF_NAME = "org.opencontainers.image.ref.name"
 REPO_DIGESTS = "io.pyunionfs.repo-digests"
 """`NAME@DIGEST`s by which registries know the image, with spaces between; an index's where it came by one."""
+TAGGED = "io.pyunionfs.tagged"
+"""When the entry's name was given, by RFC 3339 (UTC)."""
 
 
 @dataclass(slots=True)
@@ -30,6 +33,8 @@ class Image:
     manifest: Descriptor
     tags: list[names.Reference] = field(default_factory=list)
     repo_digests: list[names.Reference] = field(default_factory=list)
+    tagged: str | None = None
+    """When it got its latest tag, by RFC 3339 (UTC)."""
 
 
 def read(store: Store) -> list[Descriptor]:
@@ -49,6 +54,7 @@ def images(store: Store) -> list[Image]:
         name = entry.annotations.get(REF_NAME)
         if name:
             image.tags.append(names.parse(name))
+            image.tagged = max(filter(None, (image.tagged, entry.annotations.get(TAGGED))), default=None)
         for each in entry.annotations.get(REPO_DIGESTS, "").split():
             reference = names.parse(each)
             if reference not in image.repo_digests:
@@ -80,7 +86,8 @@ def add(
                     changed.append(_without_name(entry))
                 continue
             changed.append(entry)
-        extra = {REF_NAME: str(tag)} if tag is not None else {}
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        extra = {REF_NAME: str(tag), TAGGED: now} if tag is not None else {}
         changed.append(_annotated(manifest, {**extra, **({REPO_DIGESTS: text} if text else {})}))
         _write(store, changed)
 
@@ -130,7 +137,8 @@ def _plain(entry: Descriptor) -> Descriptor:
 
 
 def _without_name(entry: Descriptor) -> Descriptor:
-    return _annotated(entry, {key: value for key, value in entry.annotations.items() if key != REF_NAME})
+    gone = (REF_NAME, TAGGED)
+    return _annotated(entry, {key: value for key, value in entry.annotations.items() if key not in gone})
 
 
 def _annotated(entry: Descriptor, annotations: dict[str, str]) -> Descriptor:

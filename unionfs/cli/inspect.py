@@ -1,0 +1,118 @@
+"""`pyunionfs inspect`: all that is known of images and mounts, in the form of `docker inspect`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from unionfs.cli import store_option
+from unionfs.cli.go_template import Template, encode_json
+from unionfs.cli.parser import Parser
+from unionfs.cli.text import printable
+from unionfs.control.status_socket import list_mounts
+from unionfs.errors import MountError, NotFoundError
+from unionfs.image import find
+from unionfs.image import inspect as image_inspect
+from unionfs.image.store import Store
+from unionfs.options.lists import join_lowers
+from unionfs.options.mount_options import resolve_mountpoint
+
+TYPES = ("image", "mount")
+"""In the order in which a name is looked for."""
+
+
+def parser() -> Parser:
+    made = Parser(
+        "inspect",
+        "Print all that is known of images and mounts as a JSON array, with the fields that `docker inspect`"
+        " has. NAME is an image's name, id or digest, or a mountpoint; the first that there is.",
+        "GraphDriver.Data has the directories of the layers, which kernel overlayfs can mount as they are."
+        " For an image UpperDir is its topmost layer. The exit status is 1 if one NAME is not found; the"
+        " others are printed.",
+        examples=[
+            ("pyunionfs inspect debian:12", "an image"),
+            (
+                "pyunionfs inspect -f '{{.GraphDriver.Data.LowerDir}}' debian:12",
+                "the layers below the topmost",
+            ),
+            ("pyunionfs inspect -f '{{json .Config.Env}}' debian:12", "one field as JSON"),
+            ("pyunionfs inspect --type mount merged", "the layers of a mounted union"),
+        ],
+    )
+    made.add_argument("-f", "--format", metavar="TEMPLATE", help="a Go template for each, or `json`")
+    made.add_argument("--type", metavar="TYPE", choices=TYPES, help="look only for this: image or mount")
+    store_option.add(made)
+    made.add_argument("names", metavar="NAME", nargs="+", help="image or mountpoint")
+    return made
+
+
+def run(words: list[str]) -> int:
+    given = parser().parse_args(words)
+    template = None if given.format in (None, "json") else Template(given.format)
+    store = store_option.opened(given)
+    found: list[dict[str, Any]] = []
+    problems: list[NotFoundError] = []
+    for name in given.names:
+        try:
+            found.append(_document(store, name, given.type))
+        except NotFoundError as error:
+            problems.append(error)
+    if template is not None:
+        for each in found:
+            print(template.render(each))
+    elif given.format == "json":
+        print(encode_json(found))
+    else:
+        print(json.dumps(found, indent=4, ensure_ascii=False))
+    for problem in problems:
+        print(f"pyunionfs: {printable(str(problem))}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _document(store: Store, name: str, kind: str | None) -> dict[str, Any]:
+    """Of the first thing of that name. Raises NotFoundError."""
+    for each in TYPES if kind is None else (kind,):
+        found = _LOOK[each](store, name)
+        if found is not None:
+            return found
+    raise NotFoundError(f"there is no {kind or 'image or mount'} {name}")
+
+
+def _image(store: Store, name: str) -> dict[str, Any] | None:
+    try:
+        image = find.resolve(store, name)
+    except NotFoundError:
+        return None
+    return image_inspect.image(store, image)
+
+
+def _mount(store: Store, name: str) -> dict[str, Any] | None:
+    """A union by its mountpoint, whether its layers are of an image or not."""
+    path = resolve_mountpoint(name)
+    status = next((each for each in list_mounts() if each["mountpoint"] == path), None)
+    if status is None or status["state"] == "detached":
+        return None
+    if status["state"] != "serving":
+        raise MountError(
+            f"cannot inspect {path}: its daemon does not respond (`pyunionfs status` has the reason)"
+        )
+    directories = {
+        "LowerDir": join_lowers(status["lowers"], status["data_lowers"]),
+        "MergedDir": path,
+        "UpperDir": status["upper"],
+        "WorkDir": status["work"],
+    }
+    return {
+        "Mountpoint": path,
+        "Created": status["started"],
+        "State": {"Status": "running", "Running": True, "Pid": status["pid"]},
+        "Options": status["options"],
+        "GraphDriver": {
+            "Data": {key: value for key, value in directories.items() if value is not None},
+            "Name": image_inspect.DRIVER,
+        },
+    }
+
+
+_LOOK = {"image": _image, "mount": _mount}
