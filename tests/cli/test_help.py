@@ -71,7 +71,9 @@ def test_every_example_is_a_command_line_that_is_understood(command: str) -> Non
         assert words[0] == "pyunionfs"
         assert words[1] in COMMANDS
         if words[1] == command:
-            parser.parse_intermixed_args(words[2:])
+            ends_with_a_command = any(each.nargs == argparse.REMAINDER for each in parser._actions)
+            parse = parser.parse_args if ends_with_a_command else parser.parse_intermixed_args
+            parse(words[2:])
 
 
 def test_mount_tells_of_every_option_in_its_group(capsys: pytest.CaptureFixture[str]) -> None:

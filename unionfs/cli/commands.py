@@ -20,7 +20,11 @@ IMAGES: Mapping[str, str] = {
 }
 """What moves images between registries, archives, directories and the store, and lists them."""
 
-CONTAINERS: Mapping[str, str] = {}
+CONTAINERS: Mapping[str, str] = {
+    "create": "make a container of an image",
+    "ps": "list containers",
+    "rm": "remove containers",
+}
 """What makes containers of images, and runs them."""
 
 COMMANDS: Mapping[str, str] = {**UNIONS, **IMAGES, **CONTAINERS}

@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,13 @@ from unionfs.image.store import Store, remove_tree, sync_directory
 
 _RECORD = "container.json"
 _STATE = "state.json"
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PAUSE = 0.02
 _ID = re.compile(r"[0-9a-f]{64}")
+
+
+class NoContainerError(ContainerError):
+    """There is no such container."""
 
 
 class Record(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -134,21 +141,19 @@ class Container:
         self.store.write(self.path / _STATE, encode(run))
 
     @contextmanager
-    def lock(self, what: str, *, wait: bool = False) -> Iterator[None]:
+    def lock(self, what: str, timeout: float = 0.0) -> Iterator[None]:
         """Have the container alone. Raises ContainerError where another process starts, runs or removes it.
 
-        *what* is to be done, for the message: "start". With *wait* it is waited for.
+        *what* is to be done, for the message: "start". It is waited for *timeout* seconds at most.
         """
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(self.path, _OPEN_DIR)
         except FileNotFoundError:
             raise _no_container(self.name) from None
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
+            if not _locked(fd, timeout):
                 why = "it is running" if self.state().running else "another command is at work on it"
-                raise ContainerError(f"cannot {what} container {self.name}: {why}") from None
+                raise ContainerError(f"cannot {what} container {self.name}: {why}")
             if not self.path.exists():
                 raise _no_container(self.name)
             yield
@@ -245,13 +250,22 @@ def find(store: Store, text: str) -> Container:
     return begin[0]
 
 
-def remove(container: Container) -> None:
-    """Remove a container that does not run. Raises ContainerError where it does."""
-    with container.store.claim(f"removed-{container.id}") as place, container.lock("remove"):
+def remove(container: Container, timeout: float = 0.0) -> None:
+    """Remove a container that does not run. Raises ContainerError where it does, or its upper is mounted.
+
+    That it is let go is waited for *timeout* seconds at most.
+    """
+    with container.store.claim(f"removed-{container.id}") as place, container.lock("remove", timeout):
         if container.state().running:
             raise ContainerError(
                 f"cannot remove container {container.name}: it is running; end it, or use `rm -f`"
             )
+        upper = os.open(container.upper, _OPEN_DIR)
+        try:
+            if not _locked(upper, timeout):
+                raise ContainerError(f"cannot remove container {container.name}: its upper is mounted")
+        finally:
+            os.close(upper)
         os.rename(container.path, place / "container")
         sync_directory(container.store.containers)
         remove_tree(place / "container")
@@ -265,14 +279,28 @@ def _read(store: Store, identifier: str) -> Container | None:
         return None
 
 
-def _no_container(text: str) -> ContainerError:
-    return ContainerError(f"there is no container {text[:200]}: `pyunionfs ps -a` lists those there are")
+def _no_container(text: str) -> NoContainerError:
+    return NoContainerError(f"there is no container {text[:200]}: `pyunionfs ps -a` lists those there are")
+
+
+def _locked(fd: int, timeout: float) -> bool:
+    """Whether the lock could be had in that time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_PAUSE)
+        else:
+            return True
 
 
 @contextmanager
 def _names_lock(store: Store) -> Iterator[None]:
     """While a name is looked for and taken."""
-    fd = os.open(store.containers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(store.containers, _OPEN_DIR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

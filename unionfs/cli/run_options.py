@@ -1,0 +1,178 @@
+"""What `create` and `run` have in common: their options, and the container that is made by them.
+
+The options are Docker's, and so are their rules (docker/cli, cli/command/container/opts.go).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from unionfs.cli.parser import Parser
+from unionfs.container import record
+from unionfs.container.process import Wishes
+from unionfs.container.record import Container
+from unionfs.container.spec import Mount
+from unionfs.errors import OptionError
+from unionfs.image.store import Store
+
+RUNTIMES = ("crun", "runc")
+
+
+def add(parser: Parser) -> None:
+    """All of them, and IMAGE [COMMAND [ARG...]] after the parser's own arguments."""
+    parser.add_argument("--name", metavar="NAME", help="name of the container (default: made up)")
+    parser.add_argument("--rm", action="store_true", help="remove the container when it ends")
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
+    parser.add_argument("-t", "--tty", action="store_true", help="give the process a terminal")
+    parser.add_argument(
+        "-e",
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="set an environment variable; without VALUE to the value that it has here",
+    )
+    parser.add_argument(
+        "--env-file", action="append", default=[], metavar="FILE", help="file with NAME[=VALUE] lines"
+    )
+    parser.add_argument("-w", "--workdir", metavar="PATH", default="", help="working directory")
+    parser.add_argument(
+        "-u",
+        "--user",
+        metavar="USER[:GROUP]",
+        default="",
+        help="user and group, names or numbers of the container",
+    )
+    parser.add_argument(
+        "-v",
+        "--volume",
+        action="append",
+        default=[],
+        metavar="SRC:DST[:ro]",
+        help="show the host's file or directory SRC at DST",
+    )
+    parser.add_argument(
+        "--tmpfs",
+        action="append",
+        default=[],
+        metavar="PATH[:OPTIONS]",
+        help="mount a tmpfs, with options as size=64m",
+    )
+    parser.add_argument("--hostname", metavar="NAME", default="", help="host name (default: the short id)")
+    parser.add_argument("--read-only", action="store_true", help="mount the root read-only")
+    parser.add_argument(
+        "--entrypoint",
+        metavar="COMMAND",
+        help="program in place of the image's entrypoint; empty: none",
+    )
+    parser.add_argument(
+        "--runtime",
+        metavar="RUNTIME",
+        choices=RUNTIMES,
+        default="",
+        help="start it by this OCI runtime: crun or runc (default: by pyunionfs itself)",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="name, digest or id of an image in the store")
+    parser.add_argument(
+        "command",
+        metavar="COMMAND",
+        nargs=argparse.REMAINDER,
+        help="command and arguments (default: the image's)",
+    )
+
+
+def created(store: Store, given: argparse.Namespace) -> Container:
+    """The container that the command line asks for. OptionError: an option is wrong."""
+    return record.create(
+        store,
+        given.image,
+        Wishes(
+            command=given.command,
+            entrypoint=given.entrypoint,
+            env=environment(given.env, given.env_file),
+            workdir=_workdir(given.workdir),
+            user=given.user,
+            hostname=given.hostname,
+            tty=given.tty,
+            interactive=given.interactive,
+            read_only=given.read_only,
+            mounts=mounts(given.volume, given.tmpfs),
+        ),
+        name=given.name,
+        runtime=given.runtime,
+        auto_remove=given.rm,
+    )
+
+
+def environment(words: Sequence[str], files: Sequence[str]) -> list[str]:
+    """NAME=VALUE of -e and --env-file, which -e overrides. A name alone has the value that it has here."""
+    lines = [line for path in files for line in _env_lines(path)]
+    found = []
+    for word in [*lines, *words]:
+        name, equals, _ = word.partition("=")
+        if not name:
+            raise OptionError(f"invalid environment variable {word!r}: write NAME=VALUE")
+        if equals:
+            found.append(word)
+        elif name in os.environ:
+            found.append(f"{name}={os.environ[name]}")
+    return found
+
+
+def _env_lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            lines = [line.lstrip().rstrip("\n") for line in file]
+    except OSError as error:
+        raise OptionError(f"cannot read --env-file {path}: {error.strerror}") from error
+    kept = [line for line in lines if line and not line.startswith("#")]
+    for line in kept:
+        if any(letter.isspace() for letter in line.partition("=")[0]):
+            raise OptionError(f"--env-file {path}: {line!r}: the name of a variable has no blank")
+    return kept
+
+
+def _workdir(path: str) -> str:
+    if path and not path.startswith("/"):
+        raise OptionError(f"invalid value {path!r} of --workdir: give an absolute path")
+    return path
+
+
+def mounts(volumes: Sequence[str], tmpfs: Sequence[str]) -> list[Mount]:
+    """What -v and --tmpfs ask for, outer targets first. OptionError: malformed, or two of one target."""
+    found = [*map(_volume, volumes), *map(_tmpfs, tmpfs)]
+    targets = [each.target for each in found]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise OptionError(f"duplicate mount point {target}: give each target once")
+    return sorted(found, key=lambda mount: mount.target.count("/"))
+
+
+def _volume(text: str) -> Mount:
+    source, *rest = text.split(":")
+    if not rest or len(rest) > 2 or not source:
+        raise OptionError(f"invalid value {text!r} of --volume: write SRC:DST or SRC:DST:ro")
+    mode = rest[1] if len(rest) == 2 else "rw"
+    if mode not in ("ro", "rw"):
+        raise OptionError(f"invalid mode {mode!r} of --volume {text}: write ro or rw")
+    if not source.startswith(("/", "./", "../")) and source not in (".", ".."):
+        raise OptionError(
+            f"--volume {text}: {source} is the name of a volume, which only container engines have; for a"
+            f" directory write ./{source}:{rest[0]}"
+        )
+    return Mount("bind", _target("--volume", rest[0]), os.path.abspath(source), read_only=mode == "ro")
+
+
+def _tmpfs(text: str) -> Mount:
+    path, _, options = text.partition(":")
+    words = tuple(filter(None, options.split(",")))
+    return Mount("tmpfs", _target("--tmpfs", path), options=words)
+
+
+def _target(option: str, path: str) -> str:
+    clean = os.path.normpath(path)
+    if not path.startswith("/") or clean in ("/", "//"):
+        raise OptionError(f"invalid target {path!r} of {option}: give an absolute path below /")
+    return clean
