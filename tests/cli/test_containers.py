@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,3 +184,23 @@ def test_rm(store: Store, capsys: Say, running: Run) -> None:
     assert "no container nothing" in out
     assert identity(running.pid) is None
     assert record.containers(store) == []
+
+
+def test_diff(store: Store, capsys: Say) -> None:
+    """The names of the init layer are not shown, nor that its directories are there."""
+    said(capsys, "create", "--name", "one", "web")
+    one = record.find(store, "one")
+    assert said(capsys, "diff", "one") == ""
+    (one.upper / "etc").mkdir()
+    (one.upper / "etc/new").write_text("new")
+    (one.upper / "srv").mkdir()
+    os.mknod(one.upper / "srv/index", stat.S_IFCHR, 0)
+    assert said(capsys, "diff", one.short) == "C /etc\nA /etc/new\nC /srv\nD /srv/index\n"
+    (one.upper / "etc/hosts").write_text("mine")
+    changes = json.loads(said(capsys, "diff", "--json", "one"))["changes"]
+    assert [(each["kind"], each["path"]) for each in changes][:3] == [
+        ("C", "/etc"),
+        ("C", "/etc/hosts"),
+        ("A", "/etc/new"),
+    ]
+    assert "there is no container two" in said(capsys, "diff", "two", status=1)

@@ -47,15 +47,25 @@ def parser() -> Parser:
     made.add_argument(
         "--userxattr", action="store_true", help="UPPER has user.overlay.* xattrs (default: detect)"
     )
-    made.add_argument("--stat", action="store_true", help="print sizes, and totals at the end")
-    made.add_argument("--json", action="store_true", help="print a JSON object, for programs")
+    add_forms(made)
     made.add_argument("directory", metavar="UPPER|MERGED", help="upper layer, or mountpoint")
     return made
+
+
+def add_forms(parser: Parser) -> None:
+    """--stat and --json, for `report`."""
+    parser.add_argument("--stat", action="store_true", help="print sizes, and totals at the end")
+    parser.add_argument("--json", action="store_true", help="print a JSON object, for programs")
 
 
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
     layers = _layers(given.directory, given.lowers, userxattr=given.userxattr)
+    return report(layers, stat=given.stat, as_json=given.json)
+
+
+def report(layers: Layers, *, stat: bool, as_json: bool) -> int:
+    """Print all changes, and return the exit status."""
     found: list[Change] = []
     problems: list[Problem] = []
     with progress("changes found:") as advance:
@@ -67,7 +77,7 @@ def run(words: list[str]) -> int:
                 advance()
     found.sort(key=lambda change: change.path)
     problems.sort(key=lambda problem: problem.path)
-    if given.json:
+    if as_json:
         print(json.dumps(_document(layers, found, problems), indent=2))
     else:
         if layers.lowers is None and not problems and all(change.kind == "A" for change in found):
@@ -77,7 +87,7 @@ def run(words: list[str]) -> int:
                 " which nothing has an overlay xattr or a whiteout",
                 file=sys.stderr,
             )
-        _print(found, stat=given.stat)
+        _print(found, stat=stat)
         _remark(found)
     for problem in problems:
         print(f"pyunionfs: cannot read {_shown(problem.path)}: {_reason(problem.error)}", file=sys.stderr)

@@ -23,6 +23,7 @@ IMAGES: Mapping[str, str] = {
 CONTAINERS: Mapping[str, str] = {
     "create": "make a container of an image",
     "ps": "list containers",
+    "diff": "list the changes of a container",
     "rm": "remove containers",
 }
 """What makes containers of images, and runs them."""
