@@ -64,10 +64,14 @@ def merged_env(*parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def environment(spec: ProcessSpec, home: str) -> Mapping[str, str]:
-    """What the process gets: PATH, HOSTNAME, TERM and HOME are Docker's where nothing else was said."""
+def environment(spec: ProcessSpec, home: str | None = None) -> Mapping[str, str]:
+    """What the process gets: PATH, HOSTNAME, TERM and HOME are Docker's where nothing else was said.
+
+    Without *home*, which is looked up in the container, HOME is left out.
+    """
     first = [DEFAULT_PATH, f"HOSTNAME={spec.hostname}", *(["TERM=xterm"] if spec.tty else [])]
     words = merged_env(first, spec.env)
     found = {name: value for name, equals, value in (word.partition("=") for word in words) if equals}
-    found.setdefault("HOME", home)
+    if home is not None:
+        found.setdefault("HOME", home)
     return found

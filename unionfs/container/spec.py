@@ -45,6 +45,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether standard input is passed on; else it is /dev/null."""
     read_only: bool = False
     """Whether the root is mounted read-only."""
+    init: bool = True
+    """Whether process 1 is one that passes signals on and reaps zombies, as by Docker's --init."""
     mounts: tuple[Mount, ...] = ()
     stop_signal: str = ""
     """A name or number, as the image says; empty: SIGTERM."""
@@ -54,7 +56,7 @@ class UnionSpec(msgspec.Struct, frozen=True):
     """The directories of a container's root, by absolute paths."""
 
     lowers: tuple[str, ...]
-    """Topmost first: the init layer, then the image's layers."""
+    """Topmost first: the init layer, then the image's layers. Empty: *merged* is a plain directory."""
     upper: str
     work: str
     merged: str
@@ -62,4 +64,8 @@ class UnionSpec(msgspec.Struct, frozen=True):
     override_stat: bool = False
     """Whether `override_stat` attributes say owners and modes in the lowers (`xattr_permissions=2`)."""
     held: tuple[int, ...] = ()
-    """Descriptors with locks that say that a mount has these layers: the daemon keeps them open."""
+    """Descriptors with locks that say that a mount has these layers: the daemon takes them, too."""
+    options: tuple[str, ...] = ()
+    """Further mount options: `volatile` for what is removed at its end."""
+    name: str = "pyunionfs"
+    """What the mount table shows as its source."""

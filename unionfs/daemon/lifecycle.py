@@ -56,6 +56,28 @@ def mount(options: MountOptions, owner: OwnerProcess | None = None) -> int:
         lock.close()
 
 
+def serve_in_this_process(options: MountOptions, ready: int, owner: OwnerProcess) -> int:
+    """Mount, and serve until the end, in a process that the caller has forked for it; its exit status.
+
+    The caller reads *ready* (READY, or FAILED and a message) and waits for the process. Never raises for what
+    the machine refuses: that is reported there.
+    """
+    lifecycle = None
+    try:
+        check_mountpoint(options.mountpoint)
+        check(options.config, options.mountpoint)
+        lock = acquire(options.config, options.lock_patience)
+        other_unions.refuse_shared_layers(options.config)
+        lifecycle = _MountLifecycle(options, lock, ready, owner)
+        return lifecycle.run()
+    except PyUnionFSError as error:
+        if lifecycle is None:
+            os.write(ready, FAILED + os.fsencode(str(error)))
+        else:
+            lifecycle.readiness.report_failure(error)
+        return 1
+
+
 def _mount_in_background(options: MountOptions, lock: Lock, owner: OwnerProcess | None) -> None:
     """Fork the daemon, which holds the lock from now on, and wait until it serves."""
     reader, writer = os.pipe()

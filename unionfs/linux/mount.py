@@ -1,57 +1,64 @@
-"""Mounting, unmounting and the table of mounts: system calls that `os` lacks, as plain typed functions.
+"""The table of mounts, and mounting and unmounting (`mount_calls.py`) under one name.
 
 Failures are `OSError` with the kernel's errno. Nothing here knows FUSE, unions or messages for people.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 from dataclasses import dataclass
 
-MS_RDONLY = 1
-MS_NOSUID = 2
-MS_NODEV = 4
-MS_NOEXEC = 8
-MS_SYNCHRONOUS = 16
-MS_REMOUNT = 32
-MS_DIRSYNC = 128
-MS_NOSYMFOLLOW = 256
-MS_NOATIME = 1024
-MS_NODIRATIME = 2048
-MS_POSIXACL = 1 << 16
-MS_RELATIME = 1 << 21
-MS_STRICTATIME = 1 << 24
-MS_LAZYTIME = 1 << 25
+from unionfs.linux.mount_calls import (
+    MNT_DETACH,
+    MNT_FORCE,
+    MS_DIRSYNC,
+    MS_LAZYTIME,
+    MS_NOATIME,
+    MS_NODEV,
+    MS_NODIRATIME,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_NOSYMFOLLOW,
+    MS_POSIXACL,
+    MS_RDONLY,
+    MS_RELATIME,
+    MS_REMOUNT,
+    MS_STRICTATIME,
+    MS_SYNCHRONOUS,
+    UMOUNT_NOFOLLOW,
+    mount,
+    umount,
+)
 
-MNT_FORCE = 1
-MNT_DETACH = 2
-UMOUNT_NOFOLLOW = 8
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
-_libc.mount.restype = ctypes.c_int
-_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
-_libc.umount2.restype = ctypes.c_int
-
-
-def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
-    """mount(2)."""
-    arguments = (os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, os.fsencode(data))
-    if _libc.mount(*arguments):
-        _raise_errno(target)
-
-
-def umount(target: str, flags: int = 0) -> None:
-    """umount2(2)."""
-    if _libc.umount2(os.fsencode(target), flags):
-        _raise_errno(target)
-
-
-def _raise_errno(path: str) -> None:
-    number = ctypes.get_errno()
-    raise OSError(number, os.strerror(number), path)
+__all__ = [
+    "MNT_DETACH",
+    "MNT_FORCE",
+    "MS_DIRSYNC",
+    "MS_LAZYTIME",
+    "MS_NOATIME",
+    "MS_NODEV",
+    "MS_NODIRATIME",
+    "MS_NOEXEC",
+    "MS_NOSUID",
+    "MS_NOSYMFOLLOW",
+    "MS_POSIXACL",
+    "MS_RDONLY",
+    "MS_RELATIME",
+    "MS_REMOUNT",
+    "MS_STRICTATIME",
+    "MS_SYNCHRONOUS",
+    "UMOUNT_NOFOLLOW",
+    "MountPoint",
+    "mount",
+    "mount_at",
+    "mount_id_of",
+    "mount_table",
+    "options_of",
+    "parse_mount",
+    "umount",
+    "unescape_octal",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,144 @@
+"""The last steps of a process on its way to exec: user, directory, descriptors, signals, the program.
+
+Called in the container, as its root with the default capabilities.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import stat
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+from unionfs.container import users
+from unionfs.linux import namespaces
+
+if TYPE_CHECKING:
+    from unionfs.container.orders import Process
+
+
+class StartError(Exception):
+    """A process was not started; the message says which step failed."""
+
+    def __init__(self, message: str, status: int = 125) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Name the step in which an OSError comes."""
+    try:
+        yield
+    except OSError as error:
+        place = f" {os.fsdecode(error.filename)}:" if error.filename is not None else ""
+        raise StartError(f"cannot {what}:{place} {error.strerror}") from error
+
+
+def execute(process: Process, terminal: int) -> NoReturn:
+    """Become the program. Raises StartError with Docker's exit statuses: 126, 127, 125 before that.
+
+    *terminal* becomes standard input, output and error and the controlling terminal; below 0: there is none.
+    """
+    if os.getsid(0) != os.getpid():
+        with step("begin a session"):
+            os.setsid()
+    user = _find_user(process["user"])
+    _set_up_descriptors(process, terminal, user.uid)
+    environment = dict(process["env"])
+    environment.setdefault("HOME", user.home)
+    with step("make the working directory"):
+        os.umask(0o022)
+        os.makedirs(process["cwd"], 0o755, exist_ok=True)
+    _become(user)
+    with step("enter the working directory"):
+        os.chdir(process["cwd"])
+    _reset_signals()
+    _exec(process["args"], environment)
+
+
+def _find_user(words: str) -> users.User:
+    try:
+        return users.find(words)
+    except users.UnknownUserError as error:
+        raise StartError(str(error)) from error
+
+
+def _set_up_descriptors(process: Process, terminal: int, uid: int) -> None:
+    """Standard input, output and error, and no other descriptor after exec."""
+    with step("set up standard input and output"):
+        if terminal >= 0:
+            os.fchown(terminal, uid, -1)
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+            for fd in range(3):
+                os.dup2(terminal, fd)
+        elif not process["interactive"]:
+            null = os.open("/dev/null", os.O_RDONLY)
+            os.dup2(null, 0)
+        for fd in range(3):
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise StartError(
+                    f"descriptor {fd} is a directory, by which the host could be reached: redirect it"
+                )
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+                # The program's user must be able to open /dev/stdout.
+                os.fchown(fd, uid, -1)
+        namespaces.close_on_exec_from(3)
+
+
+def _become(user: users.User) -> None:
+    with step(f"become user {user.uid}, group {user.gid}"):
+        if _may_set_groups():
+            os.setgroups(user.groups)
+        try:
+            os.setresgid(user.gid, user.gid, user.gid)
+            os.setresuid(user.uid, user.uid, user.uid)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                error.strerror = (
+                    "this id does not exist in the user namespace: see /etc/subuid and /etc/subgid"
+                )
+            raise
+        # The change of ids has undone it.
+        namespaces.die_with_parent(signal.SIGKILL)
+
+
+def _may_set_groups() -> bool:
+    """Not in a user namespace with a single group, where the kernel lets no process drop any."""
+    with open("/proc/self/setgroups", encoding="ascii") as file:
+        return file.read().strip() != "deny"
+
+
+def _reset_signals() -> None:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _exec(args: list[str], environment: dict[str, str]) -> NoReturn:
+    """Exec, found by PATH as execvp(3) does, with the exit statuses of Docker and POSIX shells."""
+    name = args[0]
+    if "/" in name:
+        candidates = [name]
+    else:
+        candidates = [os.path.join(entry or ".", name) for entry in environment.get("PATH", "").split(":")]
+    denied: OSError | None = None
+    for candidate in candidates:
+        try:
+            if os.path.isdir(candidate):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            os.execve(candidate, args, environment)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                denied = denied or error
+            elif os.path.exists(candidate):
+                raise StartError(f"cannot execute {name}: its interpreter does not exist", 127) from error
+    if denied is not None:
+        raise StartError(f"cannot execute {name}: {denied.strerror}", 126)
+    where = "no such file" if "/" in name else "executable file not found in $PATH"
+    raise StartError(f"cannot execute {name}: {where}", 127)
