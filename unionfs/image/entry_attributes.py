@@ -1,0 +1,150 @@
+"""Owner, mode, extended attributes and times of what a layer makes, in the layer's form.
+
+The order is the kernel's demand: an owner takes set-id bits and capabilities away, so it is first; times are
+last. Directories get theirs at the end, when nothing is made in them any more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs.image.layer_form import LayerForm
+from unionfs.image.layer_parents import Found
+from unionfs.image.layer_tree import LayerTree, Names
+from unionfs.image.tar_read import Entry
+
+_BLOCK = 1 << 20
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Attributes:
+    """Sets them. *left_out* counts extended attributes that could not be stored, by name."""
+
+    def __init__(self, tree: LayerTree, form: LayerForm, left_out: dict[str, int]) -> None:
+        self._tree = tree
+        self._form = form
+        self._left_out = left_out
+        self._directories: dict[Names, Entry] = {}
+
+    def of_directory(self, names: Names, entry: Entry) -> None:
+        """Note a directory's for `finish`; the last that are noted count."""
+        self._directories[names] = entry
+
+    def forget(self, names: Names) -> None:
+        """What was there is gone, with all that was in it."""
+        if names in self._directories:
+            for each in [each for each in self._directories if each[: len(names)] == names]:
+                del self._directories[each]
+
+    def finish(self) -> None:
+        """Set those of directories, what is deepest first."""
+        for names, entry in sorted(self._directories.items(), key=lambda item: -len(item[0])):
+            fd = self._tree.directory(names)
+            if self._form.overrides:
+                os.fchmod(fd, 0o700)
+                self._form.set_override(fd, entry.uid, entry.gid, stat.S_IFDIR | entry.mode)
+            else:
+                os.fchown(fd, entry.uid, entry.gid)
+                os.fchmod(fd, entry.mode)
+            if entry.xattrs:
+                self._set_xattrs(fd, entry.xattrs)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def of_file(self, fd: int, entry: Entry) -> None:
+        """Those of a regular file, open for writing."""
+        if self._form.overrides:
+            os.fchmod(fd, 0o600 | entry.mode & 0o111)
+            self._form.set_override(fd, entry.uid, entry.gid, stat.S_IFREG | entry.mode)
+        else:
+            os.fchown(fd, entry.uid, entry.gid)
+            os.fchmod(fd, entry.mode)
+        if entry.xattrs:
+            self._set_xattrs(fd, entry.xattrs)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def of_symlink(self, above: int, name: bytes, entry: Entry) -> None:
+        """Those of a symlink; a user's, which can have no xattr, keeps the user as its owner."""
+        self._of_path(above, name, entry)
+
+    def make_special(self, above: int, name: bytes, kind: int, device: int, entry: Entry) -> None:
+        """A FIFO or device. Without the right to make one, a file that says what it stands for."""
+        if self._form.overrides:
+            fd = os.open(name, _NEW, 0o600, dir_fd=above)
+            try:
+                self._form.set_override(fd, entry.uid, entry.gid, kind | entry.mode, device)
+                os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            finally:
+                os.close(fd)
+            return
+        os.mknod(name, kind | 0o600, device, dir_fd=above)
+        self._of_path(above, name, entry)
+
+    def _of_path(self, above: int, name: bytes, entry: Entry) -> None:
+        """Those of what is not opened."""
+        if not self._form.overrides:
+            os.chown(name, entry.uid, entry.gid, dir_fd=above, follow_symlinks=False)
+            if entry.kind != "symlink":
+                os.chmod(name, entry.mode, dir_fd=above)
+        if entry.xattrs:
+            self._set_xattrs(b"/proc/self/fd/%d/%s" % (above, name), entry.xattrs)
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=above, follow_symlinks=False)
+
+    def _set_xattrs(self, target: int | bytes, xattrs: dict[bytes, bytes]) -> None:
+        for name, value in xattrs.items():
+            stored = self._form.stored_name(name)
+            if stored is not None:
+                try:
+                    os.setxattr(target, stored, value, follow_symlinks=isinstance(target, int))
+                    continue
+                except OSError as error:
+                    # The filesystem has none of this kind, or they are root's alone, or for files only.
+                    if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
+                        raise
+            shown = name.decode(errors="backslashreplace")
+            self._left_out[shown] = self._left_out.get(shown, 0) + 1
+
+    # ---- from layers below, which are in the same form
+
+    def as_found(self, names: Names, found: Found) -> None:
+        """Note a directory's attributes as a layer below has them."""
+        st = self._form.shown(found.fd, found.st)
+        copy_xattrs(found.fd, self._tree.directory(names), skip=self._form.opaque)
+        mode = stat.S_IMODE(st.st_mode)
+        self.of_directory(names, Entry(b"", "dir", mode, st.st_uid, st.st_gid, st.st_mtime_ns))
+
+    def copy(self, found: Found, above: int, name: bytes) -> None:
+        """Copy what is not a directory, with data and attributes, from a layer below."""
+        st, path = found.st, b"/proc/self/fd/%d" % found.fd
+        if stat.S_ISREG(st.st_mode):
+            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            target = os.open(name, _NEW, 0o600, dir_fd=above)
+            try:
+                while os.sendfile(target, source, None, _BLOCK):
+                    pass
+                if not self._form.overrides:
+                    os.fchown(target, st.st_uid, st.st_gid)
+                os.fchmod(target, stat.S_IMODE(st.st_mode))
+                copy_xattrs(source, target)
+                os.utime(target, ns=(st.st_mtime_ns, st.st_mtime_ns))
+            finally:
+                os.close(source)
+                os.close(target)
+            return
+        if stat.S_ISLNK(st.st_mode):
+            os.symlink(os.readlink(b"", dir_fd=found.fd), name, dir_fd=above)
+        else:
+            os.mknod(name, st.st_mode, st.st_rdev, dir_fd=above)
+        if not self._form.overrides:
+            os.chown(name, st.st_uid, st.st_gid, dir_fd=above, follow_symlinks=False)
+        if not stat.S_ISLNK(st.st_mode):
+            os.chmod(name, stat.S_IMODE(st.st_mode), dir_fd=above)
+        os.utime(name, ns=(st.st_mtime_ns, st.st_mtime_ns), dir_fd=above, follow_symlinks=False)
+
+
+def copy_xattrs(source: int, target: int, *, skip: str = "") -> None:
+    """All of them, as they are stored, but for one."""
+    for name in os.listxattr(source):
+        if name != skip:
+            os.setxattr(target, name, os.getxattr(source, name))

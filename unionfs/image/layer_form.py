@@ -1,0 +1,122 @@
+"""How an unpacked layer says what its directory cannot hold by itself: deletions, opaque directories, owners.
+
+Three forms: root's (`trusted.overlay.*`), that of a user namespace (`user.overlay.*`), and that of an
+ordinary user with one id, where owner, mode and type stand in `user.containers.override_stat` as
+fuse-overlayfs and containers/storage have it. All are overlayfs's own formats (docs/format.md); a deletion is
+a 0/0 device in each.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from functools import cached_property
+
+from unionfs.errors import ImageError
+from unionfs.overlay.format import FUSE_OVERLAYFS_PREFIX
+from unionfs.overlay.owners import override_stat
+from unionfs.overlay.owners.override_stat import CONTAINERS, Override
+from unionfs.overlay.xattr_names import XattrNames
+
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD
+"""PROC_USER_INIT_INO of linux/proc_ns.h."""
+_CAP_SYS_ADMIN = 21
+_FOREIGN_MARKS = (
+    *(b"trusted.overlay.", b"user.overlay.", FUSE_OVERLAYFS_PREFIX.encode()),
+    *(b"user.containers.override_", b"security.fuseoverlayfs."),
+)
+"""What some union filesystem takes for a mark of its own."""
+
+
+@dataclass(frozen=True)
+class LayerForm:
+    """One of the forms. *userxattr*: marks are `user.overlay.*`; *overrides*: owners stand in xattrs."""
+
+    userxattr: bool
+    overrides: bool
+
+    @classmethod
+    def of_process(cls) -> LayerForm:
+        """The form in which this process can write layers, and mount them."""
+        if os.geteuid() != 0:
+            return cls(userxattr=True, overrides=True)
+        first = os.stat("/proc/self/ns/user").st_ino == _FIRST_USER_NAMESPACE
+        return cls(userxattr=not (first and _has_capability(_CAP_SYS_ADMIN)), overrides=False)
+
+    @property
+    def name(self) -> str:
+        """As `layer.json` has it: `root`, `userns` or `override_stat`."""
+        return "override_stat" if self.overrides else "userns" if self.userxattr else "root"
+
+    @cached_property
+    def _prefix(self) -> str:
+        return "user.overlay." if self.userxattr else "trusted.overlay."
+
+    @cached_property
+    def opaque(self) -> str:
+        """The name of the opaque mark."""
+        return self._prefix + "opaque"
+
+    @cached_property
+    def _names(self) -> XattrNames:
+        return XattrNames(self._prefix)
+
+    def stored_name(self, name: bytes) -> bytes | None:
+        """How an attribute of an image is stored; None for one that a layer must not have.
+
+        A mark of this form is stored as overlayfs escapes it (ovl_xattr_escape_name()), so that it marks
+        nothing and is shown as it was. Other marks are left out: a union that reads both would take them for
+        its own.
+        """
+        if name.startswith(self._prefix.encode()):
+            return self._names.to_stored(name)
+        if name.startswith(_FOREIGN_MARKS):
+            return None
+        if self.overrides:
+            if name.startswith((b"trusted.", b"system.")):
+                return None
+            return override_stat.isolated(name)
+        return name
+
+    def mark_opaque(self, fd: int) -> None:
+        """Have a directory hide those of its name in the layers below."""
+        os.setxattr(fd, self.opaque, b"y")
+
+    def is_opaque(self, fd: int) -> bool:
+        """Whether a directory has that mark."""
+        try:
+            return os.getxattr(fd, self.opaque) == b"y"
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+                return False
+            raise
+
+    def shown(self, fd: int, st: os.stat_result) -> os.stat_result:
+        """The stat of a file or directory of a layer as a union shows it."""
+        return (
+            override_stat.applied(st, override_stat.read(b"/proc/self/fd/%d" % fd, (CONTAINERS,)))
+            if self.overrides
+            else st
+        )
+
+    def begin(self, root: int) -> None:
+        """Prepare a layer's root: it tells in which form the layer is."""
+        if self.overrides:
+            self.set_override(root, 0, 0, stat.S_IFDIR | 0o755)
+
+    def set_override(self, target: int, uid: int, gid: int, mode: int, rdev: int = 0) -> None:
+        """Owner, mode and type of an object that has them in its xattr."""
+        kind = stat.S_IFMT(mode)
+        plain = kind in (stat.S_IFREG, stat.S_IFDIR)
+        override = Override(uid, gid, stat.S_IMODE(mode), 0 if plain else kind, rdev)
+        os.setxattr(target, CONTAINERS, override.encode())
+
+
+def _has_capability(number: int) -> bool:
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"CapEff:"):
+                return bool(int(line[7:], 16) >> number & 1)
+    raise ImageError("/proc/self/status names no capabilities: is /proc mounted?")
