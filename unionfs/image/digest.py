@@ -81,7 +81,7 @@ class VerifyingReader:
     end is refused. Whoever reads must read to the end before the content counts.
     """
 
-    __slots__ = ("_digest", "_ended", "_hasher", "_size", "_source", "_what")
+    __slots__ = ("_digest", "_ended", "_hasher", "_size", "_source", "_verified", "_what")
 
     def __init__(self, source: Readable, digest: Digest, size: int | None, what: str) -> None:
         self._source = source
@@ -90,6 +90,12 @@ class VerifyingReader:
         self._what = what
         self._hasher = Hasher(digest.algorithm)
         self._ended = False
+        self._verified = False
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the end was reached, and all is as it must be."""
+        return self._verified
 
     def read(self, size: int, /) -> bytes:
         if self._ended:
@@ -114,3 +120,4 @@ class VerifyingReader:
         found = self._hasher.digest()
         if found != self._digest:
             raise ImageError(f"{self._what}: expected digest {self._digest}, got {found}: nothing was stored")
+        self._verified = True

@@ -45,7 +45,7 @@ class Record(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     depends: bool = False
     """Whether the tree holds files of layers below (hard links): nothing on another parent shares it."""
     content: str | None = None
-    """A digest of the whole tree (`tree_digest.py`), once it was taken."""
+    """A digest of the whole tree (`tree_digest.py`), once it was taken; in tree.json only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +111,18 @@ def layers_of(store: Store, config: Config) -> list[Layer]:
 def all_layers(store: Store) -> Iterator[Layer]:
     """Every unpacked layer, in no order."""
     for entry in sorted(store.layers.iterdir()):
-        layer = find(store, Digest(f"{_algorithm(entry.name)}:{entry.name}"))
+        chain = chain_of(entry.name)
+        layer = find(store, chain) if chain is not None else None
         if layer is not None:
             yield layer
+
+
+def chain_of(name: str) -> Digest | None:
+    """The ChainID for which a directory in layers/ stands; None for any other name."""
+    try:
+        return Digest(f"{'sha512' if len(name) == 128 else 'sha256'}:{name}")
+    except ImageError:
+        return None
 
 
 def read(path: Path) -> Record | None:
@@ -133,7 +142,3 @@ def read(path: Path) -> Record | None:
 def tree_of(store: Store, record: Record) -> Path:
     """The directory of a tree, which holds `diff`."""
     return store.trees / record.tree
-
-
-def _algorithm(name: str) -> str:
-    return "sha512" if len(name) == 128 else "sha256"

@@ -1,27 +1,162 @@
 """The layers of an image, unpacked: the face of this folder for what mounts, runs or changes images.
 
-`layers_of` gives what is there; `ensure` (to come, with the same names as here) unpacks what is missing.
+`layers_of` gives what is there; `ensure` unpacks what is missing, several layers at a time.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from pathlib import Path
 
+from unionfs.errors import NotFoundError
 from unionfs.image.digest import Readable
+from unionfs.image.download import BrokenDownloadError, OpenLayer
+from unionfs.image.ingest import Ingest, Settings
+from unionfs.image.layer_form import LayerForm
 from unionfs.image.layer_record import Layer, find, layers_of
-from unionfs.image.model import Descriptor
+from unionfs.image.model import Config, Descriptor, Manifest, chain_ids
+from unionfs.image.progress import SILENT, Observer
+from unionfs.image.read_ahead import StoppedError
+from unionfs.image.store import Store, sync_directory
 
-__all__ = ["Layer", "OpenLayer", "find", "layers_of"]
+__all__ = ["Layer", "OpenLayer", "ensure", "find", "from_store", "layers_of"]
+
+MAX_LAYER_SIZE = 64 << 30
+"""Bytes of a layer's tar, if nothing else is said."""
+_WORKERS = 3
+_PATIENCE = 2.0
+"""Seconds."""
 
 
-class OpenLayer(Protocol):
-    """Opens the stored form of a layer, from *offset* on, wherever it comes from.
+def from_store(layer: Descriptor, offset: int) -> AbstractContextManager[Readable]:
+    """An `OpenLayer` for images all of whose blobs are in the store: raises NotFoundError."""
+    raise NotFoundError(f"layer {layer.digest} is not in the store: pull or load its image again")
 
-    The offset is above 0 where an earlier attempt has left that many bytes, which are hashed again: the
-    source continues there (a Range request, a seek), or reads and discards so much. What it raises
-    (ImageError, OSError) ends the unpacking; what came until then is kept for the next attempt. A connection
-    that breaks is the source's own concern: it opens another and goes on, behind one `read`.
+
+def ensure(
+    store: Store,
+    manifest: Manifest,
+    config: Config,
+    open_layer: OpenLayer = from_store,
+    observer: Observer = SILENT,
+    *,
+    keep_blobs: bool = True,
+    max_layer_size: int = MAX_LAYER_SIZE,
+    form: LayerForm | None = None,
+) -> list[Layer]:
+    """The layers of an image, lowest first; those that are missing are unpacked.
+
+    *open_layer* is called for what is neither unpacked nor a blob of the store; with *keep_blobs* what it
+    gives becomes a blob, so that a push can send it. A layer that is unpacked is never fetched for its blob.
+    *form* is that of this process if not given. The caller holds `Store.in_use` until the image can be found
+    in the index.
+
+    Everything is verified: blobs by digest and size, content by DiffID. Raises what *open_layer* raises,
+    ImageError for what does not match or is malformed, OSError where the store cannot be written. The layers
+    that were whole by then stay.
+    """
+    settings = Settings(
+        store, open_layer, observer, form or LayerForm.of_process(), keep_blobs, max_layer_size
+    )
+    return _Image(settings, manifest, config).run()
+
+
+class _Image:
+    """The work on the layers of one image.
+
+    Workers take the lowest layer that is not begun. One that depends on those below waits for them; they are
+    begun by then, so some worker always goes on.
     """
 
-    def __call__(self, layer: Descriptor, offset: int, /) -> AbstractContextManager[Readable]: ...
+    def __init__(self, settings: Settings, manifest: Manifest, config: Config) -> None:
+        self._settings = settings
+        chains = chain_ids(config.diff_ids)
+        self._ingests = [
+            Ingest(settings, blob, diff_id, chain, parent, _Below(self, number), self._check_stopped)
+            for number, (blob, diff_id, chain, parent) in enumerate(
+                zip(manifest.layers, config.diff_ids, chains, [None, *chains[:-1]], strict=True)
+            )
+        ]
+        self._changed = threading.Condition()
+        self._layers: list[Layer | None] = [None] * len(chains)  # guarded by _changed, as is the next
+        self._error: BaseException | None = None
+        self._waiting = iter(range(len(chains)))  # likewise
+
+    def run(self) -> list[Layer]:
+        threads = [
+            threading.Thread(target=self._work, name=f"layers-{number}", daemon=True)
+            for number in range(min(_WORKERS, len(self._ingests)))
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException as error:  # Ctrl-C
+            self._stop(error)
+            for thread in threads:
+                thread.join(_PATIENCE)  # one that opens a connection may take its time: it makes nothing more
+            raise
+        if self._error is not None:
+            cause = self._error.__cause__ if isinstance(self._error, BrokenDownloadError) else None
+            raise cause or self._error
+        if any(each.has_made for each in self._ingests):
+            store = self._settings.store
+            for folder in (store.blobs / "sha256", store.trees, store.layers):
+                sync_directory(folder)
+        return [layer for layer in self._layers if layer is not None]
+
+    def _work(self) -> None:
+        try:
+            while (number := self._next()) is not None:
+                layer = self._ingests[number].run()
+                with self._changed:
+                    self._layers[number] = layer
+                    self._changed.notify_all()
+        except BaseException as error:
+            self._stop(error)
+
+    def _next(self) -> int | None:
+        with self._changed:
+            return None if self._error is not None else next(self._waiting, None)
+
+    def _stop(self, error: BaseException) -> None:
+        """The first error counts: what comes after it is most often its consequence."""
+        with self._changed:
+            if self._error is None:
+                self._error = error
+            self._changed.notify_all()
+        for each in self._ingests:
+            each.stages.stop()
+
+    def _check_stopped(self) -> None:
+        with self._changed:
+            if self._error is not None:
+                raise StoppedError
+
+    def are_there(self, count: int) -> bool:
+        """Whether the lowest *count* layers are."""
+        with self._changed:
+            return None not in self._layers[:count]
+
+    def wait_for(self, count: int) -> list[Path]:
+        """The trees of the lowest *count* layers, topmost first, once they are there."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None or None not in self._layers[:count])
+            if self._error is not None:
+                raise StoppedError
+            return [layer.path for layer in reversed(self._layers[:count]) if layer is not None]
+
+
+class _Below:
+    def __init__(self, image: _Image, count: int) -> None:
+        self._image = image
+        self._count = count
+
+    def are_there(self) -> bool:
+        return self._image.are_there(self._count)
+
+    def trees(self) -> Sequence[Path]:
+        return self._image.wait_for(self._count)

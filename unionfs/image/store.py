@@ -23,10 +23,11 @@ Locks, always taken in this order:
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
-import stat
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from unionfs.errors import ImageError
 
 VARIABLE = "PYUNIONFS_STORE"
 _LAYOUT = b'{"imageLayoutVersion": "1.0.0"}'
+_PAUSE = 0.02
+"""Seconds between two attempts at a lock."""
 _FOLDERS = ("blobs/sha256", "layers", "trees", "containers", "ingest")
 
 
@@ -94,12 +97,13 @@ class Store:
             yield
 
     @contextmanager
-    def claim(self, name: str) -> Iterator[Path]:
+    def claim(self, name: str, check: Callable[[], None] | None = None) -> Iterator[Path]:
         """A directory of that name in ingest/, for this caller alone; waits for one that has it.
 
         It may hold what an earlier process left half: the caller goes on with it or begins anew, after a look
         whether the whole thing has appeared meanwhile. What is still in it at the end is kept for the
-        next one that claims the name, or for `sweep`.
+        next one that claims the name, or for `sweep`. While it waits, *check* is called now and then, and
+        what it raises ends that.
         """
         place = self.ingest / name
         while True:
@@ -110,7 +114,7 @@ class Store:
             except FileNotFoundError:  # swept in between
                 continue
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                _wait_for(fd, check)
                 if _is_same(place, fd):
                     try:
                         yield place
@@ -150,6 +154,17 @@ class Store:
                 os.close(fd)
 
 
+def _wait_for(fd: int, check: Callable[[], None] | None) -> None:
+    while check is not None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            check()
+            time.sleep(_PAUSE)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+
+
 def _is_same(place: Path, fd: int) -> bool:
     try:
         found = os.stat(place)
@@ -179,24 +194,43 @@ def sync_directory(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a tree, directories of mode 0 in it included; what is gone already is no error.
+    """Remove a tree of any depth and with directories of any mode; what is gone already is no error.
 
-    Symlinks are not followed, and nothing outside of the tree is changed.
+    Symlinks are not followed, and nothing outside of the tree is changed. Each directory is moved up to
+    *path* before it is emptied: it might be too deep for a path (PATH_MAX) and for descriptors of all above.
     """
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(found.st_mode):
-        if found.st_mode & 0o700 != 0o700 and os.geteuid() != 0:
-            path.chmod(0o700)
-        for entry in os.scandir(path):
-            if entry.is_dir(follow_symlinks=False):
-                remove_tree(Path(entry.path))
-            else:
-                with suppress(FileNotFoundError):
-                    os.unlink(entry.path)
-        with suppress(FileNotFoundError):
-            path.rmdir()
-    else:
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    path.chmod(0o700)
+    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        waiting = _remove_files(top, ".")
+        known = set(waiting)
+        unused = (name for name in map(str, itertools.count()) if name not in known)
+        while waiting:
+            name = waiting.pop()
+            for below in _remove_files(top, name):
+                waiting.append(next(unused))
+                os.rename(f"{name}/{below}", waiting[-1], src_dir_fd=top, dst_dir_fd=top)
+            os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    path.rmdir()
+
+
+def _remove_files(top: int, name: str) -> list[str]:
+    """Remove what is no directory from the directory *name* of *top*; returns the names of the others."""
+    directories = []
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+    try:
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(entry.name)
+                    os.chmod(entry.name, 0o700, dir_fd=fd)  # also to move it: its ".." changes
+                else:
+                    os.unlink(entry.name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    return directories

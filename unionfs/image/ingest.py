@@ -1,0 +1,281 @@
+"""One layer gets its place in the store: its tree, its layer.json, and its blob. Killed at any instant, the
+place is empty or has the whole.
+
+What is claimed in ingest/, in this order; the names are of digests:
+
+    layer-CHAIN     the layer, until it has its place. Held while the layers below are waited for
+    tree-DIFFID     its tree, until it has its place; no longer if it depends on the layers below
+    blob-DIGEST     the download, which may be continued: `data` in it stays if the download breaks
+
+Nothing else is waited for under the last two, so two commands never wait for each other: images have their
+layers in any order, and only ChainIDs have one order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from unionfs.errors import ImageError
+from unionfs.image import blobs
+from unionfs.image.digest import Digest, Readable, VerifyingReader
+from unionfs.image.download import Download, OpenLayer
+from unionfs.image.layer_form import LayerForm
+from unionfs.image.layer_record import (
+    DIFF,
+    RECORD,
+    TREE_RECORD,
+    Layer,
+    Record,
+    find,
+    folder_of,
+    read,
+    tree_of,
+)
+from unionfs.image.model import Descriptor, encode
+from unionfs.image.one_pass import PostponedError, Stages, one_pass
+from unionfs.image.progress import Observer, State
+from unionfs.image.store import Store, remove_tree
+from unionfs.linux.syscalls import syncfs
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for all layers of one call."""
+
+    store: Store
+    open_layer: OpenLayer
+    observer: Observer
+    form: LayerForm
+    keep_blobs: bool
+    max_layer_size: int
+
+
+class Below(Protocol):
+    """The layers below one, which may still be being made."""
+
+    def are_there(self) -> bool:
+        """Whether `trees` would not wait."""
+
+    def trees(self) -> Sequence[Path]:
+        """Their trees, topmost first, once all are there."""
+
+
+@dataclass(slots=True)
+class Ingest:
+    """The making of one layer, by one thread. `stages.stop` ends it from another."""
+
+    settings: Settings
+    blob: Descriptor
+    diff_id: Digest
+    chain: Digest
+    parent: Digest | None
+    below: Below
+    check_stopped: Callable[[], None]
+    """Is called while another process makes the same; raises to give up."""
+    stages: Stages = field(default_factory=Stages)
+    has_made: bool = False
+    _depends: bool = False
+    """Whether it looked at the layers below: also where there were none, for elsewhere it has some."""
+
+    def run(self) -> Layer:
+        """The layer, made unless it is there. Raises ImageError, BrokenDownloadError or OSError."""
+        store = self.settings.store
+        layer = self._found()
+        if layer is not None:
+            return layer
+        self._report("waiting")
+        with store.claim(f"layer-{self.chain.hex}", self.check_stopped) as place:
+            layer = self._found()
+            if layer is not None:
+                return layer
+            try:
+                _clear(place)
+                self._make(place)
+                self.has_made = True
+            finally:
+                _clear(place)
+        layer = find(store, self.chain)
+        if layer is None:
+            raise ImageError(f"layer {self.diff_id}: removed from {store.root} as soon as it was there")
+        return layer
+
+    def _found(self) -> Layer | None:
+        layer = find(self.settings.store, self.chain)
+        if layer is not None:
+            self._check_form(layer.record)
+            self._report("exists")
+        return layer
+
+    def _make(self, place: Path) -> None:
+        store = self.settings.store
+        with ExitStack() as sharing:
+            sharing.enter_context(store.claim(f"tree-{self.diff_id.hex}", self.check_stopped))
+            record = self._shared()
+            if record is not None:
+                self._report("exists")
+                _write_layer(place, record)
+                _sync(place)
+            else:
+                record = self._unpack(place, sharing.close)
+                _move(place / "tree", tree_of(store, record), place)
+        _move(place / "layer", folder_of(store, self.chain), place)
+        self._report("done")
+
+    def _shared(self) -> Record | None:
+        """What another layer of this DiffID has unpacked."""
+        place = self.settings.store.trees / self.diff_id.hex
+        record = read(place / TREE_RECORD)
+        if record is None or record.depends or not (place / DIFF).is_dir():
+            return None
+        self._check_form(record)
+        return replace(record, parent=self.parent, content=None)
+
+    def _unpack(self, place: Path, stop_sharing: Callable[[], None]) -> Record:
+        """Leave `tree` and `layer` in *place*, on disk, and the blob in the store."""
+        settings = self.settings
+
+        def parents() -> Sequence[Path]:
+            self._depends = True
+            stop_sharing()
+            return self.below.trees()
+
+        def parents_now() -> Sequence[Path]:
+            self._depends = True
+            stop_sharing()
+            if not self.below.are_there():
+                raise PostponedError
+            return self.below.trees()
+
+        if not blobs.has(settings.store, self.blob.id):
+            if not settings.keep_blobs:
+                return self._fetch(place, None, parents)
+            with settings.store.claim(f"blob-{self.blob.id.hex}", self.check_stopped) as claimed:
+                if not blobs.has(settings.store, self.blob.id):
+                    part = claimed / "data"
+                    try:
+                        record = self._fetch(place, part, parents_now)
+                        os.rename(part, blobs.path_of(settings.store, self.blob.id))
+                        return record
+                    except PostponedError:
+                        blobs.publish(settings.store, part, self.blob.id)
+        with blobs.open_blob(settings.store, self.blob.id, f"layer {self.blob.id}") as file:
+            counted = _Counted(file, self.blob, settings.observer)
+            return self._pass(place, counted, lambda: None, parents)
+
+    def _fetch(self, place: Path, part: Path | None, parents: Callable[[], Sequence[Path]]) -> Record:
+        """Unpack what the source gives. The part of a download that broke stays, a wrong one does not."""
+        while True:
+            with Download(self.blob, self.settings.open_layer, part, self.settings.observer) as download:
+                source = VerifyingReader(download, self.blob.id, self.blob.size, f"layer {self.blob.id}")
+                try:
+                    return self._pass(place, source, download.interrupt, parents)
+                except ImageError:
+                    if part is not None:
+                        part.unlink()
+                    if source.is_verified or not download.resumed:
+                        raise
+                    # What was left was wrong, as it may be after a crash of the machine: from the beginning.
+                finally:
+                    if part is not None and part.exists() and part.stat().st_size == 0:
+                        part.unlink()
+
+    def _pass(
+        self,
+        place: Path,
+        source: Readable,
+        interrupt: Callable[[], None],
+        parents: Callable[[], Sequence[Path]],
+    ) -> Record:
+        settings = self.settings
+        target = place / "tree" / DIFF
+        if target.parent.exists():
+            remove_tree(target.parent)
+        target.mkdir(parents=True)
+        self._depends = False
+        unpacked = one_pass(
+            source,
+            interrupt,
+            self.blob.id,
+            self.diff_id,
+            target,
+            parents,
+            settings.form,
+            settings.max_layer_size,
+            self.stages,
+        )
+        record = Record(
+            self.diff_id,
+            self.chain.hex if self._depends else self.diff_id.hex,
+            unpacked.size,
+            unpacked.entries,
+            settings.form.name,
+            self.blob.id,
+            self.blob.size,
+            self.parent,
+            self._depends,
+        )
+        (place / "tree" / TREE_RECORD).write_bytes(encode(record))
+        _write_layer(place, record)
+        _sync(place)
+        return record
+
+    def _check_form(self, record: Record) -> None:
+        if record.form != self.settings.form.name:
+            raise ImageError(
+                f"layer {record.diff_id} is unpacked in {self.settings.store.root} in the form"
+                f" {record.form}, and is needed in the form {self.settings.form.name}: use another --store"
+            )
+
+    def _report(self, state: State) -> None:
+        self.settings.observer.report(self.blob.id, state, 0, self.blob.size)
+
+
+class _Counted:
+    """A blob of the store, verified when it entered; the DiffID says whether it is still the same."""
+
+    def __init__(self, source: Readable, blob: Descriptor, observer: Observer) -> None:
+        self._source = source
+        self._blob = blob
+        self._observer = observer
+        self._done = 0
+
+    def read(self, size: int, /) -> bytes:
+        block = self._source.read(size)
+        self._done += len(block)
+        self._observer.report(self._blob.id, "extracting", self._done, self._blob.size)
+        return block
+
+
+def _write_layer(place: Path, record: Record) -> None:
+    folder = place / "layer"
+    folder.mkdir()
+    (folder / RECORD).write_bytes(encode(record))
+    (folder / DIFF).symlink_to(Path("../../trees", record.tree, DIFF))
+
+
+def _move(made: Path, target: Path, place: Path) -> None:
+    """Give what was made its place. What is there is damaged (`find` and `_shared` have not taken it)."""
+    if target.exists():
+        os.rename(target, place / f"damaged-{target.name}")
+    os.rename(made, target)
+
+
+def _sync(place: Path) -> None:
+    """Everything on disk, in one call: fsync of each file would take minutes."""
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def _clear(place: Path) -> None:
+    for left in place.iterdir():
+        remove_tree(left)
