@@ -4,8 +4,8 @@ Formats: V7, ustar and PAX (POSIX.1-2017, pax), GNU's long names, sparse files i
 manual, appendix D) and base-256 numbers. Names and attributes are bytes; what a name leads to is not looked
 at here.
 
-Python's tarfile is not used: it takes a malformed header for the end of the archive, decodes names, and takes
-four times as long for a header.
+Python's tarfile is not used: it takes a malformed header for the end of the archive, and decodes names. (It
+is slower, too: 10,600 headers take it 0.34 s of processor time, and 0.22 here.)
 """
 
 from __future__ import annotations
