@@ -48,8 +48,8 @@ lint: $(READY) ## ruff (rules and layout) and mypy --strict
 fuzz: $(READY) ## long differential run against kernel overlayfs (ARGS="--seeds 0-999")
 	$(BIN)/python scripts/fuzz.py $(ARGS)
 
-malformed: $(READY) ## a million requests at random, many spoiled, to the direct transport (ARGS="-k handles")
-	PYUNIONFS_MALFORMED=250000 $(BIN)/python -m pytest tests/transport/direct/test_fuzz.py $(ARGS)
+malformed: $(READY) ## a million requests and many layers at random, most spoiled (ARGS="-k handles")
+	PYUNIONFS_MALFORMED=250000 $(BIN)/python -m pytest tests/transport/direct/test_fuzz.py tests/image/test_spoiled.py $(ARGS)
 
 crash: $(READY) ## SIGKILL the daemon at random moments and look for loss (ARGS="--kills 500")
 	$(BIN)/python scripts/crash.py $(ARGS)

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+from unionfs.image.store import remove_tree
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_KEPT = 128
-"""Descriptors of directories that are kept open."""
+"""Descriptors of directories that stay open from one entry to the next."""
+_DEEP = 32
+"""Of a path with more components only the last directory is kept: the path may have 2,000."""
 
 Names = tuple[bytes, ...]
 """A path from the layer's root, by its components; () is the root."""
 
 
 class LayerTree:
-    """Directories by their paths. Descriptors that it gives stay open until the next call."""
+    """Directories by their paths. Descriptors that it gives stay open until `trim` or `forget`."""
 
     def __init__(self, root: Path) -> None:
         self.root = os.open(root, _DIRECTORY)
-        self._kept: OrderedDict[Names, int] = OrderedDict()
+        self._kept: dict[Names, int] = {}
 
     def close(self) -> None:
         self.forget()
@@ -36,6 +39,12 @@ class LayerTree:
             os.close(fd)
         self._kept.clear()
 
+    def trim(self) -> None:
+        """Close all but some; to be called where no descriptor is in use."""
+        while len(self._kept) > _MOST_KEPT:
+            names = next(iter(self._kept))
+            os.close(self._kept.pop(names))
+
     def directory(self, names: Names, make: Callable[[int, Names], None] | None = None) -> int:
         """A descriptor of a directory of the layer.
 
@@ -46,21 +55,25 @@ class LayerTree:
             return self.root
         kept = self._kept.get(names)
         if kept is not None:
-            self._kept.move_to_end(names)
             return kept
-        above = self.directory(names[:-1], make)
+        known = len(names) - 1
+        while known and names[:known] not in self._kept:
+            known -= 1
+        fd = self._kept[names[:known]] if known else self.root
+        passing = -1
         try:
-            fd = os.open(names[-1], _DIRECTORY, dir_fd=above)
-        except (FileNotFoundError, NotADirectoryError):
-            if make is None:
-                raise
-            make(above, names)
-            # Making it may have looked at others.
-            fd = os.open(names[-1], _DIRECTORY, dir_fd=self.directory(names[:-1]))
-        self._kept[names] = fd
-        if len(self._kept) > _MOST_KEPT:
-            _, oldest = self._kept.popitem(last=False)
-            os.close(oldest)
+            for depth in range(known + 1, len(names) + 1):
+                below = _open(fd, names[:depth], make)
+                if passing >= 0:
+                    os.close(passing)
+                fd, passing = below, below
+                if depth == len(names) or len(names) <= _DEEP:
+                    self._kept[names[:depth]] = fd
+                    passing = -1
+        except BaseException:
+            if passing >= 0:
+                os.close(passing)
+            raise
         return fd
 
     def lstat(self, names: Names) -> os.stat_result | None:
@@ -73,29 +86,19 @@ class LayerTree:
             return None
 
     def remove(self, directory: int, name: bytes, st: os.stat_result) -> None:
-        """Remove what is there, a directory with all that is in it."""
+        """Remove what is there, a directory with all that is in it; then no descriptor is good any more."""
         if not stat.S_ISDIR(st.st_mode):
             os.unlink(name, dir_fd=directory)
             return
-        directory = os.dup(directory)  # it may be one of those that are forgotten
-        try:
-            self.forget()
-            _remove_directory(directory, name)
-        finally:
-            os.close(directory)
+        remove_tree(Path(f"/proc/self/fd/{directory}") / os.fsdecode(name))
+        self.forget()
 
 
-def _remove_directory(above: int, name: bytes) -> None:
-    os.chmod(name, 0o700, dir_fd=above)
-    fd = os.open(name, _DIRECTORY, dir_fd=above)
+def _open(above: int, names: Names, make: Callable[[int, Names], None] | None) -> int:
     try:
-        with os.scandir(fd) as listing:
-            entries = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in listing]
-        for each, is_directory in entries:
-            if is_directory:
-                _remove_directory(fd, each)
-            else:
-                os.unlink(each, dir_fd=fd)
-    finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=above)
+        return os.open(names[-1], _DIRECTORY, dir_fd=above)
+    except (FileNotFoundError, NotADirectoryError):
+        if make is None:
+            raise
+        make(above, names)
+        return os.open(names[-1], _DIRECTORY, dir_fd=above)

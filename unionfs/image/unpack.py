@@ -74,6 +74,8 @@ class _Unpacking:
         self._result = Unpacked()
         self._attributes = Attributes(self._tree, form, self._result.left_out)
         self._name = b""
+        self._nowhere: set[Names] = set()
+        """Directories that were made here, and which the layers below do not have."""
 
     def close(self) -> None:
         self._tree.close()
@@ -84,6 +86,7 @@ class _Unpacking:
         for entry in self._reader:
             self._name = entry.name
             self._result.entries += 1
+            self._tree.trim()
             try:
                 self._apply(entry)
             except OSError as error:
@@ -154,8 +157,9 @@ class _Unpacking:
             if not _is_whiteout(st):
                 raise self._refused("it lies below something that is no directory")
             os.unlink(names[-1], dir_fd=above)
-        found = self._find_below(names) if st is None else None
+        found = self._find_below(names) if st is None and names[:-1] not in self._nowhere else None
         if found is None:
+            self._nowhere.add(names)
             os.mkdir(names[-1], 0o755, dir_fd=above)
             if st is not None:
                 self._form.mark_opaque(self._tree.directory(names))
@@ -288,25 +292,17 @@ class _Unpacking:
         if not layers:
             return None
         self._result.depends = True
-        if any(self._hides(names[:depth]) for depth in range(1, len(names))):
-            return None
+        for depth in range(1, len(names)):
+            st = self._tree.lstat(names[:depth])
+            if st is None:
+                break
+            if not stat.S_ISDIR(st.st_mode) or self._form.is_opaque(self._tree.directory(names[:depth])):
+                return None
         return layer_parents.find(layers, names, self._form)
 
-    def _hides(self, names: Names) -> bool:
-        """Whether this layer has something there that hides what the layers below have in it."""
-        st = self._tree.lstat(names)
-        if st is None:
-            return False
-        return not stat.S_ISDIR(st.st_mode) or self._form.is_opaque(self._tree.directory(names))
-
     def _link(self, target: Names, above: int, name: bytes) -> None:
-        above = os.dup(above)
-        try:
-            # The target's own directory may be opened by closing the other.
-            at = self._tree.directory(target[:-1])
-            os.link(target[-1], name, src_dir_fd=at, dst_dir_fd=above, follow_symlinks=False)
-        finally:
-            os.close(above)
+        at = self._tree.directory(target[:-1])
+        os.link(target[-1], name, src_dir_fd=at, dst_dir_fd=above, follow_symlinks=False)
 
     @staticmethod
     def _lstat(directory: int, name: bytes) -> os.stat_result | None:
