@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from testing.images import Image, TarEntry, directory, file, hard_link, image
+from testing.images import TarEntry, directory, file, hard_link, image
+from tests.image.rig import Source, documents, ensure
 from unionfs.errors import ImageError, NotFoundError
 from unionfs.image import blobs, layers
-from unionfs.image.digest import Digest, Readable, digest_of
-from unionfs.image.layer_record import Layer, all_layers, find
-from unionfs.image.model import Config, Descriptor, Manifest, chain_ids, decode_config, decode_manifest
+from unionfs.image.digest import Digest
+from unionfs.image.layer_record import all_layers, find
+from unionfs.image.model import chain_ids
 from unionfs.image.progress import State
 from unionfs.image.store import Store
 
@@ -31,50 +31,6 @@ LINKS = [hard_link("linked", "a/one")]
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
-
-
-class Source:
-    """Opens layers of images in memory; counts, and can be made to fail."""
-
-    def __init__(self, *images: Image) -> None:
-        self.content = {digest_of(blob): blob for each in images for blob in each.blobs}
-        self.opened: list[tuple[Digest, int]] = []
-        self.breaks_at: int | None = None
-        self.wait: Callable[[Digest], None] = lambda digest: None
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def __call__(self, layer: Descriptor, offset: int, /) -> Iterator[Readable]:
-        with self._lock:
-            self.opened.append((layer.id, offset))
-        self.wait(layer.id)
-        yield Stream(self.content[layer.id], offset, self.breaks_at)
-
-
-class Stream:
-    def __init__(self, content: bytes, at: int, breaks_at: int | None) -> None:
-        self.content, self.at, self.breaks_at = content, at, breaks_at
-
-    def read(self, size: int, /) -> bytes:
-        if self.breaks_at is not None:
-            if self.at >= self.breaks_at:
-                raise ImageError("connection lost")
-            size = min(size, self.breaks_at - self.at)
-        block = self.content[self.at : self.at + size]
-        self.at += len(block)
-        return block
-
-
-def documents(made: Image) -> tuple[Manifest, Config]:
-    manifest = decode_manifest(made.manifest, None, "manifest")
-    assert isinstance(manifest, Manifest)
-    return manifest, decode_config(made.config, manifest, "config")
-
-
-def ensure(store: Store, made: Image, source: Source, *, keep_blobs: bool = True) -> list[Layer]:
-    manifest, config = documents(made)
-    with store.in_use():
-        return layers.ensure(store, manifest, config, source, keep_blobs=keep_blobs)
 
 
 def names(path: Path) -> list[str]:

@@ -16,13 +16,14 @@ UNIONS: Mapping[str, str] = {
 IMAGES: Mapping[str, str] = {
     "images": "list the images of the store",
     "tag": "give an image one name more",
+    "prune": "remove images, layers and blobs that nothing uses",
+    "df": "show how much of the disk images and containers take",
     "inspect": "print all that is known of images and mounts",
 }
 """What moves images between registries, archives, directories and the store, and lists them."""
 
 CONTAINERS: Mapping[str, str] = {
     "create": "make a container of an image",
-    "start": "start containers that were made before",
     "ps": "list containers",
     "diff": "list the changes of a container",
     "rm": "remove containers",

@@ -52,6 +52,15 @@ def layers_of_mount(path: str) -> Layers | None:
     return None
 
 
+def directories_in_use() -> list[str]:
+    """The layers of all mounts of this program whose daemons reply."""
+    found: list[str] = []
+    for status in status_socket.list_mounts():
+        if status["state"] != "unreachable":
+            found += status["lowers"] + status["data_lowers"]
+    return found
+
+
 def refuse_inside(path: str) -> None:
     """Raise MountError for a directory inside a mounted union: it is no layer.
 

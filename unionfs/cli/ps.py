@@ -86,13 +86,14 @@ def run(words: list[str]) -> int:
     form = "{{.ID}}" if given.quiet else given.format
     if form is None or form == "table":
         form = listing.table(*_COLUMNS)
-    rows = [_row(*pair, whole=given.no_trunc) for pair in found]
+    rows = [row(*pair, whole=given.no_trunc) for pair in found]
     for line in listing.listing(rows, form, HEADERS):
         print(line)
     return 0
 
 
-def _row(container: Container, state: State, *, whole: bool) -> dict[str, object]:
+def row(container: Container, state: State, *, whole: bool = False) -> dict[str, object]:
+    """The fields of a container in a list."""
     created = _time(container.record.created)
     command = shlex.join(container.record.process.args)
     if not whole and len(command) > _COMMAND:

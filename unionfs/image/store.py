@@ -85,9 +85,12 @@ class Store:
             yield
 
     @contextmanager
-    def pruning(self) -> Iterator[None]:
-        """While what has no reference is removed (exclusive); waits for everyone who is making one."""
-        with _locked(self.root / "lock", fcntl.LOCK_EX):
+    def pruning(self, busy: Callable[[], None] | None = None) -> Iterator[None]:
+        """While what has no reference is removed (exclusive); waits until none is being made.
+
+        *busy* is called if it has to wait.
+        """
+        with _locked(self.root / "lock", fcntl.LOCK_EX, busy):
             yield
 
     @contextmanager
@@ -175,10 +178,15 @@ def _is_same(place: Path, fd: int) -> bool:
 
 
 @contextmanager
-def _locked(path: Path, how: int) -> Iterator[None]:
+def _locked(path: Path, how: int, busy: Callable[[], None] | None = None) -> Iterator[None]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, how)
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if busy is not None:
+                busy()
+            fcntl.flock(fd, how)
         yield
     finally:
         os.close(fd)

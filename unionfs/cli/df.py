@@ -1,0 +1,181 @@
+"""`pyunionfs df`: how much of the disk the store takes, in the form of `docker system df`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from unionfs.cli import listing, ps, store_option
+from unionfs.cli.images import NONE
+from unionfs.cli.mounted_layers import directories_in_use
+from unionfs.cli.parser import Parser
+from unionfs.cli.text import printable
+from unionfs.container import record
+from unionfs.container.record import Container
+from unionfs.container.state import State
+from unionfs.errors import OptionError
+from unionfs.image.usage import ImageUsage, Part, Usage, usage
+
+HEADERS = {
+    "Type": "TYPE",
+    "TotalCount": "TOTAL",
+    "Active": "ACTIVE",
+    "Size": "SIZE",
+    "Reclaimable": "RECLAIMABLE",
+}
+"""The fields of --format, and their columns."""
+
+_IMAGE_HEADERS = {
+    "Repository": "REPOSITORY",
+    "Tag": "TAG",
+    "ID": "IMAGE ID",
+    "CreatedSince": "CREATED",
+    "Size": "SIZE",
+    "SharedSize": "SHARED SIZE",
+    "UniqueSize": "UNIQUE SIZE",
+    "Containers": "CONTAINERS",
+}
+_CONTAINER_COLUMNS = ("ID", "Image", "Command", "Size", "RunningFor", "Status", "Names")
+
+
+def parser() -> Parser:
+    made = Parser(
+        "df",
+        "Show how much of the disk images, containers and the blobs of layers take, and how much of it could"
+        " be freed.",
+        "Layers that images share count once; with --verbose the images are listed, each with what it shares"
+        " and what only it has. RECLAIMABLE is what `prune -a` frees of images, `rm` of containers that do"
+        " not run, `prune --blobs` of blobs and `prune` of downloads. Sizes are those of files. The fields of"
+        " TEMPLATE are .Type, .TotalCount, .Active, .Size and .Reclaimable.",
+        examples=[
+            ("pyunionfs df", "the whole store"),
+            ("pyunionfs df -v", "each image and container"),
+            ("pyunionfs df --json", "for programs, in bytes"),
+        ],
+    )
+    made.add_argument("-v", "--verbose", action="store_true", help="list images and containers")
+    made.add_argument("--json", action="store_true", help="print a JSON object, for programs")
+    made.add_argument(
+        "--format", metavar="TEMPLATE", help="a Go template for each line, `table ...` or `json`"
+    )
+    store_option.add(made)
+    return made
+
+
+def run(words: list[str]) -> int:
+    given = parser().parse_args(words)
+    if sum(map(bool, (given.json, given.verbose, given.format))) > 1:
+        raise OptionError("df: --json, --verbose and --format conflict with each other")
+    store = store_option.opened(given)
+    found = usage(store, directories_in_use())
+    containers = [(each, each.state()) for each in record.containers(store)]
+    if given.json:
+        print(json.dumps(_document(found, containers), indent=2))
+    elif given.verbose:
+        _print_all(found, containers)
+    else:
+        form = given.format if given.format not in (None, "table") else listing.table(*HEADERS)
+        for line in listing.listing([_row(*each) for each in _parts(found, containers)], form, HEADERS):
+            print(line)
+    for problem in found.problems:
+        print(f"pyunionfs: {printable(str(problem))}", file=sys.stderr)
+    return 1 if found.problems else 0
+
+
+def _parts(found: Usage, containers: Sequence[tuple[Container, State]]) -> list[tuple[str, Part]]:
+    sizes = [(found.containers.get(each.id, 0), state.running) for each, state in containers]
+    of_containers = Part(
+        len(sizes),
+        sum(running for _, running in sizes),
+        sum(size for size, _ in sizes),
+        sum(size for size, running in sizes if not running),
+    )
+    return [
+        ("Images", found.layers),
+        ("Containers", of_containers),
+        ("Layer Blobs", found.blobs),
+        ("Downloads", found.downloads),
+    ]
+
+
+def _row(kind: str, part: Part) -> dict[str, object]:
+    share = f" ({part.reclaimable * 100 // part.size}%)" if part.size else ""
+    return {
+        "Type": kind,
+        "TotalCount": part.total,
+        "Active": part.active,
+        "Size": listing.size(part.size),
+        "Reclaimable": listing.size(part.reclaimable) + share,
+    }
+
+
+def _print_all(found: Usage, containers: Sequence[tuple[Container, State]]) -> None:
+    print("Images space usage:\n")
+    rows = [_image_row(each) for each in found.images]
+    for line in listing.listing(rows, listing.table(*_IMAGE_HEADERS), _IMAGE_HEADERS):
+        print(line)
+    print("\nContainers space usage:\n")
+    rows = [
+        {**ps.row(each, state), "Size": listing.size(found.containers.get(each.id, 0))}
+        for each, state in containers
+    ]
+    headers = {**ps.HEADERS, "Size": "SIZE"}
+    for line in listing.listing(rows, listing.table(*_CONTAINER_COLUMNS), headers):
+        print(line)
+    for kind, part in _parts(found, containers)[2:]:
+        print(f"\n{kind} space usage: {listing.size(part.size)}")
+
+
+def _image_row(each: ImageUsage) -> dict[str, object]:
+    name = next(iter((*each.image.tags, *each.image.repo_digests)), None)
+    return {
+        "Repository": NONE if name is None else name.familiar_name,
+        "Tag": NONE if name is None or name.tag is None else name.tag,
+        "ID": each.id.short,
+        "CreatedSince": listing.since(each.created),
+        "Size": listing.size(each.size),
+        "SharedSize": listing.size(each.shared),
+        "UniqueSize": listing.size(each.unique),
+        "Containers": each.containers,
+    }
+
+
+def _document(found: Usage, containers: Sequence[tuple[Container, State]]) -> dict[str, Any]:
+    """In the words of the Engine API's /system/df where it has them."""
+    return {
+        "LayersSize": found.layers.size,
+        "Images": [
+            {
+                "Id": each.id,
+                "RepoTags": [tag.familiar for tag in each.image.tags],
+                "RepoDigests": [digest.familiar for digest in each.image.repo_digests],
+                "Created": int(each.created.timestamp()) if each.created else None,
+                "Size": each.size,
+                "SharedSize": each.shared,
+                "UniqueSize": each.unique,
+                "Containers": each.containers,
+            }
+            for each in found.images
+        ],
+        "Containers": [
+            {
+                "Id": each.id,
+                "Names": [each.name],
+                "Image": each.record.image,
+                "SizeRw": found.containers.get(each.id, 0),
+                "State": state.status,
+            }
+            for each, state in containers
+        ],
+        "Parts": {
+            kind: {
+                "TotalCount": part.total,
+                "Active": part.active,
+                "Size": part.size,
+                "Reclaimable": part.reclaimable,
+            }
+            for kind, part in _parts(found, containers)
+        },
+    }

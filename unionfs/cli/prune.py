@@ -1,0 +1,86 @@
+"""`pyunionfs prune`: removes images, layers and blobs that nothing uses, as `docker image prune` does."""
+
+from __future__ import annotations
+
+import sys
+
+from unionfs.cli import listing, store_option
+from unionfs.cli.mounted_layers import directories_in_use
+from unionfs.cli.parser import Parser
+from unionfs.errors import ImageError
+from unionfs.image import prune
+from unionfs.image.prune import Pruned
+from unionfs.image.store import Store
+
+_DANGLING = "This will remove all dangling images."
+_ALL = "This will remove all images without at least one container associated to them."
+_BLOBS = "The blobs of unpacked layers go, too: a push makes them again, with other digests."
+
+
+def parser() -> Parser:
+    made = Parser(
+        "prune",
+        "Remove images without a name, and layers, blobs and interrupted downloads that no image, container"
+        " or mount uses. Asks first.",
+        "It waits for commands that are bringing images into the store. With --blobs the layers of images are"
+        " kept only once, unpacked: the blobs from which they were unpacked are freed. `save` and `push`"
+        " make them again.",
+        examples=[
+            ("pyunionfs prune", "images without a name"),
+            ("pyunionfs prune -af", "all images of which there is no container, without asking"),
+            ("pyunionfs prune --blobs", "the compressed form of layers, too"),
+        ],
+    )
+    made.add_argument(
+        "-a", "--all", action="store_true", help="remove all images of which there is no container"
+    )
+    made.add_argument("--blobs", action="store_true", help="free the blobs of layers that are unpacked")
+    made.add_argument("-f", "--force", action="store_true", help="do not ask")
+    store_option.add(made)
+    return made
+
+
+def run(words: list[str]) -> int:
+    given = parser().parse_args(words)
+    store = store_option.opened(given)
+    if not given.force and not _confirmed(_ALL if given.all else _DANGLING, blobs=given.blobs):
+        raise ImageError("prune was cancelled: nothing was removed (-f does not ask)")
+    print_pruned(_prune(store, all_images=given.all, layer_blobs=given.blobs))
+    return 0
+
+
+def _prune(store: Store, *, all_images: bool, layer_blobs: bool) -> Pruned:
+    with store.pruning(_report_busy):
+        return prune.prune(
+            store, all_images=all_images, layer_blobs=layer_blobs, directories=directories_in_use()
+        )
+
+
+def _report_busy() -> None:
+    print("pyunionfs: prune: waiting for a command that is changing the store", file=sys.stderr)
+
+
+def _confirmed(warning: str, *, blobs: bool) -> bool:
+    print(f"WARNING! {warning}" + (f"\n{_BLOBS}" if blobs else ""))
+    try:
+        return input("Are you sure you want to continue? [y/N] ").strip().lower() == "y"
+    except EOFError:
+        print()
+        return False
+
+
+def print_pruned(done: Pruned) -> None:
+    """What was removed, in Docker's words."""
+    if done.untagged or done.images or done.layers:
+        print("Deleted Images:")
+        for name in done.untagged:
+            print(f"untagged: {name}")
+        for digest in (*done.images, *done.layers):
+            print(f"deleted: {digest}")
+        print()
+    if done.blobs:
+        print("Freed Blobs:")
+        for digest in done.blobs:
+            print(f"deleted: {digest}")
+        print()
+    print(f"Total reclaimed space: {listing.size(done.freed)}")
