@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ Tree = Mapping[str, bytes | None]
 """Content of files by their paths; None is a directory, and a whiteout where the name ends in `-`."""
 
 
-def plant(store: Store, name: str, layers: Iterable[Tree], **config: Any) -> Descriptor:
+Filler = Callable[[Path], None]
+"""Makes the content of an empty directory, which is known by the function's name."""
+
+
+def plant(store: Store, name: str, layers: Iterable[Tree | Filler], **config: Any) -> Descriptor:
     """An image with these layers, the lowest first, and this `config` section. Equal layers share a tree."""
     ids = [plant_layer(store, layer) for layer in layers]
     for parent, diff_id, chain in zip([None, *chain_ids(ids)], ids, chain_ids(ids), strict=False):
@@ -44,12 +48,16 @@ def plant(store: Store, name: str, layers: Iterable[Tree], **config: Any) -> Des
     return manifest
 
 
-def plant_layer(store: Store, layer: Tree) -> Digest:
+def plant_layer(store: Store, layer: Tree | Filler) -> Digest:
     """The tree of a layer; its DiffID is made up from the content."""
-    diff_id = digest_of(repr(sorted(layer.items())).encode())
+    known = layer.__qualname__ if callable(layer) else repr(sorted(layer.items()))
+    diff_id = digest_of(known.encode())
     tree = store.trees / diff_id.hex / layer_record.DIFF
     if not tree.exists():
         tree.mkdir(parents=True)
+        if callable(layer):
+            layer(tree)
+            return diff_id
         for path, content in layer.items():
             target = tree / path
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ IMAGES: Mapping[str, str] = {
 
 CONTAINERS: Mapping[str, str] = {
     "create": "make a container of an image",
+    "start": "start containers that were made before",
     "ps": "list containers",
     "diff": "list the changes of a container",
     "rm": "remove containers",

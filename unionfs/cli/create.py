@@ -14,7 +14,7 @@ def parser() -> Parser:
         usage=("pyunionfs create [OPTION...] IMAGE [COMMAND [ARG...]]",),
         examples=[
             ("pyunionfs create --name web debian:12 bash", "a container to be started later"),
-            ("pyunionfs ps -a", "list it"),
+            ("pyunionfs start -a -i web", "start it, at this terminal"),
             ("pyunionfs create -v /srv/data:/data:ro -e LANG=C debian:12", "with the image's own command"),
         ],
     )

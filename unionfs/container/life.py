@@ -1,0 +1,144 @@
+"""The life of a container: its root put together, its process run, start and end recorded.
+
+What runs it is `run.py`, or an OCI runtime. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import msgspec
+
+from unionfs.container import init_layer, record
+from unionfs.container.record import Container
+from unionfs.container.run import StartError, run_in
+from unionfs.container.spec import UnionSpec
+from unionfs.container.state import Run, identity, now
+from unionfs.errors import ContainerError, PyUnionFSError
+from unionfs.image.lowers import hold, release
+
+OUTPUT = "output.log"
+"""What a container that runs in the background has printed, in its directory."""
+
+_REACHED = b"+"
+
+
+@contextmanager
+def union_of(container: Container, what: str) -> Iterator[UnionSpec]:
+    """The container's root, to be mounted, with the container locked and its layers held.
+
+    *what* is to be done, for the message: "start". Raises ContainerError.
+    """
+    with container.lock(what):
+        if container.state().running:
+            raise ContainerError(f"cannot {what} container {container.name}: it is running")
+        init_layer.refresh(container.init, container.record.process.hostname)
+        with container.store.in_use():
+            lowers = hold(container.lowers())
+        try:
+            yield UnionSpec(
+                lowers.paths,
+                str(container.upper),
+                str(container.work),
+                str(container.merged),
+                lowers.override_stat,
+                lowers.held,
+                # What is removed at its end needs no sync.
+                options=("volatile",) if container.record.auto_remove else (),
+                name=container.name,
+            )
+        finally:
+            release(lowers)
+
+
+def run(container: Container, *, interactive: bool = True, reached: Callable[[], None] = lambda: None) -> int:
+    """Start a container, wait for its end, and return its exit status. Raises StartError, ContainerError.
+
+    Without *interactive* standard input is not passed on. *reached* is called when its program has been. One
+    that is to be removed at its end is.
+    """
+    process = container.record.process
+    if not interactive:
+        process = msgspec.structs.replace(process, interactive=False)
+    with union_of(container, "start") as union:
+        _make_sources(container)
+        runs: list[Run] = []
+
+        def started(pid: int) -> None:
+            runs.append(Run(pid, identity(pid) or "", now()))
+            container.note(runs[0])
+            reached()
+
+        failure: StartError | None = None
+        try:
+            status = run_in(process, union, started)
+        except StartError as error:
+            failure, status = error, error.status
+            container.note(Run(0, "", now(), now(), status, str(error)))
+        else:
+            container.note(msgspec.structs.replace(runs[0], finished=now(), exit_code=status))
+    if container.record.auto_remove:
+        record.remove(container)
+    if failure is not None:
+        raise failure
+    return status
+
+
+def run_in_background(container: Container) -> None:
+    """Start a container, and return when its program has been reached. Raises StartError, ContainerError.
+
+    A process of its own waits for the end. Standard input is empty, and output goes into OUTPUT.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _wait_in_background(container, writer)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    if answer != _REACHED:
+        code, _, text = os.fsdecode(answer).partition(" ")
+        raise StartError(text or f"cannot start container {container.name}: it was killed", int(code or 125))
+
+
+def _wait_in_background(container: Container, writer: int) -> NoReturn:
+    """In a forked process: leave terminal and parent, run the container, and end with it."""
+    status = 1
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        output = os.open(container.path / OUTPUT, flags, 0o600)
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        for fd, target in ((null, 0), (output, 1), (output, 2)):
+            os.dup2(fd, target)
+
+        def reached() -> None:
+            os.write(writer, _REACHED)
+            os.close(writer)
+
+        status = run(container, interactive=False, reached=reached)
+    except StartError as error:
+        os.write(writer, os.fsencode(f"{error.status} {error}"))
+    except (PyUnionFSError, OSError) as error:
+        os.write(writer, os.fsencode(f"125 {error}"))
+    finally:
+        os._exit(status)
+
+
+def _make_sources(container: Container) -> None:
+    """Make directories of the host that are to be shown and are not there, as Docker does for --volume."""
+    for mount in container.record.process.mounts:
+        if mount.kind == "bind" and not os.path.lexists(mount.source):
+            try:
+                os.makedirs(mount.source)
+            except OSError as error:
+                raise ContainerError(
+                    f"cannot make the directory {mount.source} of --volume: {error.strerror}"
+                ) from error
