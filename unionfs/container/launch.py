@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from unionfs.container import capabilities, devices, pipes, supervise, terminal
 from unionfs.container.init import become_init
-from unionfs.container.program import StartError, execute, step
+from unionfs.container.program import StepError, execute, step
 from unionfs.container.rootfs import Rootfs
 from unionfs.linux import mount_calls, namespaces
 
@@ -42,7 +42,7 @@ def main(orders: int, report: int) -> NoReturn:
         if order is None:  # the command has failed, and said so
             os._exit(FAILED)
         status = _Launcher(orders, report).run(order)
-    except StartError as error:
+    except StepError as error:
         _report(report, f"failed {error.status} {error}")
         status = error.status
     except OSError as error:
@@ -93,7 +93,7 @@ class _Launcher:
             namespaces.die_with_parent(signal.SIGKILL)
             os.close(self.orders)
             child()
-        except StartError as error:
+        except StepError as error:
             _report(self.report, f"failed {error.status} {error}")
             status = error.status
         finally:

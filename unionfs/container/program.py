@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unionfs.container.orders import Process
 
 
-class StartError(Exception):
+class StepError(Exception):
     """A process was not started; the message says which step failed."""
 
     def __init__(self, message: str, status: int = 125) -> None:
@@ -37,11 +37,11 @@ def step(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         place = f" {os.fsdecode(error.filename)}:" if error.filename is not None else ""
-        raise StartError(f"cannot {what}:{place} {error.strerror}") from error
+        raise StepError(f"cannot {what}:{place} {error.strerror}") from error
 
 
 def execute(process: Process, terminal: int) -> NoReturn:
-    """Become the program. Raises StartError with Docker's exit statuses: 126, 127, 125 before that.
+    """Become the program. Raises StepError with Docker's exit statuses: 126, 127, 125 before that.
 
     *terminal* becomes standard input, output and error and the controlling terminal; below 0: there is none.
     """
@@ -66,7 +66,7 @@ def _find_user(words: str) -> users.User:
     try:
         return users.find(words)
     except users.UnknownUserError as error:
-        raise StartError(str(error)) from error
+        raise StepError(str(error)) from error
 
 
 def _set_up_descriptors(process: Process, terminal: int, uid: int) -> None:
@@ -82,7 +82,7 @@ def _set_up_descriptors(process: Process, terminal: int, uid: int) -> None:
             os.dup2(null, 0)
         for fd in range(3):
             if stat.S_ISDIR(os.fstat(fd).st_mode):
-                raise StartError(
+                raise StepError(
                     f"descriptor {fd} is a directory, by which the host could be reached: redirect it"
                 )
             if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
@@ -137,8 +137,8 @@ def _exec(args: list[str], environment: dict[str, str]) -> NoReturn:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 denied = denied or error
             elif os.path.exists(candidate):
-                raise StartError(f"cannot execute {name}: its interpreter does not exist", 127) from error
+                raise StepError(f"cannot execute {name}: its interpreter does not exist", 127) from error
     if denied is not None:
-        raise StartError(f"cannot execute {name}: {denied.strerror}", 126)
+        raise StepError(f"cannot execute {name}: {denied.strerror}", 126)
     where = "no such file" if "/" in name else "executable file not found in $PATH"
-    raise StartError(f"cannot execute {name}: {where}", 127)
+    raise StepError(f"cannot execute {name}: {where}", 127)

@@ -1,213 +1,87 @@
-"""Running a process in a container: the union's daemon, the launcher, signals, the exit status.
-
-The face of what starts processes; it writes nothing into the store. Two processes are forked by `Runner`
-before it is known what is to run, since loading Python code takes longer than all else: `union_daemon.py`,
-and `launch.py` by way of `sealed.py`.
-"""
+"""Running a process in a container, by data: the face of what starts processes. Writes nothing to the store."""
 
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING
 
-from unionfs.container import pipes, sealed, union_daemon
 from unionfs.container.process import environment
+from unionfs.container.runner import Launcher, Runner, StartError
 from unionfs.container.spec import Mount, ProcessSpec, UnionSpec
-from unionfs.daemon.readiness import READY
-from unionfs.errors import ContainerError
-from unionfs.linux import namespaces, user_namespace
+from unionfs.linux import mount_calls, namespaces
 from unionfs.options.lists import escape
 
 if TYPE_CHECKING:
     from unionfs.container.orders import Join, Process, Serve, Start, Volume
 
+__all__ = ["Runner", "StartError", "join", "run_in"]
+
 FILES = ("hosts", "hostname", "resolv.conf")
 """What of the init layer's /etc is mounted over the container's, so that changes of it are in no layer."""
 
-_KEPT = frozenset(
-    (
-        *(signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG),
-        # The caller's job control.
-        *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT),
-        *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS),
-    )
-)
-PASSED_ON = frozenset(signal.valid_signals()) - _KEPT
-"""Signals that a running container's process gets when this one does."""
 
-FAILED = 125
-"""Docker's exit status for what failed before the program was reached."""
-
-
-class StartError(ContainerError):
-    """The process was not started. *status* is Docker's: 127 no such program, 126 no program, 125 else."""
-
-    def __init__(self, message: str, status: int = FAILED) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def run_in(spec: ProcessSpec, union: UnionSpec, started: Callable[[int], None] = lambda pid: None) -> int:
+def run_in(
+    spec: ProcessSpec,
+    union: UnionSpec,
+    started: Callable[[int], None] = lambda pid: None,
+    runner: Runner | None = None,
+) -> int:
     """Run a process in a new container and return its exit status: 128 and a signal's number if one ended it.
 
-    `started` is called with the pid of the container's first process. Raises StartError. Signals to this
-    process are passed on; its end is the container's.
+    `started` is called with the pid of the container's first process when its program has been reached.
+    Raises StartError. Signals to this process are passed on; its end is the container's. A *runner* was made
+    by the caller, and is ended by it.
     """
-    with Runner() as runner:
-        return runner.run(spec, union, started)
+    if runner is None:
+        with Runner() as own:
+            return own.run(_serve(union), _start(spec, union), started)
+    return runner.run(_serve(union), _start(spec, union), started)
 
 
-class Runner:
-    """The two processes, and what is left of them at the end of the block: nothing."""
+def join(spec: ProcessSpec, pid: int, pidfd: int) -> int:
+    """Run a further process in a container, by its first process; the exit status as of `run_in`.
 
-    def __init__(self) -> None:
-        maps = None if os.geteuid() == 0 else user_namespace.id_maps()
-        self._ready, ready = os.pipe()
-        entered, report_entered = os.pipe()
-        serve, self._serve = os.pipe()
-        self._daemon = os.fork()
-        if self._daemon == 0:
-            union_daemon.main(serve, report_entered, ready, maps)
-        for fd in (ready, report_entered, serve):
-            os.close(fd)
-        self._launcher = Launcher(lambda: self._enter(entered, in_user_namespace=maps is not None))
-        os.close(entered)
+    Of *spec* counts what concerns the process alone. Raises StartError.
+    """
+    own = os.stat("/proc/self/ns/user").st_ino == os.stat(f"/proc/{pid}/ns/user").st_ino
 
-    def _enter(self, entered: int, *, in_user_namespace: bool) -> None:
-        """In the process that becomes the launcher: enter the daemon's namespaces once they are there."""
-        os.close(self._serve)
-        if not os.read(entered, 1):
-            os._exit(FAILED)  # the daemon says why
-        flags = namespaces.CLONE_NEWNS | (namespaces.CLONE_NEWUSER if in_user_namespace else 0)
-        namespaces.setns(os.pidfd_open(self._daemon), flags)
+    def enter() -> None:
+        os.set_inheritable(pidfd, True)
+        if not own:
+            namespaces.setns(pidfd, namespaces.CLONE_NEWUSER)
+        namespaces.unshare(namespaces.CLONE_NEWNS)
+        mount_calls.mount("none", "/", "none", mount_calls.MS_REC | mount_calls.MS_PRIVATE, "")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._launcher.end()
-        self._end_daemon()
-
-    def run(self, spec: ProcessSpec, union: UnionSpec, started: Callable[[int], None]) -> int:
-        """`run_in`, once."""
-        if union.lowers:
-            self._mount(union)
-        self._launcher.start(_start_of(spec, union), started)
-        status = self._launcher.wait()
-        if union.lowers:
-            self._end_daemon()
-        return status
-
-    def _mount(self, union: UnionSpec) -> None:
-        words = [f"upperdir={escape(union.upper)}", f"workdir={escape(union.work)}", *union.options]
-        order: Serve = {
-            "lowers": union.lowers,
-            "override_stat": union.override_stat,
-            "words": words,
-            "merged": union.merged,
-            "name": union.name,
-        }
-        pipes.send(self._serve, order)
-        with open(self._ready, "rb") as pipe:
-            answer = pipe.read()
-        if answer != READY:
-            raise StartError(os.fsdecode(answer[1:]) or "the daemon of the container's union was killed")
-
-    def _end_daemon(self) -> None:
-        """Have all data written and the union unmounted. Raises ContainerError where that failed."""
-        if self._daemon:
-            daemon, self._daemon = self._daemon, 0
-            os.close(self._serve)
-            os.kill(daemon, signal.SIGTERM)
-            _, status = os.waitpid(daemon, 0)
-            if os.waitstatus_to_exitcode(status) not in (0, -signal.SIGTERM):
-                raise ContainerError(
-                    "the daemon of the container's union has failed, as its log says: recent changes may not"
-                    " be on disk"
-                )
+    order: Join = {"process": _process(spec), "first": pidfd, "pid": pid}
+    launcher = Launcher(enter)
+    try:
+        launcher.start(order, lambda started: None)
+        return launcher.wait()
+    finally:
+        launcher.end()
 
 
-class Launcher:
-    """The process that starts one in a container, and waits for it (`launch.py`)."""
-
-    def __init__(self, enter: Callable[[], None]) -> None:
-        """*enter* is called in the forked process and takes it to a mount namespace of its own."""
-        orders, self._orders = os.pipe()
-        self._report, report = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            self._become(enter, orders, report)
-        os.close(orders)
-        os.close(report)
-
-    def _become(self, enter: Callable[[], None], orders: int, report: int) -> NoReturn:
-        try:
-            os.close(self._orders)
-            enter()
-            sealed.exec_launcher(orders, report, PASSED_ON)
-        except OSError as error:
-            os.write(report, os.fsencode(f"failed {FAILED} cannot start the launcher: {error.strerror}\n"))
-        finally:
-            os._exit(FAILED)
-
-    def start(self, order: Start | Join, started: Callable[[int], None]) -> None:
-        """Return when the program has been reached. Raises StartError."""
-        with suppress(BrokenPipeError):  # it has failed, and reports that
-            pipes.send(self._orders, order)
-        failure: StartError | None = None
-        with open(self._report, encoding="utf-8", errors="surrogateescape") as report:
-            for line in report:
-                word, _, rest = line.rstrip("\n").partition(" ")
-                if word == "pid":
-                    started(int(rest))
-                else:
-                    status, _, message = rest.partition(" ")
-                    failure = failure or StartError(message, int(status))
-        if failure is not None:
-            raise failure
-
-    def wait(self) -> int:
-        """Pass signals on until the process has ended; its exit status."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
-        try:
-            while not self._has_ended():
-                number = signal.sigwaitinfo({*PASSED_ON, signal.SIGCHLD}).si_signo
-                if number != signal.SIGCHLD:
-                    with suppress(BrokenPipeError):  # it is ending this moment
-                        os.write(self._orders, bytes((number,)))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return self._status
-
-    def _has_ended(self) -> bool:
-        pid, status = os.waitpid(self._pid, os.WNOHANG)
-        if pid:
-            self._pid = 0
-            self._status = os.waitstatus_to_exitcode(status)
-        return bool(pid)
-
-    def end(self) -> None:
-        """End the process if it runs."""
-        os.close(self._orders)
-        if self._pid:
-            os.waitpid(self._pid, 0)
-            self._pid = 0
+def _serve(union: UnionSpec) -> Serve | None:
+    if not union.lowers:
+        return None
+    return {
+        "lowers": union.lowers,
+        "override_stat": union.override_stat,
+        "words": [f"upperdir={escape(union.upper)}", f"workdir={escape(union.work)}", *union.options],
+        "merged": union.merged,
+        "name": union.name,
+    }
 
 
-def _start_of(spec: ProcessSpec, union: UnionSpec) -> Start:
+def _start(spec: ProcessSpec, union: UnionSpec) -> Start:
     files = []
     for name in FILES if union.lowers else ():
         path = f"{union.lowers[0]}/etc/{name}"
         if os.path.isfile(path):
             files.append((path, f"/etc/{name}"))
     return {
-        "process": process_order(spec),
+        "process": _process(spec),
         "root": union.merged,
         "bind_root": not union.lowers,
         "volumes": [_volume(each) for each in spec.mounts],
@@ -218,8 +92,7 @@ def _start_of(spec: ProcessSpec, union: UnionSpec) -> Start:
     }
 
 
-def process_order(spec: ProcessSpec) -> Process:
-    """What a ProcessSpec says of the process itself."""
+def _process(spec: ProcessSpec) -> Process:
     return {
         "args": list(spec.args),
         "env": dict(environment(spec)),

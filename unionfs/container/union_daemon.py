@@ -11,14 +11,14 @@ import os
 from typing import TYPE_CHECKING, NoReturn
 
 from unionfs.container import pipes
-from unionfs.linux import mount_calls, namespaces, user_namespace
+from unionfs.linux import mount_calls, namespaces
 from unionfs.linux.process import drop_descriptors
 
 if TYPE_CHECKING:
     from unionfs.container.orders import Serve
 
 
-def main(orders: int, entered: int, ready: int, maps: user_namespace.IdMaps | None) -> NoReturn:
+def main(orders: int, entered: int, ready: int) -> NoReturn:
     """In a forked process: serve the one union that is ordered. Never returns.
 
     *entered* gets a byte when the namespaces are there, *ready* the answer of
@@ -26,19 +26,21 @@ def main(orders: int, entered: int, ready: int, maps: user_namespace.IdMaps | No
     """
     status = 1
     try:
-        status = _serve(orders, entered, ready, maps)
+        status = _serve(orders, entered, ready)
     except OSError as error:
         os.write(ready, os.fsencode(f"-cannot make the namespaces of a container: {error.strerror}"))
     finally:
         os._exit(status)
 
 
-def _serve(orders: int, entered: int, ready: int, maps: user_namespace.IdMaps | None) -> int:
+def _serve(orders: int, entered: int, ready: int) -> int:
     parent = os.pidfd_open(os.getppid())
     os.setsid()
     drop_descriptors({0, 1, 2, orders, entered, ready, parent})
-    if maps is not None:
-        user_namespace.enter(maps)
+    if os.geteuid() != 0:
+        from unionfs.linux import user_namespace
+
+        user_namespace.enter(user_namespace.id_maps())
     namespaces.unshare(namespaces.CLONE_NEWNS)
     mount_calls.mount("none", "/", "none", mount_calls.MS_REC | mount_calls.MS_PRIVATE, "")
     os.write(entered, b".")

@@ -17,10 +17,11 @@ from unionfs.control.status_schema import Status
 from unionfs.control.status_socket import ControlSocket, log_path, make_directory, remove_old_logs
 from unionfs.daemon import log, other_unions
 from unionfs.daemon.access_times import AccessTimes
+from unionfs.daemon.answers import FAILED, READY
 from unionfs.daemon.event_loop import EventLoop
 from unionfs.daemon.lock_wait import acquire, adapt_options
 from unionfs.daemon.owner_process import OwnerProcess
-from unionfs.daemon.readiness import FAILED, READY, SIGNALS, Readiness
+from unionfs.daemon.readiness import SIGNALS, Readiness
 from unionfs.errors import MountError, PyUnionFSError, explain
 from unionfs.linux import notify, process
 from unionfs.linux.mount_users import may_be_in_use

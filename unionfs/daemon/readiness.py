@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 
+from unionfs.daemon.answers import FAILED, READY
 from unionfs.errors import MountError
 from unionfs.linux.notify import Notifier
 from unionfs.options.lists import join_lowers
@@ -23,9 +24,6 @@ TIMEOUT = 30.0
 
 SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 """Signals that end a mount. Blocked until the event loop receives them: else one would leave a dead mount."""
-
-READY = b"+"
-FAILED = b"-"
 
 TOO_LATE = f"a stat of it did not return within {TIMEOUT:g} seconds; `pyunionfs mount -f --debug` shows why"
 
