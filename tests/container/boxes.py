@@ -16,9 +16,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.support.images import plant
 from tests.support.mounts import REPOSITORY, environment
 from unionfs.container.run import StartError, run_in
 from unionfs.container.spec import ProcessSpec, UnionSpec
+from unionfs.image.store import Store
 
 BUSYBOX = "/bin/busybox"
 APPLETS = (
@@ -86,6 +88,39 @@ class Box:
     def shell(self, script: str, **fields: Any) -> str:
         """What a script of the shell prints."""
         return self.run("sh", "-euc", script, **fields)
+
+
+class Shop:
+    """A store with one image, `box`, and the commands of pyunionfs on it."""
+
+    def __init__(self, root: Path, **config: Any) -> None:
+        self.store = Store(root)
+        plant(self.store, "box", [{"marker": b""}], **{"Cmd": ["sh"], **config})
+        (tree,) = self.store.trees.iterdir()
+        make_tree(tree / "diff")
+
+    def words(self, command: str, *words: str) -> list[str]:
+        return [sys.executable, "-m", "unionfs", command, "--store", str(self.store.root), *words]
+
+    def start(self, command: str, *words: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            self.words(command, *words), stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment()
+        )
+
+    def do(self, command: str, *words: str, status: int = 0, given: str = "") -> str:
+        """What a command that ends with *status* prints; its errors, where that is not 0."""
+        with self.start(command, *words) as process:
+            try:
+                out, err = process.communicate(given, timeout=TIMEOUT)
+            finally:
+                process.kill()
+        assert process.returncode == status, f"{words} ended with {process.returncode}: {out}\n{err}"
+        return out if status == 0 else out + err
+
+    def names(self) -> list[str]:
+        """The containers, by name."""
+        return self.do("ps", "-a", "--format", "{{.Names}}").split()
 
 
 def main(words: list[str]) -> int:

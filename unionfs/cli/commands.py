@@ -23,6 +23,8 @@ IMAGES: Mapping[str, str] = {
 """What moves images between registries, archives, directories and the store, and lists them."""
 
 CONTAINERS: Mapping[str, str] = {
+    "run": "make a container of an image and run it",
+    "exec": "run a further process in a container",
     "create": "make a container of an image",
     "start": "start containers that were made before",
     "ps": "list containers",

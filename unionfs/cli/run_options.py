@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 
 from unionfs.cli.parser import Parser
@@ -24,27 +25,7 @@ def add(parser: Parser) -> None:
     """All of them, and IMAGE [COMMAND [ARG...]] after the parser's own arguments."""
     parser.add_argument("--name", metavar="NAME", help="name of the container (default: made up)")
     parser.add_argument("--rm", action="store_true", help="remove the container when it ends")
-    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
-    parser.add_argument("-t", "--tty", action="store_true", help="give the process a terminal")
-    parser.add_argument(
-        "-e",
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME[=VALUE]",
-        help="set an environment variable; without VALUE to the value that it has here",
-    )
-    parser.add_argument(
-        "--env-file", action="append", default=[], metavar="FILE", help="file with NAME[=VALUE] lines"
-    )
-    parser.add_argument("-w", "--workdir", metavar="PATH", default="", help="working directory")
-    parser.add_argument(
-        "-u",
-        "--user",
-        metavar="USER[:GROUP]",
-        default="",
-        help="user and group, names or numbers of the container",
-    )
+    add_process(parser)
     parser.add_argument(
         "-v",
         "--volume",
@@ -68,6 +49,12 @@ def add(parser: Parser) -> None:
         help="program in place of the image's entrypoint; empty: none",
     )
     parser.add_argument(
+        "--init",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="pass signals on and reap zombies by a process 1 of pyunionfs's; without, COMMAND is process 1",
+    )
+    parser.add_argument(
         "--runtime",
         metavar="RUNTIME",
         choices=RUNTIMES,
@@ -83,6 +70,37 @@ def add(parser: Parser) -> None:
     )
 
 
+def add_process(parser: Parser) -> None:
+    """Those of the process alone, which `exec` has, too."""
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
+    parser.add_argument("-t", "--tty", action="store_true", help="give the process a terminal")
+    parser.add_argument(
+        "-e",
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="set an environment variable; without VALUE to the value that it has here",
+    )
+    parser.add_argument(
+        "--env-file", action="append", default=[], metavar="FILE", help="file with NAME[=VALUE] lines"
+    )
+    parser.add_argument("-w", "--workdir", metavar="PATH", default="", help="working directory")
+    parser.add_argument(
+        "-u",
+        "--user",
+        metavar="USER[:GROUP]",
+        default="",
+        help="user and group, names or numbers of the container",
+    )
+
+
+def check_terminal(given: argparse.Namespace) -> None:
+    """OptionError: a terminal is to be read that is none."""
+    if given.interactive and given.tty and not sys.stdin.isatty():
+        raise OptionError("the input device is not a TTY: leave out -t where input comes from elsewhere")
+
+
 def created(store: Store, given: argparse.Namespace) -> Container:
     """The container that the command line asks for. OptionError: an option is wrong."""
     return record.create(
@@ -92,12 +110,13 @@ def created(store: Store, given: argparse.Namespace) -> Container:
             command=given.command,
             entrypoint=given.entrypoint,
             env=environment(given.env, given.env_file),
-            workdir=_workdir(given.workdir),
+            workdir=workdir(given.workdir),
             user=given.user,
             hostname=given.hostname,
             tty=given.tty,
             interactive=given.interactive,
             read_only=given.read_only,
+            init=given.init,
             mounts=mounts(given.volume, given.tmpfs),
         ),
         name=given.name,
@@ -134,7 +153,7 @@ def _env_lines(path: str) -> list[str]:
     return kept
 
 
-def _workdir(path: str) -> str:
+def workdir(path: str) -> str:
     if path and not path.startswith("/"):
         raise OptionError(f"invalid value {path!r} of --workdir: give an absolute path")
     return path

@@ -74,7 +74,7 @@ def new_terminals(gid_is_mapped: bool) -> int:
 
 def tty_group_is_mapped() -> bool:
     """Whether group 5 exists in this user namespace."""
-    with open("/proc/self/gid_map", encoding="ascii") as table:
+    with open("/proc/self/gid_map", encoding="utf-8") as table:
         ranges = [tuple(map(int, line.split())) for line in table]
     return any(first <= _TTY_GROUP < first + count for first, _, count in ranges)
 

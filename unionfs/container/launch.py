@@ -1,13 +1,13 @@
 """The launcher: the process that starts a container's first process, or a further one, and waits for its end.
 
-It is a Python of its own (`sealed.py` says why), started by `run.py` with `python -I -S`, and loads as little
-as it can. It is outside the container's pid namespace and loses its privileges with its exec only; what is
+It is a Python of its own (`sealed.py` says why), started by `runner.py` with `python -I -S`. It loads as
+little as it can, and all of that before anything else. It is outside the container's pid namespace; what is
 forked here goes into the container and execs the program.
 
-    run.py  ── order (marshal) ──>  launcher  ── fork ──>  process 1 (init.py)  ── fork ──>  the program
-            ── signal numbers ──>             <── exit status ──
+    runner.py  ── order ──────────>  launcher  ── fork ──>  process 1 (init.py)  ── fork ──>  the program
+               ── signal numbers ─>            <── exit status ──
 
-The pipe of orders stays open: its end of file means that run.py is gone, and then the container is killed.
+The pipe of orders stays open: its end of file means that runner.py is gone, and then the container is killed.
 The other one reports, before exec, `pid NUMBER` and `failed STATUS MESSAGE`, one a line; exec closes it.
 """
 
@@ -36,6 +36,7 @@ FAILED = 125
 def main(orders: int, report: int) -> NoReturn:
     """Carry out the one order of this process: never returns, ends with the exit status of the program."""
     status = FAILED
+    _stop_imports()
     try:
         namespaces.hide_from_others()
         order: Start | Join | None = pipes.receive(orders)
@@ -47,8 +48,20 @@ def main(orders: int, report: int) -> NoReturn:
         status = error.status
     except OSError as error:
         _report(report, f"failed {FAILED} {error.strerror}: {error.filename or 'starting the container'}")
+    except Exception as error:
+        _report_bug(report, error)
     finally:
         os._exit(status)
+
+
+def _stop_imports() -> None:
+    """Have every further import fail: in the container's root it would take a file of the container."""
+    for places in (sys.meta_path, sys.path_hooks, sys.path):
+        places.clear()
+
+
+def _report_bug(report: int, error: Exception) -> None:
+    _report(report, f"failed {FAILED} unhandled {type(error).__name__}: {error}; please report this bug")
 
 
 def _report(fd: int, line: str) -> None:
@@ -96,6 +109,8 @@ class _Launcher:
         except StepError as error:
             _report(self.report, f"failed {error.status} {error}")
             status = error.status
+        except Exception as error:
+            _report_bug(self.report, error)
         finally:
             os._exit(status)
 

@@ -28,6 +28,7 @@ class Wishes:
     tty: bool = False
     interactive: bool = False
     read_only: bool = False
+    init: bool = True
     mounts: Sequence[Mount] = ()
 
 
@@ -50,6 +51,7 @@ def process_of(image: RuntimeConfig | None, wishes: Wishes, name: str) -> Proces
         tty=wishes.tty,
         interactive=wishes.interactive,
         read_only=wishes.read_only,
+        init=wishes.init,
         mounts=tuple(wishes.mounts),
         stop_signal=image.stop_signal or "",
     )

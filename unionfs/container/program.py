@@ -110,7 +110,7 @@ def _become(user: users.User) -> None:
 
 def _may_set_groups() -> bool:
     """Not in a user namespace with a single group, where the kernel lets no process drop any."""
-    with open("/proc/self/setgroups", encoding="ascii") as file:
+    with open("/proc/self/setgroups", encoding="utf-8") as file:
         return file.read().strip() != "deny"
 
 

@@ -1,4 +1,4 @@
-"""Running a process in a container, by data: the face of what starts processes. Writes nothing to the store."""
+"""Running a process in a container, by data: the face of what starts processes. It writes to no store."""
 
 from __future__ import annotations
 

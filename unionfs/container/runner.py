@@ -74,16 +74,27 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._launcher.end()
-        self._end_daemon()
+        if self._daemon:
+            self._end_daemon()
 
     def run(self, union: Serve | None, start: Start, started: Callable[[int], None]) -> int:
-        """Mount the union if there is one, start the process, and return its exit status (`run.run_in`)."""
+        """Mount the union if there is one, start the process, and return its exit status (`run.run_in`).
+
+        The union is unmounted in the end, whatever that is.
+        """
         if union is not None:
             self._mount(union)
-        self._launcher.start(start, started)
-        status = self._launcher.wait()
-        if union is not None:
-            self._end_daemon()
+        try:
+            self._launcher.start(start, started)
+            status = self._launcher.wait()
+        finally:
+            self._launcher.end()
+            clean = self._end_daemon() == 0
+        if union is not None and not clean:
+            raise ContainerError(
+                "the daemon of the container's union has failed, as its log says: recent changes may not"
+                " be on disk"
+            )
         return status
 
     def _mount(self, union: Serve) -> None:
@@ -94,18 +105,13 @@ class Runner:
         if answer != READY:
             raise StartError(os.fsdecode(answer[1:]) or "the daemon of the container's union was killed")
 
-    def _end_daemon(self) -> None:
-        """Have all data written and the union unmounted. Raises ContainerError where that failed."""
-        if self._daemon:
-            daemon, self._daemon = self._daemon, 0
-            os.close(self._serve)
-            os.kill(daemon, signal.SIGTERM)
-            _, status = os.waitpid(daemon, 0)
-            if os.waitstatus_to_exitcode(status) not in (0, -signal.SIGTERM):
-                raise ContainerError(
-                    "the daemon of the container's union has failed, as its log says: recent changes may not"
-                    " be on disk"
-                )
+    def _end_daemon(self) -> int:
+        """Have all data written and the union unmounted; the daemon's exit status."""
+        daemon, self._daemon = self._daemon, 0
+        os.close(self._serve)
+        os.kill(daemon, signal.SIGTERM)
+        _, status = os.waitpid(daemon, 0)
+        return os.waitstatus_to_exitcode(status)
 
 
 class Launcher:
@@ -169,7 +175,9 @@ class Launcher:
 
     def end(self) -> None:
         """End the process if it runs."""
-        os.close(self._orders)
+        if self._orders >= 0:
+            os.close(self._orders)
+            self._orders = -1
         if self._pid:
             os.waitpid(self._pid, 0)
             self._pid = 0

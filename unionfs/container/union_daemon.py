@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from unionfs.container import pipes
@@ -25,6 +26,8 @@ def main(orders: int, entered: int, ready: int) -> NoReturn:
     `lifecycle.serve_in_this_process`.
     """
     status = 1
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # the command may have handlers
     try:
         status = _serve(orders, entered, ready)
     except OSError as error:
