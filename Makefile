@@ -12,7 +12,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-all lint fuzz malformed crash memory profile bench man options dist install uninstall clean
+.PHONY: help setup demo check test test-all lint fuzz malformed crash memory profile bench bench-images man options dist install uninstall clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -62,6 +62,10 @@ profile: $(READY) ## microseconds and system calls of each operation of the unio
 
 bench: $(VENV)/.bench ## time the same work on all union filesystems (ARGS="--quick"; root, 20 minutes)
 	$(BIN)/python -m testing.bench $(ARGS)
+
+bench-images: $(READY) ## time pulling, unpacking, committing and running images against podman, umoci, buildah (root)
+	@scripts/test-programs.sh rest
+	$(BIN)/python -m testing.bench.images $(ARGS)
 
 $(VENV)/.bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
