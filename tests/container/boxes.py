@@ -18,7 +18,8 @@ import pytest
 
 from tests.support.images import plant
 from tests.support.mounts import REPOSITORY, environment
-from unionfs.container.run import StartError, run_in
+from unionfs.container.run import run_in
+from unionfs.container.runner import StartError
 from unionfs.container.spec import ProcessSpec, UnionSpec
 from unionfs.image.store import Store
 
@@ -95,9 +96,7 @@ class Shop:
 
     def __init__(self, root: Path, **config: Any) -> None:
         self.store = Store(root)
-        plant(self.store, "box", [{"marker": b""}], **{"Cmd": ["sh"], **config})
-        (tree,) = self.store.trees.iterdir()
-        make_tree(tree / "diff")
+        plant(self.store, "box", [make_tree], **{"Cmd": ["sh"], **config})
 
     def words(self, command: str, *words: str) -> list[str]:
         return [sys.executable, "-m", "unionfs", command, "--store", str(self.store.root), *words]

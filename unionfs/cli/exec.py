@@ -10,7 +10,7 @@ import msgspec
 from unionfs.cli import run_options, store_option
 from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
-from unionfs.container import record, start
+from unionfs.container import life, record
 from unionfs.container.process import merged_env
 from unionfs.container.runner import StartError
 from unionfs.errors import OptionError
@@ -52,7 +52,7 @@ def run(words: list[str]) -> int:
         interactive=given.interactive,
     )
     try:
-        return start.join(container, spec)
+        return life.join(container, spec)
     except StartError as error:
         print("pyunionfs: " + printable(str(error)), file=sys.stderr)
         return error.status

@@ -44,7 +44,7 @@ def parser() -> Parser:
         "-d",
         "--detach",
         action="store_true",
-        help="run it in the background, without output; print its id",
+        help="run it in the background and print its id; output goes into a file",
     )
     store_option.add(made)
     run_options.add(made)
@@ -74,14 +74,14 @@ def _end(number: int, frame: object) -> NoReturn:
 
 def _run(words: list[str], runner: Runner | None) -> int:
     from unionfs.cli import run_options, store_option
-    from unionfs.container import start
+    from unionfs.container import life
 
     given = parser().parse_args(words)
     if not given.detach:
         run_options.check_terminal(given)
     container = run_options.created(store_option.opened(given), given)
     if given.detach:
-        start.start_in_background(container)
+        life.run_in_background(container)
         print(container.id)
         return 0
-    return start.start(container, runner)
+    return life.run(container, runner=runner)

@@ -8,7 +8,7 @@ from unionfs.cli import store_option
 from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
 from unionfs.container import life, record
-from unionfs.container.run import StartError
+from unionfs.container.runner import StartError
 from unionfs.errors import ContainerError, OptionError
 
 

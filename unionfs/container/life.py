@@ -14,8 +14,9 @@ import msgspec
 
 from unionfs.container import init_layer, record
 from unionfs.container.record import Container
-from unionfs.container.run import StartError, run_in
-from unionfs.container.spec import UnionSpec
+from unionfs.container.run import run_beside, run_in
+from unionfs.container.runner import Runner, StartError
+from unionfs.container.spec import ProcessSpec, UnionSpec
 from unionfs.container.state import Run, identity, now
 from unionfs.errors import ContainerError, PyUnionFSError
 from unionfs.image.lowers import hold, release
@@ -54,12 +55,41 @@ def union_of(container: Container, what: str) -> Iterator[UnionSpec]:
             release(lowers)
 
 
-def run(container: Container, *, interactive: bool = True, reached: Callable[[], None] = lambda: None) -> int:
+def run(
+    container: Container,
+    *,
+    interactive: bool = True,
+    reached: Callable[[], None] = lambda: None,
+    runner: Runner | None = None,
+) -> int:
     """Start a container, wait for its end, and return its exit status. Raises StartError, ContainerError.
 
     Without *interactive* standard input is not passed on. *reached* is called when its program has been. One
-    that is to be removed at its end is.
+    that is to be removed at its end is, whatever the end. *runner* as of `run_in`.
     """
+    try:
+        return _run(container, interactive, reached, runner)
+    finally:
+        if container.record.auto_remove:
+            record.remove(container)
+
+
+def join(container: Container, process: ProcessSpec) -> int:
+    """Run a further process in a container that runs, with what concerns the process alone of *process*.
+
+    Returns its exit status. Raises StartError, and ContainerError where the container does not run.
+    """
+    state = container.state()
+    pidfd = state.open()
+    if pidfd is None:
+        raise ContainerError(f"container {container.name} is not running: start it first")
+    try:
+        return run_beside(process, state.pid, pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _run(container: Container, interactive: bool, reached: Callable[[], None], runner: Runner | None) -> int:
     process = container.record.process
     if not interactive:
         process = msgspec.structs.replace(process, interactive=False)
@@ -72,18 +102,12 @@ def run(container: Container, *, interactive: bool = True, reached: Callable[[],
             container.note(runs[0])
             reached()
 
-        failure: StartError | None = None
         try:
-            status = run_in(process, union, started)
+            status = run_in(process, union, started, runner)
         except StartError as error:
-            failure, status = error, error.status
-            container.note(Run(0, "", now(), now(), status, str(error)))
-        else:
-            container.note(msgspec.structs.replace(runs[0], finished=now(), exit_code=status))
-    if container.record.auto_remove:
-        record.remove(container)
-    if failure is not None:
-        raise failure
+            container.note(Run(0, "", now(), now(), error.status, str(error)))
+            raise
+        container.note(msgspec.structs.replace(runs[0], finished=now(), exit_code=status))
     return status
 
 

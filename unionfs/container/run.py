@@ -7,15 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from unionfs.container.process import environment
-from unionfs.container.runner import Launcher, Runner, StartError
+from unionfs.container.runner import Launcher, Runner
 from unionfs.container.spec import Mount, ProcessSpec, UnionSpec
 from unionfs.linux import mount_calls, namespaces
 from unionfs.options.lists import escape
 
 if TYPE_CHECKING:
     from unionfs.container.orders import Join, Process, Serve, Start, Volume
-
-__all__ = ["Runner", "StartError", "join", "run_in"]
 
 FILES = ("hosts", "hostname", "resolv.conf")
 """What of the init layer's /etc is mounted over the container's, so that changes of it are in no layer."""
@@ -39,7 +37,7 @@ def run_in(
     return runner.run(_serve(union), _start(spec, union), started)
 
 
-def join(spec: ProcessSpec, pid: int, pidfd: int) -> int:
+def run_beside(spec: ProcessSpec, pid: int, pidfd: int) -> int:
     """Run a further process in a container, by its first process; the exit status as of `run_in`.
 
     Of *spec* counts what concerns the process alone. Raises StartError.
