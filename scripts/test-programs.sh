@@ -12,7 +12,7 @@ say() { printf 'test-programs: %s\n' "$*"; }
 packages=()
 for tier; do
     case $tier in
-        check) packages+=(groff-base man-db mandoc zsh fish) ;;
+        check) packages+=(groff-base man-db mandoc zsh fish libarchive-tools) ;;
         mounts) packages+=(fuse-overlayfs uidmap) ;;
         rest) packages+=(fuse-overlayfs uidmap podman buildah crun systemd) ;;
         *) say "no tier $tier"; exit 2 ;;
