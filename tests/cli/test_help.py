@@ -67,7 +67,7 @@ def test_every_example_is_a_command_line_that_is_understood(command: str) -> Non
     parser = PARSERS[command]
     for line, _ in [*parser.examples, *EXAMPLES]:
         inner = re.search(r"\$\((.*)\)", line)
-        words = shlex.split(re.split(r" [|>] ", line if inner is None else inner[1])[0])
+        words = shlex.split(re.split(r" [|<>] ", line if inner is None else inner[1])[0])
         assert words[0] == "pyunionfs"
         assert words[1] in COMMANDS
         if words[1] == command:

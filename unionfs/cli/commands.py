@@ -14,6 +14,8 @@ UNIONS: Mapping[str, str] = {
 }
 
 IMAGES: Mapping[str, str] = {
+    "load": "load images from an archive or a directory",
+    "save": "save images into an archive or a directory",
     "images": "list the images of the store",
     "tag": "give an image one name more",
     "prune": "remove images, layers and blobs that nothing uses",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from unionfs.errors import ImageError, NotFoundError
 from unionfs.image import blobs, index, names
@@ -29,8 +30,9 @@ def config_of(store: Store, manifest: Manifest) -> Config:
 def resolve(store: Store, text: str) -> Image:
     """The image that a user means: by name (`latest` without a tag), digest, or the beginning of its id.
 
-    The id is the digest of the config, as in Docker; that of the manifest is found, too. Raises
-    NotFoundError, and ImageError where several ids begin so.
+    The id is the digest of the config, as in Docker; that of the manifest is found, too. Of manifests that
+    have one config the first with a name is taken. Raises NotFoundError, and ImageError where several ids
+    begin so.
     """
     every = index.images(store)
     try:
@@ -44,17 +46,23 @@ def resolve(store: Store, text: str) -> Image:
                     return image
             elif any((each.name, each.digest) == (wanted.name, wanted.digest) for each in image.repo_digests):
                 return image
-    found = _by_id(store, every, text.removeprefix("sha256:"))
-    if len(found) == 1:
-        return found[0]
+    found = by_id(store, every, text.removeprefix("sha256:"))
+    ids = {manifest_of(store, image.manifest).config.digest for image in found}
+    if len(ids) > 1:
+        raise ImageError(f"{text}: {len(ids)} images have an id that begins so: give more of it")
     if found:
-        raise ImageError(f"{text}: {len(found)} images have an id that begins so: give more of it")
+        return next((image for image in found if image.tags), found[0])
     raise NotFoundError(f"there is no image {text}: `pyunionfs images` lists those there are")
 
 
-def _by_id(store: Store, every: list[Image], begin: str) -> list[Image]:
+def by_id(store: Store, every: list[Image], begin: str) -> list[Image]:
+    """The images whose id begins so; if there are none, those whose manifest's digest does."""
     if not re.fullmatch(r"[0-9a-f]{1,64}", begin):
         return []
     manifests = [image for image in every if image.manifest.id.hex.startswith(begin)]
-    ids = [image for image in every if manifest_of(store, image.manifest).config.id.hex.startswith(begin)]
+    ids = []
+    for image in every:
+        with suppress(ImageError):  # another one that is broken is no reason not to find this
+            if manifest_of(store, image.manifest).config.id.hex.startswith(begin):
+                ids.append(image)
     return ids or manifests

@@ -42,6 +42,16 @@ _LAYERS = {
     "application/vnd.docker.image.rootfs.foreign.diff.tar": "none",
 }
 
+_AS_OCI = {
+    DOCKER_MANIFEST: OCI_MANIFEST,
+    DOCKER_CONFIG: OCI_CONFIG,
+    DOCKER_LAYER: OCI_LAYER,
+    DOCKER_LAYER + ".gzip": OCI_LAYER + "+gzip",
+    DOCKER_LAYER + ".zstd": OCI_LAYER + "+zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar": _OCI_FOREIGN,
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": _OCI_FOREIGN + "+gzip",
+}
+
 MOST_BYTES = 8 << 20
 """The largest manifest, index or config that is read, as containerd has it."""
 MOST_LAYERS = 4096
@@ -168,6 +178,11 @@ def decode(content: bytes, kind: type[_T], what: str) -> _T:
 def encode(document: object) -> bytes:
     """A document as compact JSON, its keys in the order given."""
     return msgspec.json.encode(document, enc_hook=str)  # a Digest is a str, which msgspec takes only as such
+
+
+def as_oci(media_type: str) -> str:
+    """OCI's name for what Docker calls by another: the content has the same form."""
+    return _AS_OCI.get(media_type, media_type)
 
 
 def decode_manifest(content: bytes, media_type: str | None, what: str) -> Manifest | Index:

@@ -82,6 +82,14 @@ def moment(text: str | None) -> datetime | None:
 
 
 def without_intermediate(images: Sequence[Summary]) -> list[Summary]:
-    """Those without the nameless ones on which another image is built, as Docker lists them by default."""
+    """The images that Docker lists by default.
+
+    Not the nameless ones on which another image is built, nor further manifests of one that has a name.
+    """
     below = {tuple(other.diff_ids[:length]) for other in images for length in range(1, len(other.diff_ids))}
-    return [each for each in images if not each.dangling or tuple(each.diff_ids) not in below]
+    named = {each.id for each in images if not each.dangling}
+    return [
+        each
+        for each in images
+        if not each.dangling or (tuple(each.diff_ids) not in below and each.id not in named)
+    ]

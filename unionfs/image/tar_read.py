@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, Protocol, runtime_checkable
 
 from unionfs.errors import ImageError
 from unionfs.image import tar_sparse
@@ -64,6 +64,14 @@ class Entry:
     device: tuple[int, int] = (0, 0)
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     extents: list[Extent] | None = None
+
+
+@runtime_checkable
+class Skippable(Readable, Protocol):
+    """A source of which parts can be left out without being read."""
+
+    def skip(self, size: int, /) -> bool:
+        """Go on *size* bytes further; False where the source ends before."""
 
 
 class TarReader:
@@ -123,6 +131,11 @@ class TarReader:
         """How many bytes of the current entry's data are still to be read."""
         return self._data
 
+    @property
+    def buffered(self) -> int:
+        """How many bytes were read from the source that are not given out yet."""
+        return len(self._buffer) - self._at
+
     # ---- blocks
 
     def _fill(self) -> bool:
@@ -149,6 +162,12 @@ class TarReader:
     def _skip(self) -> None:
         """To the next header."""
         left = self._data + self._padding
+        if left > self.buffered and isinstance(self._source, Skippable):
+            left -= self.buffered
+            self._buffer, self._at = b"", 0
+            if not self._source.skip(left):
+                self._refuse("truncated")
+            left = 0
         while left:
             left -= len(self._take(left))
         self._data = self._padding = 0
