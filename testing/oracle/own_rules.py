@@ -134,11 +134,12 @@ def _show_as_one_file(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
 
     The name that it was linked to may be gone by now.
     """
-    if theirs["stat"] != ours["stat"] or ours["stat"][0] != "file":
+    st = ours["stat"]
+    if theirs["stat"] != st or not isinstance(st, tuple) or st[0] == "dir":
         return
     if LINKS in ours and set(theirs.get(LINKS, ())) <= set(ours[LINKS]):
         theirs[LINKS] = ours[LINKS]
-    allowed = bool(int(ours["stat"][1], 8) & 0o400)
+    allowed = bool(int(st[1], 8) & 0o400)
     for one, other in ((theirs, ours), (theirs["xattrs"], ours["xattrs"])):
         for what in one.keys() & other.keys():
             if [value[what] != "EACCES" for value in (one, other)] == [not allowed, allowed]:
