@@ -31,6 +31,7 @@ CONTAINERS: Mapping[str, str] = {
     "start": "start containers that were made before",
     "ps": "list containers",
     "diff": "list the changes of a container",
+    "cp": "copy files from containers or into them",
     "rm": "remove containers",
 }
 """What makes containers of images, and runs them."""

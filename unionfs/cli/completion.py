@@ -27,6 +27,8 @@ _KIND_OF = {
     "FILE": "file",
     "IMAGE": None,
     "CONTAINER": None,
+    "SRC": "file",
+    "DEST": "file",
     "COMMAND": None,
     "PATH": None,
     "RUNTIME": None,

@@ -48,8 +48,10 @@ class Writer:
             for each in sorted(os.listdir(path)):
                 self.add(os.path.join(path, each), f"{name}/{each}")
 
-    def close(self) -> None:
+    def close(self) -> int:
+        """Write the end of the stream; how long it is."""
         self._tar.close()
+        return self._tar.offset
 
     def _member(self, path: str, name: str, st: os.stat_result) -> tarfile.TarInfo | None:
         """The header; None for a socket, which only the process that listens there can make."""
@@ -104,10 +106,11 @@ class Reader:
         self._walk = _OPEN_DIR if follow else _OPEN_DIR | os.O_NOFOLLOW
         self._times: list[tuple[str, tarfile.TarInfo]] = []
 
-    def read(self, source: IO[bytes], renamed: Callable[[str], str | None] = lambda name: name) -> None:
-        """Make every member. *renamed* says under which name, "" for the directory itself, None for not.
+    def read(self, source: IO[bytes], renamed: Callable[[str], str | None] = lambda name: name) -> int:
+        """Make every member, and return the length of the stream.
 
-        ContainerError: a name leads elsewhere, or something else is in the way.
+        *renamed* says under which name: "" for the directory itself, None for not at all. ContainerError: a
+        name leads elsewhere, or something else is in the way.
         """
         try:
             with tarfile.open(fileobj=source, mode="r|") as tar:
@@ -115,6 +118,10 @@ class Reader:
                     name = renamed(_clean(member.name))
                     if name is not None:
                         self._make(tar, member, name, renamed)
+                # The writer must not fail because what follows the last member is not read.
+                while source.read(_BLOCK):
+                    pass
+                return tar.offset
         except tarfile.TarError as error:
             raise ContainerError(f"the tar stream is malformed: {error}") from error
         finally:
@@ -206,8 +213,8 @@ class Reader:
             return False
         is_directory = stat.S_ISDIR(st.st_mode)
         if is_directory != member.isdir():
-            there, new = ("directory", "what is none") if is_directory else ("what is no directory", "one")
-            raise ContainerError(f"cannot overwrite {there}, {name}, by {new}")
+            there, new = ("a directory", "what is none") if is_directory else ("what is no directory", "one")
+            raise ContainerError(f"{name}: cannot overwrite {there} by {new}")
         if not is_directory:
             os.unlink(last, dir_fd=directory)
         return is_directory
