@@ -17,6 +17,7 @@ IMAGES: Mapping[str, str] = {
     "load": "load images from an archive or a directory",
     "save": "save images into an archive or a directory",
     "images": "list the images of the store",
+    "rmi": "remove images",
     "tag": "give an image one name more",
     "prune": "remove images, layers and blobs that nothing uses",
     "df": "show how much of the disk images and containers take",

@@ -8,12 +8,12 @@ name. Readers take no lock: the file is replaced whole.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import msgspec
 
-from unionfs.errors import NotFoundError
 from unionfs.image import names
 from unionfs.image.digest import Digest
 from unionfs.image.model import OCI_INDEX, Descriptor, Index, decode, encode
@@ -92,21 +92,19 @@ def add(
         _write(store, changed)
 
 
-def remove_tag(store: Store, tag: names.Reference, *, keep_image: bool = False) -> Digest:
-    """Take a name away; returns the manifest's digest. Raises NotFoundError where there is no such name.
-
-    With *keep_image* the image stays without a name, if that was its last.
-    """
+def remove_names(store: Store, images: Sequence[Image], going: Collection[names.Reference]) -> None:
+    """Take tags and registries' digests from images, which stay."""
+    digests = {each.manifest.digest: [d for d in each.repo_digests if d not in going] for each in images}
+    tags = {str(each) for each in going}
     with store.index_lock():
-        entries = read(store)
-        for entry in entries:
-            if entry.annotations.get(REF_NAME) == str(tag):
-                changed = [each for each in entries if each is not entry]
-                if keep_image:
-                    changed.append(_without_name(entry))
-                _write(store, changed)
-                return entry.id
-    raise NotFoundError(f"there is no image {tag.familiar}: `pyunionfs images` lists those there are")
+        changed = []
+        for entry in read(store):
+            if entry.digest in digests:
+                if entry.annotations.get(REF_NAME) in tags:
+                    entry = _without_name(entry)
+                entry = _with_digests(entry, digests[entry.digest])
+            changed.append(entry)
+        _write(store, changed)
 
 
 def remove_image(store: Store, digest: Digest) -> None:
@@ -134,6 +132,12 @@ def _write(store: Store, entries: list[Descriptor]) -> None:
 
 def _plain(entry: Descriptor) -> Descriptor:
     return _annotated(entry, {})
+
+
+def _with_digests(entry: Descriptor, digests: Sequence[names.Reference]) -> Descriptor:
+    rest = {key: value for key, value in entry.annotations.items() if key != REPO_DIGESTS}
+    text = " ".join(f"{each.name}@{each.digest}" for each in digests)
+    return _annotated(entry, rest | ({REPO_DIGESTS: text} if text else {}))
 
 
 def _without_name(entry: Descriptor) -> Descriptor:
