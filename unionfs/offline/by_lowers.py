@@ -3,6 +3,9 @@
 Walks upper; of the lowers only the names that upper has are looked up. A lower directory is listed only where
 upper has renamed it (a redirect) or hides it (opaque, or another object in its place), because its names are
 then added or deleted. What the union and the lowers show is found by the union's own lookup. Writes nothing.
+
+`differences_of` gives what is found at each name, for commands that make something of it; `changes` says it
+in the words of `docker diff`.
 """
 
 from __future__ import annotations
@@ -11,15 +14,35 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 from unionfs.offline.change import Change, Kind, Problem, type_name
 from unionfs.offline.compare import attribute_differences, differences
-from unionfs.offline.layer_view import LayerView, Place, directory_of, places, root_hit, top
+from unionfs.offline.layer_view import LayerView, directory_of, places, root_hit, top
 from unionfs.overlay.iget import Found, Hit
 from unionfs.overlay.inode import Directory
 from unionfs.overlay.readdir import Sources, scan
 
 _NLINK = re.compile(rb"[LU][+-]\d{1,9}")
+
+
+@dataclass(slots=True)
+class Difference:
+    """What the union and the lowers have at one path: absolute, and empty for the root.
+
+    `kind` is `=` for what upper has and is as it was in the lowers. `source` is the path at which the lowers
+    have what `union` has of them; None: nowhere. `differs` as in `Change`. `opaque` says of a directory that
+    nothing of the lowers' directory at this path shows in it; what is in there is then told as added.
+    """
+
+    kind: Kind | Literal["="]
+    path: bytes
+    union: Found | None
+    below: Found | None
+    source: bytes | None = None
+    differs: tuple[str, ...] | None = None
+    opaque: bool = False
 
 
 class _Node:
@@ -30,56 +53,76 @@ class _Node:
     merges, None where that is nothing. `listed` says that the directory has its own line already.
     """
 
-    __slots__ = ("above", "below", "disk", "listed", "number", "path", "same", "source", "union")
+    __slots__ = ("above", "below", "found", "found_below", "listed", "path", "same", "source", "union")
 
     def __init__(
         self,
         path: bytes,
         above: _Node | None,
+        found: Found,
+        found_below: Found | None,
         union: Directory,
         below: Directory | None,
         *,
         same: bool,
         source: bytes | None,
         listed: bool,
-        shown: Hit,
     ) -> None:
         self.path = path
         self.above = above
+        self.found = found
+        self.found_below = found_below
         self.union = union
         self.below = below
         self.same = same
         self.source = source
         self.listed = listed
-        self.disk, self.number = _space(shown), _number(shown)
 
 
 def changes(view: LayerView) -> Iterator[Change | Problem]:
     """Every change, in no order; a problem for each path that cannot be read."""
+    for each in differences_of(view):
+        yield each if isinstance(each, Problem) else _change(view, each)
+
+
+def differences_of(
+    view: LayerView, *, unchanged: bool = False, opaque: bool = False, marks: bool = False
+) -> Iterator[Difference | Problem]:
+    """Every path at which union and lowers differ, in no order; a problem for each that cannot be read.
+
+    With *unchanged* also what upper has that is as it was. With *opaque* a directory that shows nothing of
+    the lowers' directory at its path is told as such, and not compared with it. With *marks* the lowers are
+    not those of the union, and upper's marks are believed: what they delete or hide was there.
+    """
     ours, theirs = root_hit(view.upper.root), root_hit(view.fs.lowers[0].root)
     try:
         differs = tuple(attribute_differences(view.fs.format, ours, theirs))
     except OSError as error:
         yield Problem(b"/", error)
         differs = ()
+    found, found_below = Found(ours), Found(lowers=[theirs])
     if differs:
-        yield Change("C", b"/", "directory", None, _space(ours), None, None, differs, None, 0, _number(ours))
+        yield Difference("C", b"", found, found_below, b"", differs)
+    walk = _Walk(view, unchanged=unchanged, opaque=opaque, marks=marks)
     # The root itself has no line for what is in it: there is no union without it.
-    todo = [
-        _Node(b"", None, view.union, view.below, same=True, source=b"", listed=True, shown=ours),
-    ]
-    while todo:
-        yield from _Walk(view, todo).directory(todo.pop())
+    walk.todo.append(
+        _Node(b"", None, found, found_below, view.union, view.below, same=True, source=b"", listed=True)
+    )
+    while walk.todo:
+        yield from walk.directory(walk.todo.pop())
 
 
 class _Walk:
-    __slots__ = ("todo", "view")
+    __slots__ = ("marks", "opaque", "todo", "unchanged", "view")
 
-    def __init__(self, view: LayerView, todo: list[_Node]) -> None:
+    def __init__(self, view: LayerView, *, unchanged: bool, opaque: bool, marks: bool) -> None:
         self.view = view
-        self.todo = todo
+        self.unchanged = unchanged
+        self.opaque = opaque
+        self.marks = marks
+        self.todo: list[_Node] = []
 
-    def directory(self, node: _Node) -> Iterator[Change | Problem]:
+    def directory(self, node: _Node) -> Iterator[Difference | Problem]:
         view = self.view
         view.fs.dirfds.trim()
         try:
@@ -91,18 +134,16 @@ class _Walk:
             path = node.path + b"/" + name
             try:
                 union, below = view.lookup(node.union, name), view.lookup(node.below, name)
-                change = self._compare(node, name, path, union, below)
+                found = self._compare(node, name, path, union, below)
             except OSError as error:
                 yield Problem(path, error)
                 continue
-            if change is None:
+            if found is None:
                 continue
-            above: _Node | None = node
-            while above is not None and not above.listed:
-                above.listed = True
-                yield _only_below(above)
-                above = above.above
-            yield change
+            if found.kind != "=":
+                yield from _unlisted(node)
+            if found.kind != "=" or self.unchanged:
+                yield found
 
     def _names(self, node: _Node) -> list[bytes]:
         """The names in a directory at which there can be a change."""
@@ -131,19 +172,23 @@ class _Walk:
 
     def _compare(
         self, node: _Node, name: bytes, path: bytes, union: Found | None, below: Found | None
-    ) -> Change | None:
-        """The change at one name, if there is one; directories to walk are put on the list."""
+    ) -> Difference | None:
+        """What there is at one name, if it can be a difference; directories to walk are put on the list."""
         if union is None:
-            return None if below is None else _deleted(path, below)
+            gone = below is not None or self.marks
+            return Difference("D", path, None, below) if gone else None
         source = _source(node, name, union)
         if below is None:
             self._enter(node, path, union, None, source, listed=True)
-            return self._there("A", path, union, None, source)
+            hides = self.marks and union.upper_opaque
+            return Difference("A", path, union, None, source, opaque=hides)
         if union.upper is None and places(union.lowers) == places(below.lowers):
             return None
         differs = differences(self.view.fs, union, below)
-        self._enter(node, path, union, below, source, listed=bool(differs))
-        return self._there("C", path, union, below, source, differs) if differs else None
+        opaque = self.opaque and _hides(union, below)
+        changed = bool(differs) or opaque
+        self._enter(node, path, union, None if opaque else below, source, listed=changed)
+        return Difference("C" if changed else "=", path, union, below, source, differs, opaque)
 
     def _enter(
         self,
@@ -157,60 +202,76 @@ class _Walk:
     ) -> None:
         if not _is_dir(union):
             return
-        same_kind = below is not None and _is_dir(below)
+        if below is not None and not _is_dir(below):
+            below = None
         self.todo.append(
             _Node(
                 path,
                 node,
+                union,
+                below,
                 directory_of(union),
-                directory_of(below) if below is not None and same_kind else None,
-                same=places(union.lowers) == (_places_of_directory(below) if same_kind else ()),
+                None if below is None else directory_of(below),
+                same=places(union.lowers) == (() if below is None else places(below.lowers)),
                 source=source,
                 listed=listed,
-                shown=top(union),
             )
         )
 
-    def _there(
-        self,
-        kind: Kind,
-        path: bytes,
-        union: Found,
-        below: Found | None,
-        source: bytes | None,
-        differs: tuple[str, ...] | None = None,
-    ) -> Change:
-        hit = top(union)
-        mode = hit.st.st_mode
-        return Change(
-            kind,
-            path,
-            type_name(mode),
-            _size(hit),
-            _space(hit),
-            (union.upper is not None and not union.upper_metacopy) if stat.S_ISREG(mode) else None,
-            None if source == path else source,
-            differs,
-            None if below is None else _size(top(below)),
-            self._unlisted_links(union, below),
-            _number(hit),
-        )
 
-    def _unlisted_links(self, union: Found, below: Found | None) -> int:
-        """How many names of an indexed file upper does not hold, by its `overlay.nlink`."""
-        hit = union.upper
-        if hit is None or stat.S_ISDIR(hit.st.st_mode) or hit.st.st_nlink < 2:
-            return 0
-        fmt = self.view.fs.format
-        value = fmt.read_at(hit.directory, hit.name, fmt.nlink) or b""
-        if not _NLINK.fullmatch(value):
-            return 0
-        if value.startswith(b"L"):
-            counted = 0 if below is None else top(below).st.st_nlink
-        else:
-            counted = hit.st.st_nlink
-        # One of the links in upper's filesystem is the index's own.
-        return max(counted + int(value[1:]) - (hit.st.st_nlink - 1), 0)
+def _unlisted(node: _Node | None) -> Iterator[Difference]:
+    """The directories above a change that have no line yet."""
+    while node is not None and not node.listed:
+        node.listed = True
+        yield Difference("C", node.path, node.found, node.found_below, node.source, ())
+        node = node.above
+
+
+def _hides(union: Found, below: Found) -> bool:
+    """Whether both are directories, and the union's shows nothing of the other."""
+    return _is_dir(union) and _is_dir(below) and places(union.lowers) != places(below.lowers)
+
+
+def _change(view: LayerView, found: Difference) -> Change:
+    path, source = found.path or b"/", found.source or b"/"
+    if found.union is None:
+        assert found.below is not None
+        hit = top(found.below)
+        return Change("D", path, type_name(hit.st.st_mode), None, 0, None, None, None, _size(hit))
+    assert found.kind != "="
+    union, below = found.union, found.below
+    hit = top(union)
+    mode = hit.st.st_mode
+    return Change(
+        found.kind,
+        path,
+        type_name(mode),
+        _size(hit),
+        _space(hit),
+        (union.upper is not None and not union.upper_metacopy) if stat.S_ISREG(mode) else None,
+        None if found.source is None or source == path else source,
+        found.differs,
+        None if below is None else _size(top(below)),
+        unlisted_links(view, union, below),
+        _number(hit),
+    )
+
+
+def unlisted_links(view: LayerView, union: Found, below: Found | None) -> int:
+    """How many names of an indexed file upper does not hold, by its `overlay.nlink`."""
+    hit = union.upper
+    if hit is None or stat.S_ISDIR(hit.st.st_mode) or hit.st.st_nlink < 2:
+        return 0
+    fmt = view.fs.format
+    value = fmt.read_at(hit.directory, hit.name, fmt.nlink) or b""
+    if not _NLINK.fullmatch(value):
+        return 0
+    if value.startswith(b"L"):
+        counted = 0 if below is None else top(below).st.st_nlink
+    else:
+        counted = hit.st.st_nlink
+    # One of the links in upper's filesystem is the index's own.
+    return max(counted + int(value[1:]) - (hit.st.st_nlink - 1), 0)
 
 
 def _source(node: _Node, name: bytes, union: Found) -> bytes | None:
@@ -221,20 +282,6 @@ def _source(node: _Node, name: bytes, union: Found) -> bytes | None:
     if redirect is not None and redirect.startswith(b"/"):
         return redirect
     return None if node.source is None else node.source + b"/" + (redirect or name)
-
-
-def _places_of_directory(found: Found | None) -> tuple[Place, ...]:
-    return () if found is None else places(found.lowers)
-
-
-def _deleted(path: bytes, below: Found) -> Change:
-    hit = top(below)
-    return Change("D", path, type_name(hit.st.st_mode), None, 0, None, None, None, _size(hit))
-
-
-def _only_below(node: _Node) -> Change:
-    source = None if node.source == node.path else node.source
-    return Change("C", node.path, "directory", None, node.disk, None, source, (), None, 0, node.number)
 
 
 def _is_dir(found: Found) -> bool:

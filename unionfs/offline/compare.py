@@ -11,11 +11,13 @@ import os
 import stat
 
 from unionfs.linux import fileattr, xattr
+from unionfs.linux.as_owner import attributes_as_owner, open_as_owner
 from unionfs.offline.layer_view import top
 from unionfs.overlay.format import FUSE_OVERLAYFS_PREFIX, Format
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import Found, Hit
 from unionfs.overlay.layer import RealDir
+from unionfs.overlay.owners.override_stat import unisolated
 
 _PIECE = 1 << 20
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,7 +42,7 @@ def differences(fs: OverlayFs, union: Found, below: Found) -> tuple[str, ...]:
     if stat.S_ISREG(mode):
         if ours.st.st_size != theirs.st.st_size:
             found.append("size")
-        elif not found and not _same_data(_data(fs, union), _data(fs, below)):
+        elif not found and not _same_data(data_place(fs, union), data_place(fs, below)):
             found.append("data")
     elif stat.S_ISLNK(mode):
         if _readlink(ours) != _readlink(theirs):
@@ -57,25 +59,42 @@ def attribute_differences(fmt: Format, ours: Hit, theirs: Hit) -> list[str]:
         found.append("mode")
     if (ours.st.st_uid, ours.st.st_gid) != (theirs.st.st_uid, theirs.st.st_gid):
         found.append("owner")
-    if _attributes(fmt, ours) != _attributes(fmt, theirs):
+    if attributes(fmt, ours) != attributes(fmt, theirs):
         found.append("xattrs")
     if _protection(fmt, ours) != _protection(fmt, theirs):
         found.append("flags")
     return found
 
 
-def _attributes(fmt: Format, hit: Hit) -> dict[bytes, bytes]:
-    directory = hit.directory
-    names = [os.fsencode(name) for name in fmt.names(directory, hit.name) or ()]
+def attributes(fmt: Format, hit: Hit) -> dict[bytes, bytes]:
+    """The extended attributes that the union shows of a real object.
+
+    Raises OSError where they cannot be read, which an object's owner always can.
+    """
+    names = [os.fsencode(name) for name in fmt.names(hit.directory, hit.name) or ()]
+    isolated = hit.directory.layer.isolates_security
     found = {}
     for stored in names:
-        shown = fmt.xattrs.to_shown(stored)
+        shown = unisolated(stored) if isolated else stored
+        shown = None if shown is None else fmt.xattrs.to_shown(shown)
         if shown is None or shown in _NOT_SHOWN:
             continue
-        value = xattr.get_at(directory.open(), hit.name, stored)
+        value = _value(hit, stored)
         if value is not None:
             found[shown] = value
     return found
+
+
+def _value(hit: Hit, stored: bytes) -> bytes | None:
+    at = hit.directory.open()
+    try:
+        return xattr.get_at(at, hit.name, stored)
+    except PermissionError:  # `user.` ones need the permission to read the file
+        fd = os.open(hit.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        return attributes_as_owner(fd).get(os.fsdecode(stored))
+    finally:
+        os.close(fd)
 
 
 def _protection(fmt: Format, hit: Hit) -> int:
@@ -91,8 +110,8 @@ def _readlink(hit: Hit) -> bytes:
     return os.readlink(hit.name, dir_fd=hit.directory.open())
 
 
-def _data(fs: OverlayFs, found: Found) -> tuple[RealDir, bytes]:
-    """Where the data of a regular file lies."""
+def data_place(fs: OverlayFs, found: Found) -> tuple[RealDir, bytes]:
+    """Where the data of a regular file lies. Raises OSError where data-only layers have it not."""
     if found.data is not None and fs.data is not None:
         return fs.data.find(found.data)
     hit = found.lowers[-1] if found.lowers else top(found)
@@ -101,8 +120,8 @@ def _data(fs: OverlayFs, found: Found) -> tuple[RealDir, bytes]:
 
 def _same_data(ours: tuple[RealDir, bytes], theirs: tuple[RealDir, bytes]) -> bool:
     with (
-        open(_open(*ours), "rb", _PIECE) as one,
-        open(_open(*theirs), "rb", _PIECE) as other,
+        open(open_data(*ours), "rb", _PIECE) as one,
+        open(open_data(*theirs), "rb", _PIECE) as other,
     ):
         if os.path.sameopenfile(one.fileno(), other.fileno()):
             return True
@@ -112,5 +131,10 @@ def _same_data(ours: tuple[RealDir, bytes], theirs: tuple[RealDir, bytes]) -> bo
         return not other.read(1)
 
 
-def _open(directory: RealDir, name: bytes) -> int:
-    return os.open(name, _OPEN, dir_fd=directory.open())
+def open_data(directory: RealDir, name: bytes) -> int:
+    """Open a regular file to read; its owner can, whatever the mode."""
+    at = directory.open()
+    try:
+        return os.open(name, _OPEN, dir_fd=at)
+    except PermissionError:
+        return open_as_owner(at, name, _OPEN)
