@@ -21,7 +21,7 @@ IMAGES: Mapping[str, str] = {
     "tag": "give an image one name more",
     "prune": "remove images, layers and blobs that nothing uses",
     "df": "show how much of the disk images and containers take",
-    "inspect": "print all that is known of images and mounts",
+    "inspect": "print all that is known of containers, images and mounts",
 }
 """What moves images between registries, archives, directories and the store, and lists them."""
 

@@ -1,4 +1,4 @@
-"""`pyunionfs inspect`: all that is known of images and mounts, in the form of `docker inspect`."""
+"""`pyunionfs inspect`: all that is known of containers, images and mounts, as `docker inspect` prints it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from unionfs.cli import store_option
 from unionfs.cli.go_template import Template, encode_json
 from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
+from unionfs.container import inspect as container_inspect
+from unionfs.container import record
+from unionfs.container.record import NoContainerError
 from unionfs.control.status_socket import list_mounts
 from unionfs.errors import MountError, NotFoundError
 from unionfs.image import find
@@ -18,15 +21,16 @@ from unionfs.image.store import Store
 from unionfs.options.lists import join_lowers
 from unionfs.options.mount_options import resolve_mountpoint
 
-TYPES = ("image", "mount")
+TYPES = ("container", "image", "mount")
 """In the order in which a name is looked for."""
 
 
 def parser() -> Parser:
     made = Parser(
         "inspect",
-        "Print all that is known of images and mounts as a JSON array, with the fields that `docker inspect`"
-        " has. NAME is an image's name, id or digest, or a mountpoint; the first that there is.",
+        "Print all that is known of containers, images and mounts as a JSON array, with the fields that"
+        " `docker inspect` has. NAME is the name or id of a container, the name, id or digest of an image,"
+        " or a mountpoint; the first that there is.",
         "GraphDriver.Data has the directories of the layers, which kernel overlayfs can mount as they are."
         " For an image UpperDir is its topmost layer. The exit status is 1 if one NAME is not found; the"
         " others are printed.",
@@ -41,9 +45,11 @@ def parser() -> Parser:
         ],
     )
     made.add_argument("-f", "--format", metavar="TEMPLATE", help="a Go template for each, or `json`")
-    made.add_argument("--type", metavar="TYPE", choices=TYPES, help="look only for this: image or mount")
+    made.add_argument(
+        "--type", metavar="TYPE", choices=TYPES, help="look only for this: container, image or mount"
+    )
     store_option.add(made)
-    made.add_argument("names", metavar="NAME", nargs="+", help="image or mountpoint")
+    made.add_argument("names", metavar="NAME", nargs="+", help="container, image or mountpoint")
     return made
 
 
@@ -76,7 +82,14 @@ def _document(store: Store, name: str, kind: str | None) -> dict[str, Any]:
         found = _LOOK[each](store, name)
         if found is not None:
             return found
-    raise NotFoundError(f"there is no {kind or 'image or mount'} {name}")
+    raise NotFoundError(f"there is no {kind or 'container, image or mount'} {name}")
+
+
+def _container(store: Store, name: str) -> dict[str, Any] | None:
+    try:
+        return container_inspect.container(record.find(store, name))
+    except NoContainerError:
+        return None
 
 
 def _image(store: Store, name: str) -> dict[str, Any] | None:
@@ -115,4 +128,4 @@ def _mount(store: Store, name: str) -> dict[str, Any] | None:
     }
 
 
-_LOOK = {"image": _image, "mount": _mount}
+_LOOK = {"container": _container, "image": _image, "mount": _mount}

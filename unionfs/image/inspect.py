@@ -20,10 +20,10 @@ from unionfs.image.store import Store
 DRIVER = "overlay2"
 """The format of the layers, by the name that Docker's driver of that format has."""
 
-_NEVER = "0001-01-01T00:00:00Z"
+NEVER = "0001-01-01T00:00:00Z"
 """How Go writes a time that is not set."""
 
-_CONFIG: dict[str, object] = {
+CONFIG: dict[str, object] = {
     "Hostname": "",
     "Domainname": "",
     "User": "",
@@ -58,17 +58,17 @@ def image(store: Store, found: Image) -> dict[str, Any]:
         "RepoDigests": [each.familiar for each in found.repo_digests],
         "Parent": _parent(store, config),
         "Comment": document.get("comment") or (history[-1].comment if history else None) or "",
-        "Created": config.created or _NEVER,
+        "Created": config.created or NEVER,
         "DockerVersion": document.get("docker_version") or "",
         "Author": config.author or "",
-        "Config": _CONFIG | (document.get("config") or {}),
+        "Config": CONFIG | (document.get("config") or {}),
         "Architecture": config.architecture,
         **({"Variant": config.variant} if config.variant else {}),
         "Os": config.os,
         "Size": summary.size_of(store, manifest, config),
         "GraphDriver": {"Data": _directories(store, config), "Name": DRIVER},
         "RootFS": {"Type": config.rootfs.type, "Layers": [*config.rootfs.diff_ids]},
-        "Metadata": {"LastTagTime": found.tagged or _NEVER},
+        "Metadata": {"LastTagTime": found.tagged or NEVER},
     }
 
 
