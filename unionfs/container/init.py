@@ -9,23 +9,23 @@ into it.
 from __future__ import annotations
 
 import os
-import signal
+
+from unionfs.linux import signals
 
 SIGNAL_BASE = 128
 
 
 def become_init() -> None:
     """Fork the program's process, in which this returns. In this one it never returns."""
-    every = signal.valid_signals()
     # Blocked from before the fork: one that came earlier than sigwaitinfo(2) would be ignored.
-    signal.pthread_sigmask(signal.SIG_BLOCK, every)
+    signals.block_all()
     program = os.fork()
     if program == 0:
         return
     status = 1
     try:
         _close_all()
-        status = _serve(program, every)
+        status = _serve(program)
     finally:
         os._exit(status)
 
@@ -44,10 +44,10 @@ def _close_all() -> None:
     os.closerange(3, 256)
 
 
-def _serve(program: int, every: set[signal.Signals]) -> int:
+def _serve(program: int) -> int:
     while True:
-        number = signal.sigwaitinfo(every).si_signo
-        if number == signal.SIGCHLD:
+        number = signals.wait()
+        if number == signals.SIGCHLD:
             status = _reap(program)
             if status is not None:
                 return status

@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
 
 from unionfs.container import capabilities, devices, pipes, supervise, terminal
 from unionfs.container.init import become_init
-from unionfs.container.program import StepError, execute, step
+from unionfs.container.program import Step, StepError, execute
 from unionfs.container.rootfs import Rootfs
-from unionfs.linux import mount_calls, namespaces
+from unionfs.linux import mount_calls, namespaces, signals
 
+TYPE_CHECKING = False  # that of typing, which takes long to load
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
     from unionfs.container.orders import Join, Start
 
 FAILED = 125
@@ -85,9 +86,9 @@ class _Launcher:
         return supervise.wait(pid, self.orders, self.master, interactive=order["process"]["interactive"])
 
     def _start(self, order: Start) -> int:
-        with step("make the namespaces of the container"):
+        with Step("make the namespaces of the container"):
             namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWIPC)
-        with step("make the terminals of the container"):
+        with Step("make the terminals of the container"):
             terminals = devices.new_terminals(devices.tty_group_is_mapped())
             if order["process"]["tty"]:
                 self.master = terminal.open_master(terminals)
@@ -103,7 +104,7 @@ class _Launcher:
             return pid
         status = FAILED
         try:
-            namespaces.die_with_parent(signal.SIGKILL)
+            namespaces.die_with_parent(signals.SIGKILL)
             os.close(self.orders)
             child()
         except StepError as error:
@@ -115,16 +116,16 @@ class _Launcher:
             os._exit(status)
 
     def _first_process(self, order: Start, terminals: int) -> None:
-        with step("set the hostname"):
+        with Step("set the hostname"):
             namespaces.sethostname(order["hostname"])
-        with step("make the mount namespace"):
+        with Step("make the mount namespace"):
             namespaces.unshare(namespaces.CLONE_NEWNS)
-        with step("take up what is mounted in the container"):
+        with Step("take up what is mounted in the container"):
             if order["bind_root"]:
                 devices.attach_at(mount_calls.clone(order["root"], recursive=True), order["root"])
             rootfs = Rootfs(order["root"], order["volumes"], order["files"])
         console = None if self.master < 0 else terminal.path_of(self.master)
-        with step("make the root of the container"):
+        with Step("make the root of the container"):
             rootfs.enter(terminals, console, read_only=order["read_only"])
         self._confine()
         slave = -1 if console is None else self._open_slave(console)
@@ -133,11 +134,11 @@ class _Launcher:
         execute(order["process"], slave)
 
     def _join(self, order: Join, path: str | None) -> int:
-        with step("enter the container's pid namespace"):
+        with Step("enter the container's pid namespace"):
             namespaces.setns(order["first"], namespaces.CLONE_NEWPID)
 
         def child() -> None:
-            with step("enter the container's namespaces"):
+            with Step("enter the container's namespaces"):
                 every = namespaces.CLONE_NEWNS | namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWIPC
                 namespaces.setns(order["first"], every)
             self._confine()
@@ -146,11 +147,12 @@ class _Launcher:
 
         pid = self._fork(child)
         os.close(order["first"])
+        _report(self.report, f"pid {pid}")
         return pid
 
     def _open_terminal_of(self, pid: int) -> str:
         """Make a terminal in the devpts of a running container: the path of it there."""
-        with step("make a terminal in the container"):
+        with Step("make a terminal in the container"):
             root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             # No symlink: the container may have put one in the place of its directories.
             pts = mount_calls.open_in_root(root, "dev/pts", os.O_PATH | os.O_DIRECTORY)
@@ -161,19 +163,19 @@ class _Launcher:
 
     def _confine(self) -> None:
         """Lose what the container may not have; what comes after this is as its root."""
-        with step("leave the session and its keyring"):
+        with Step("leave the session and its keyring"):
             os.setsid()
             try:
                 namespaces.join_new_session_keyring()
             except OSError as error:
                 if error.errno != errno.ENOSYS:  # a kernel without keyrings
                     raise
-        with step("drop capabilities"):
+        with Step("drop capabilities"):
             capabilities.keep_default()
             namespaces.set_no_new_privs()
 
     def _open_slave(self, path: str) -> int:
-        with step("open the terminal"):
+        with Step("open the terminal"):
             return os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
 
 

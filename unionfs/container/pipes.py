@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import marshal
 import os
-from collections.abc import Mapping
-from typing import Any
+
+TYPE_CHECKING = False  # that of typing, which takes long to load
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 _LENGTH = 8
 

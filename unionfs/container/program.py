@@ -8,17 +8,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 import stat
 import termios
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
 
 from unionfs.container import users
-from unionfs.linux import namespaces
+from unionfs.linux import namespaces, signals
 
+TYPE_CHECKING = False  # that of typing, which takes long to load
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from unionfs.container.orders import Process
 
 
@@ -30,14 +29,19 @@ class StepError(Exception):
         self.status = status
 
 
-@contextmanager
-def step(what: str) -> Iterator[None]:
-    """Name the step in which an OSError comes."""
-    try:
-        yield
-    except OSError as error:
-        place = f" {os.fsdecode(error.filename)}:" if error.filename is not None else ""
-        raise StepError(f"cannot {what}:{place} {error.strerror}") from error
+class Step:
+    """Name the step in which an OSError comes, for the length of a block."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            place = f" {os.fsdecode(error.filename)}:" if error.filename is not None else ""
+            raise StepError(f"cannot {self._what}:{place} {error.strerror}") from error
 
 
 def execute(process: Process, terminal: int) -> NoReturn:
@@ -46,19 +50,19 @@ def execute(process: Process, terminal: int) -> NoReturn:
     *terminal* becomes standard input, output and error and the controlling terminal; below 0: there is none.
     """
     if os.getsid(0) != os.getpid():
-        with step("begin a session"):
+        with Step("begin a session"):
             os.setsid()
     user = _find_user(process["user"])
     _set_up_descriptors(process, terminal, user.uid)
     environment = dict(process["env"])
     environment.setdefault("HOME", user.home)
-    with step("make the working directory"):
+    with Step("make the working directory"):
         os.umask(0o022)
         os.makedirs(process["cwd"], 0o755, exist_ok=True)
     _become(user)
-    with step("enter the working directory"):
+    with Step("enter the working directory"):
         os.chdir(process["cwd"])
-    _reset_signals()
+    signals.reset_all()
     _exec(process["args"], environment)
 
 
@@ -71,7 +75,7 @@ def _find_user(words: str) -> users.User:
 
 def _set_up_descriptors(process: Process, terminal: int, uid: int) -> None:
     """Standard input, output and error, and no other descriptor after exec."""
-    with step("set up standard input and output"):
+    with Step("set up standard input and output"):
         if terminal >= 0:
             os.fchown(terminal, uid, -1)
             fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
@@ -92,7 +96,7 @@ def _set_up_descriptors(process: Process, terminal: int, uid: int) -> None:
 
 
 def _become(user: users.User) -> None:
-    with step(f"become user {user.uid}, group {user.gid}"):
+    with Step(f"become user {user.uid}, group {user.gid}"):
         if _may_set_groups():
             os.setgroups(user.groups)
         try:
@@ -105,19 +109,13 @@ def _become(user: users.User) -> None:
                 )
             raise
         # The change of ids has undone it.
-        namespaces.die_with_parent(signal.SIGKILL)
+        namespaces.die_with_parent(signals.SIGKILL)
 
 
 def _may_set_groups() -> bool:
     """Not in a user namespace with a single group, where the kernel lets no process drop any."""
     with open("/proc/self/setgroups", encoding="utf-8") as file:
         return file.read().strip() != "deny"
-
-
-def _reset_signals() -> None:
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _exec(args: list[str], environment: dict[str, str]) -> NoReturn:

@@ -30,8 +30,8 @@ from unionfs.container.state import Run, State, now
 from unionfs.errors import ContainerError
 from unionfs.image import find as images
 from unionfs.image.digest import Digest
-from unionfs.image.layers import Layer, layers_of
-from unionfs.image.layers import find as find_layer
+from unionfs.image.layer_record import Layer, layers_of
+from unionfs.image.layer_record import find as find_layer
 from unionfs.image.lowers import tree_paths
 from unionfs.image.model import Descriptor, decode, encode
 from unionfs.image.store import Store, remove_tree, sync_directory

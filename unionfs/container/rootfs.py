@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from unionfs.container.devices import Devices, attach_at
 from unionfs.linux import mount_calls
@@ -24,6 +23,7 @@ from unionfs.linux.mount_calls import (
     MS_REC,
 )
 
+TYPE_CHECKING = False  # that of typing, which takes long to load
 if TYPE_CHECKING:
     from unionfs.container.orders import Volume
 

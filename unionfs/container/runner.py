@@ -141,17 +141,19 @@ class Launcher:
         """Return when the program has been reached. Raises StartError."""
         with suppress(BrokenPipeError):  # it has failed, and reports that
             pipes.send(self._orders, order)
-        failure: StartError | None = None
+        pid = 0
+        failure: StartError | None = StartError("the launcher of the container has ended without a word")
         with open(self._report, encoding="utf-8", errors="surrogateescape") as report:
             for line in report:
                 word, _, rest = line.rstrip("\n").partition(" ")
                 if word == "pid":
-                    started(int(rest))
+                    pid, failure = int(rest), None
                 else:
                     status, _, message = rest.partition(" ")
-                    failure = failure or StartError(message, int(status))
+                    failure = StartError(message, int(status))
         if failure is not None:
             raise failure
+        started(pid)
 
     def wait(self) -> int:
         """Pass signals on until the process has ended; its exit status."""

@@ -18,7 +18,9 @@ from unionfs.linux import mount_calls
 
 _BOOT = """
 import sys
-sys.path.append(sys.argv[1])
+# Not the package's own __init__, which is for programs: it would load what nothing here needs.
+package = sys.modules["unionfs"] = type(sys)("unionfs")
+package.__path__ = [sys.argv[1]]
 from unionfs.container import launch
 launch.main(int(sys.argv[2]), int(sys.argv[3]))
 """
@@ -39,5 +41,5 @@ def exec_launcher(orders: int, report: int, ignored: Iterable[signal.Signals]) -
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # -S: nothing of what is installed can slow it down or get into it.
     flags = ["-I", "-S", "-X", "utf8", *(["-B"] if sys.dont_write_bytecode else [])]
-    package = str(Path(__file__).parents[2])
+    package = str(Path(__file__).parents[1])
     os.execve(tree, [program, *flags, "-c", _BOOT, package, str(orders), str(report)], {})

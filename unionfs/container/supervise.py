@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 
 from unionfs.container import terminal
 from unionfs.container.init import exit_status
+from unionfs.linux import signals
 
 _CHUNK = 4096
 """A pipe that poll(2) says can be written takes so much without blocking (POSIX, PIPE_BUF)."""
@@ -26,7 +26,7 @@ def wait(pid: int, orders: int, master: int, *, interactive: bool) -> int:
         while not _signals(orders, pidfd, pid, -1):
             pass
     elif interactive:
-        with terminal.raw(0):
+        with terminal.Raw(0):
             _Copying(pid, pidfd, orders, master, 0).run()
     else:
         _Copying(pid, pidfd, orders, master, -1).run()
@@ -48,8 +48,8 @@ def _signals(orders: int, pidfd: int, pid: int, master: int) -> bool:
 def pass_on(orders: int, pid: int, master: int) -> bool:
     """Pass on the signals that have come. False: the command is gone, and the process was killed."""
     numbers = os.read(orders, 256)
-    for number in numbers or (signal.SIGKILL,):
-        if number == signal.SIGWINCH and master >= 0:
+    for number in numbers or (signals.SIGKILL,):
+        if number == signals.SIGWINCH and master >= 0:
             terminal.copy_size(master)
         else:
             os.kill(pid, number)

@@ -7,8 +7,6 @@ import os
 import struct
 import termios
 import tty
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 _TIOCGPTN = 0x80045430
 _TIOCGPTPEER = 0x5441
@@ -43,15 +41,17 @@ def copy_size(master: int) -> None:
             return
 
 
-@contextmanager
-def raw(fd: int) -> Iterator[None]:
-    """Have a terminal pass every key on, Ctrl-C too; what is no terminal stays as it is."""
-    if not os.isatty(fd):
-        yield
-        return
-    before = termios.tcgetattr(fd)
-    tty.setraw(fd)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+class Raw:
+    """A terminal that passes every key on, Ctrl-C too, for the length of a block. Others stay as they are."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._before = termios.tcgetattr(fd) if os.isatty(fd) else None
+
+    def __enter__(self) -> None:
+        if self._before is not None:
+            tty.setraw(self._fd)
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)

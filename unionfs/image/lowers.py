@@ -17,7 +17,7 @@ from pathlib import Path
 
 from unionfs.errors import ImageError, MountError
 from unionfs.image import find
-from unionfs.image.layers import Layer, layers_of
+from unionfs.image.layer_record import Layer, layers_of
 from unionfs.image.store import Store
 from unionfs.linux.process import raise_open_file_limit
 from unionfs.overlay.owners import override_stat

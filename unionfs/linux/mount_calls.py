@@ -9,7 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Mapping
+
+TYPE_CHECKING = False  # that of typing, which takes long to load
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MS_RDONLY = 1
 MS_NOSUID = 2
