@@ -78,17 +78,19 @@ def add(
         for image in images(store):
             if image.manifest.digest == manifest.digest:
                 digests = [*image.repo_digests, *(each for each in digests if each not in image.repo_digests)]
-        text = " ".join(f"{each.name}@{each.digest}" for each in digests)
+        known = {REPO_DIGESTS: " ".join(f"{each.name}@{each.digest}" for each in digests)} if digests else {}
         changed = []
         for entry in entries:
+            is_same = entry.digest == manifest.digest
             if tag is not None and entry.annotations.get(REF_NAME) == str(tag):
-                if entry.digest != manifest.digest:
+                if not is_same:
                     changed.append(_without_name(entry))
                 continue
-            changed.append(entry)
+            # On each of its entries: names go one by one.
+            changed.append(_annotated(entry, {**entry.annotations, **known}) if is_same else entry)
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         extra = {REF_NAME: str(tag), TAGGED: now} if tag is not None else {}
-        changed.append(_annotated(manifest, {**extra, **({REPO_DIGESTS: text} if text else {})}))
+        changed.append(_annotated(manifest, {**extra, **known}))
         _write(store, changed)
 
 

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from unionfs.image.digest import Digest
 
-State = Literal["waiting", "exists", "downloading", "retrying", "extracting", "done"]
+State = Literal["waiting", "exists", "downloading", "uploading", "retrying", "extracting", "done"]
 
 
 class Observer(Protocol):
