@@ -14,6 +14,10 @@ UNIONS: Mapping[str, str] = {
 }
 
 IMAGES: Mapping[str, str] = {
+    "pull": "pull an image from a registry",
+    "push": "push an image to a registry",
+    "login": "log in to a registry",
+    "logout": "remove the credentials for a registry",
     "load": "load images from an archive or a directory",
     "save": "save images into an archive or a directory",
     "images": "list the images of the store",

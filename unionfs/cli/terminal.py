@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
@@ -71,6 +72,65 @@ def show(renderable: RenderableType) -> None:
     with shown.capture() as capture:
         shown.print(renderable)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Work under way: what it is, and how many bytes of how many are done."""
+
+    text: str
+    done: int
+    total: int | None
+
+
+class LiveRows:
+    """Lines on standard output, and on a terminal what is under way below them, ten times a second.
+
+    *rows* is called by a thread. With *plain*, or without a terminal, there are the lines alone.
+    """
+
+    def __init__(self, rows: Callable[[], list[Row]], *, plain: bool = False) -> None:
+        self._rows = rows
+        self._live: Live | None = None
+        if not plain and may_move_cursor(sys.stdout):
+            from rich.live import Live
+
+            self._live = Live(
+                console=console(),
+                get_renderable=self._render,
+                refresh_per_second=1 / _SHOWN_EACH,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+
+    def start(self) -> None:
+        if self._live is not None:
+            self._live.start()
+
+    def stop(self) -> None:
+        """Erase what is under way; the lines stay."""
+        if self._live is not None:
+            self._live.stop()
+
+    def print(self, line: str) -> None:
+        if self._live is not None:
+            self._live.console.print(line, soft_wrap=True)
+        else:
+            print(line, flush=True)
+
+    def _render(self) -> RenderableType:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 1))
+        for row in self._rows():
+            known = row.total is not None and row.total > 0
+            size = human_size(row.done) + (f"/{human_size(row.total)}" if row.total else "")
+            bar = ProgressBar(total=row.total, completed=row.done, width=30) if known else Text()
+            table.add_row(Text(row.text), bar, Text(size))
+        return table
 
 
 class Screen:

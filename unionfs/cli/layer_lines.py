@@ -1,0 +1,82 @@
+"""A line for each layer that is pulled or pushed, as Docker prints them.
+
+On a terminal, layers under way have a bar each below the lines of those that are finished; elsewhere a layer
+has its one line when it is finished.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from unionfs.cli.terminal import LiveRows, Row
+from unionfs.cli.text import printable
+from unionfs.image.digest import Digest
+from unionfs.image.progress import State
+
+_UNDER_WAY: Mapping[State, str] = {
+    "downloading": "Downloading",
+    "uploading": "Pushing",
+    "extracting": "Extracting",
+    "retrying": "Retrying",
+}
+_PULLED: Mapping[State, str] = {"exists": "Already exists", "done": "Pull complete"}
+
+
+class LayerLines(AbstractContextManager["LayerLines"]):
+    """An `image.progress.Observer` that prints. `_lock` guards what it knows.
+
+    *labels* are what layers are called instead of their blob's digest. With *quiet* nothing is printed.
+    """
+
+    def __init__(self, *, quiet: bool = False, labels: Mapping[str, str] | None = None) -> None:
+        self._quiet = quiet
+        self._labels = labels if labels is not None else {}
+        self._lock = threading.Lock()
+        self._under_way: dict[str, Row] = {}
+        self._finished: set[str] = set()
+        self._rows = LiveRows(self._current, plain=quiet)
+
+    def begin(self) -> None:
+        """Of another image, layers have lines of their own."""
+        with self._lock:
+            self._finished.clear()
+
+    def report(self, digest: Digest, state: State, done: int = 0, total: int | None = None) -> None:
+        with self._lock:
+            if state in _UNDER_WAY:
+                self._under_way[digest] = Row(f"{self.label(digest)}: {_UNDER_WAY[state]}", done, total)
+        if state in _PULLED:
+            self.finish(digest, _PULLED[state])
+
+    def finish(self, digest: Digest, text: str) -> None:
+        """Print what has become of a layer, once."""
+        with self._lock:
+            self._under_way.pop(digest, None)
+            if digest in self._finished:
+                return
+            self._finished.add(digest)
+        self.print(f"{self.label(digest)}: {text}")
+
+    def print(self, text: str) -> None:
+        """A line above the layers that are under way."""
+        if not self._quiet:
+            self._rows.print(printable(text))
+
+    def label(self, digest: Digest) -> str:
+        return self._labels.get(digest, digest.short)
+
+    def _current(self) -> list[Row]:
+        with self._lock:
+            return list(self._under_way.values())
+
+    def __enter__(self) -> LayerLines:
+        self._rows.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._rows.stop()
