@@ -43,7 +43,7 @@ def main() -> int:
         programs = Programs(base)
         source = Source(base, programs, *((500, 10_000_000) if given.quick else (10_000, 250_000_000)))
         try:
-            works = all_work(programs, source)
+            works = [work for work in all_work(programs, source) if given.only in ("", work.name)]
             found = _measured(works, rounds)
         finally:
             source.registry.close()
@@ -55,7 +55,7 @@ def main() -> int:
         shutil.rmtree(base)
     page = _page(works, found, facts, rounds)
     print(page)
-    target = given.table or (None if given.quick else DOCS / "benchmark-images.md")
+    target = given.table or (None if given.quick or given.only else DOCS / "benchmark-images.md")
     if target is not None:
         target.write_text(page)
     return 0
@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="a small image, one round")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="default: 3, or 1 with --quick")
+    parser.add_argument("--only", default="", metavar="NAME", help="one work: load, pull, commit, run ...")
     parser.add_argument("--table", type=Path, metavar="FILE", help="the page")
     parser.add_argument(
         "--directory", type=Path, default=Path("/var/tmp"), help="where all is stored (default: %(default)s)"

@@ -31,6 +31,7 @@ class Programs:
         for name in ("store", "podman", "run", "bundle", "layout"):
             path = self._place(name)
             if path.exists():
+                _unmount_below(path)
                 shutil.rmtree(path)
 
     def _place(self, name: str) -> Path:
@@ -63,6 +64,14 @@ class Programs:
         """Of podman and buildah: kernel overlayfs, which is their fastest."""
         places = ["--root", str(self._place("podman")), "--runroot", str(self._place("run"))]
         return [*places, "--storage-driver", "overlay"]
+
+
+def _unmount_below(directory: Path) -> None:
+    """podman and buildah leave their storage mounted on itself."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mountpoint in sorted(mounts, reverse=True):
+        if Path(mountpoint).is_relative_to(directory):
+            run(["umount", mountpoint])
 
 
 def run(words: Sequence[str | Path], environment: dict[str, str] | None = None) -> str:
