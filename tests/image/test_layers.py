@@ -319,9 +319,33 @@ def test_progress_is_reported(store: Store) -> None:
     for _ in range(2):
         layers.ensure(store, *documents(made), Source(made), Recorder())
     for layer in documents(made)[0].layers:
-        states = [state for digest, state, _, _ in seen if digest == layer.id]
+        # A layer that is fetched before it is its turn is extracted later, and not while it is downloaded.
+        states = [state for digest, state, _, _ in seen if digest == layer.id and state != "extracting"]
         assert list(dict.fromkeys(states)) == ["waiting", "downloading", "done", "exists"]
         assert (layer.id, "downloading", layer.size, layer.size) in seen
+
+
+def test_layers_are_unpacked_from_the_lowest_up_and_fetched_meanwhile(store: Store) -> None:
+    made = image([A, B, C], compression="none")
+    order: list[tuple[str, Digest]] = []
+    fetched = threading.Event()
+
+    class Recorder:
+        def report(self, digest: Digest, state: State, done: int = 0, total: int | None = None) -> None:
+            order.append((state, digest))
+
+    first, second, last = (layer.id for layer in documents(made)[0].layers)
+    source = Source(made)
+
+    def wait(digest: Digest) -> None:
+        if digest == last:
+            fetched.set()
+        elif digest == first:
+            assert fetched.wait(20), "others are fetched while the lowest is"
+
+    source.wait = wait
+    layers.ensure(store, *documents(made), source, Recorder())
+    assert [digest for state, digest in order if state == "done"] == [first, second, last]
 
 
 def test_a_damaged_layer_is_made_again(store: Store) -> None:

@@ -66,8 +66,8 @@ def ensure(
 class _Image:
     """The work on the layers of one image.
 
-    Workers take the lowest layer that is not begun. One that depends on those below waits for them; they are
-    begun by then, so some worker always goes on.
+    Workers take the lowest layer that is not begun, fetch it, and wait for those below before they unpack it.
+    Those are begun by then, so some worker always goes on.
     """
 
     def __init__(self, settings: Settings, manifest: Manifest, config: Config) -> None:

@@ -22,10 +22,6 @@ from unionfs.image.unpack import Unpacked, unpack
 _BLOCK = 1 << 20
 
 
-class PostponedError(Exception):
-    """Raised by *parents*: the layers below are not there yet, and must not be waited for here."""
-
-
 class Stages:
     """The stages that are at work for one layer, to be stopped from any thread."""
 
@@ -74,9 +70,8 @@ def one_pass(
     """Unpack the blob that *source* gives, which verifies itself, into the directory *target*.
 
     Before ImageError is raised, the source has been read to its end, unless it failed by itself: so wrong
-    bytes are reported as a wrong digest, and not as what they seem to be. The same holds for PostponedError,
-    which *parents* may raise. With any other exception, reading ends where it is; *interrupt* ends a read
-    that is under way.
+    bytes are reported as a wrong digest, and not as what they seem to be. With any other exception, reading
+    ends where it is; *interrupt* ends a read that is under way.
     """
     what = f"layer {blob}"
     try:
@@ -89,12 +84,20 @@ def one_pass(
             unpacked = unpack(extracted, target, parents, form, what)
             drain(extracted)
             return unpacked
-        except (ImageError, PostponedError):
+        except ImageError:
             if extracted is not fetched:
                 extracted.stop()
                 extracted.join()
             drain(fetched)
             raise
+    finally:
+        stages.end(interrupt)
+
+
+def read_all(source: Readable, interrupt: Callable[[], None], stages: Stages) -> None:
+    """Read what verifies itself, and make nothing of it yet."""
+    try:
+        drain(stages.start(source, "fetch"))
     finally:
         stages.end(interrupt)
 

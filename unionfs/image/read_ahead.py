@@ -11,7 +11,7 @@ from collections import deque
 
 from unionfs.image.digest import Readable
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 20
 _DEPTH = 8
 
 
