@@ -14,7 +14,7 @@ for tier; do
     case $tier in
         check) packages+=(groff-base man-db mandoc zsh fish libarchive-tools) ;;
         mounts) packages+=(fuse-overlayfs uidmap) ;;
-        rest) packages+=(fuse-overlayfs uidmap podman buildah crun systemd) ;;
+        rest) packages+=(fuse-overlayfs uidmap podman buildah crun systemd skopeo umoci containerd busybox-static) ;;
         *) say "no tier $tier"; exit 2 ;;
     esac
 done

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 
 from testing.images.entries import TarEntry, directory, file, hard_link, opaque, symlink, whiteout
 
@@ -57,7 +58,14 @@ def debian_like(files: int = 400, size: int = 4_000_000, seed: int = 1) -> list[
         file(entry.name, b"changed\n" + entry.content, entry.mode & 0o7777) for entry in regular[:20]
     ]
     layers.append(_deletions(regular[20:60]))
-    return layers
+    return [layers[0], *(_with_parents(layer) for layer in layers[1:])]
+
+
+def _with_parents(entries: list[TarEntry]) -> list[TarEntry]:
+    """With the directories around the entries first, as engines write a layer."""
+    named = {os.fsdecode(entry.name) for entry in entries}
+    above = {str(path) for name in named for path in PurePath(name).parents} - named - {"."}
+    return [*(directory(name, _MODES.get(name, 0o755)) for name in sorted(above)), *entries]
 
 
 def _base() -> list[TarEntry]:

@@ -19,7 +19,7 @@ def test_debian_like_is_the_same_on_each_machine() -> None:
     assert layers == [tar(layer) for layer in debian_like(120, 200_000)]
     assert len(layers) == 6
     assert digest(b"".join(layers)) == (
-        "sha256:ec229a23cd0572aeb3b5b07d17b49f7bee32108a71ebc495320f8442e8c25c9b"
+        "sha256:ae70933530d83433b08bfebbf7d1c38102ba77771b4500fd125bffb3fa02bb0e"
     )
 
 
