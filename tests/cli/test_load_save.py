@@ -115,3 +115,13 @@ def test_save_refuses(
     assert seen.err.count("\n") == 1
     assert seen.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_layers_have_lines_on_a_terminal_only(tmp_path: Path) -> None:
+    name = written()
+    typescript = tmp_path / "typescript"
+    words = " ".join([*PYUNIONFS, "load", name])
+    subprocess.run(["script", "-qec", words, str(typescript)], check=True, stdout=subprocess.DEVNULL)
+    assert b": Loaded layer\r\n" in typescript.read_bytes()
+    done = subprocess.run([*PYUNIONFS, "load", name], check=True, capture_output=True, text=True)
+    assert done.stdout == "Loaded image: a:1\nLoaded image: b/c:latest\n"

@@ -22,17 +22,25 @@ _UNDER_WAY: Mapping[State, str] = {
     "extracting": "Extracting",
     "retrying": "Retrying",
 }
-_PULLED: Mapping[State, str] = {"exists": "Already exists", "done": "Pull complete"}
+_ENDS: Mapping[State, str] = {"exists": "Already exists", "done": "Pull complete"}
 
 
 class LayerLines(AbstractContextManager["LayerLines"]):
     """An `image.progress.Observer` that prints. `_lock` guards what it knows.
 
-    *labels* are what layers are called instead of their blob's digest. With *quiet* nothing is printed.
+    *labels* are what layers are called instead of their blob's digest, *words* what states are called instead
+    of a pull's. With *quiet* nothing is printed.
     """
 
-    def __init__(self, *, quiet: bool = False, labels: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        labels: Mapping[str, str] | None = None,
+        words: Mapping[State, str] | None = None,
+    ) -> None:
         self._quiet = quiet
+        self._words = {**_UNDER_WAY, **_ENDS, **(words or {})}
         self._labels = labels if labels is not None else {}
         self._lock = threading.Lock()
         self._under_way: dict[str, Row] = {}
@@ -46,10 +54,11 @@ class LayerLines(AbstractContextManager["LayerLines"]):
 
     def report(self, digest: Digest, state: State, done: int = 0, total: int | None = None) -> None:
         with self._lock:
-            if state in _UNDER_WAY:
-                self._under_way[digest] = Row(f"{self.label(digest)}: {_UNDER_WAY[state]}", done, total)
-        if state in _PULLED:
-            self.finish(digest, _PULLED[state])
+            # Another thread may be late with what it has read.
+            if state in _UNDER_WAY and digest not in self._finished:
+                self._under_way[digest] = Row(f"{self.label(digest)}: {self._words[state]}", done, total)
+        if state in _ENDS:
+            self.finish(digest, self._words[state])
 
     def finish(self, digest: Digest, text: str) -> None:
         """Print what has become of a layer, once."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 
 from unionfs.cli import size_option, store_option
+from unionfs.cli.layer_lines import LayerLines
 from unionfs.cli.parser import Parser
 from unionfs.errors import ImageError, OptionError, explain
 from unionfs.image import archive, platform
-from unionfs.image.progress import SILENT
+from unionfs.image.progress import State
+
+_WORDS: Mapping[State, str] = {"downloading": "Loading layer", "done": "Loaded layer"}
 
 
 def parser() -> Parser:
@@ -49,15 +53,18 @@ def run(words: list[str]) -> int:
     wanted = None if given.platform is None else platform.parse(given.platform)
     fd = _opened(name)
     store = store_option.opened(given)
+    # As Docker: layers are for people who wait.
+    quiet = given.quiet or not sys.stdout.isatty()
     try:
-        loaded = archive.load(
-            store,
-            fd,
-            "standard input" if name == "-" else name,
-            SILENT,
-            wanted=wanted,
-            max_layer_size=given.max_layer_size,
-        )
+        with LayerLines(quiet=quiet, words=_WORDS) as lines:
+            loaded = archive.load(
+                store,
+                fd,
+                "standard input" if name == "-" else name,
+                lines,
+                wanted=wanted,
+                max_layer_size=given.max_layer_size,
+            )
     finally:
         os.close(fd)
     for image in loaded:
