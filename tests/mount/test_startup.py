@@ -14,12 +14,15 @@ pytestmark = [needs_root, needs_fuse]
 
 SLOW_TO_LOAD = {
     "asyncio",
+    "datetime",
     "difflib",
     "email",
+    "glob",
     "http",
     "multiprocessing",
     "pyfuse3",
     "rich",
+    "shlex",
     "shtab",
     "shutil",
     "ssl",

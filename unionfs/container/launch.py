@@ -80,22 +80,32 @@ class _Launcher:
         if "first" in order:
             path = self._open_terminal_of(order["pid"]) if order["process"]["tty"] else None
             pid = self._join(order, path)
+            go = None
         else:
-            pid = self._start(order)
+            pid, go = self._start(order)
+        # The root is mounted when this comes.
+        if not os.read(self.orders, 1):
+            os._exit(FAILED)
+        if go is not None:
+            os.write(go, b".")
+            os.close(go)
         os.close(self.report)
         return supervise.wait(pid, self.orders, self.master, interactive=order["process"]["interactive"])
 
-    def _start(self, order: Start) -> int:
+    def _start(self, order: Start) -> tuple[int, int]:
+        """Fork the first process: its pid, and the pipe on which it waits for a byte before it goes on."""
         with Step("make the namespaces of the container"):
             namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWIPC)
         with Step("make the terminals of the container"):
             terminals = devices.new_terminals(devices.tty_group_is_mapped())
             if order["process"]["tty"]:
                 self.master = terminal.open_master(terminals)
-        pid = self._fork(lambda: self._first_process(order, terminals))
+        wait, go = os.pipe()
+        pid = self._fork(lambda: self._first_process(order, terminals, wait))
         os.close(terminals)
+        os.close(wait)
         _report(self.report, f"pid {pid}")
-        return pid
+        return pid, go
 
     def _fork(self, child: Callable[[], None]) -> int:
         """Fork a process that ends with this one, and never returns from *child*."""
@@ -115,15 +125,17 @@ class _Launcher:
         finally:
             os._exit(status)
 
-    def _first_process(self, order: Start, terminals: int) -> None:
+    def _first_process(self, order: Start, terminals: int, wait: int) -> None:
         with Step("set the hostname"):
             namespaces.sethostname(order["hostname"])
+        with Step("take up what is mounted in the container"):
+            rootfs = Rootfs(order["root"], order["volumes"], order["files"])
+        if not os.read(wait, 1):
+            os._exit(FAILED)
         with Step("make the mount namespace"):
             namespaces.unshare(namespaces.CLONE_NEWNS)
-        with Step("take up what is mounted in the container"):
             if order["bind_root"]:
                 devices.attach_at(mount_calls.clone(order["root"], recursive=True), order["root"])
-            rootfs = Rootfs(order["root"], order["volumes"], order["files"])
         console = None if self.master < 0 else terminal.path_of(self.master)
         with Step("make the root of the container"):
             rootfs.enter(terminals, console, read_only=order["read_only"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 
 from unionfs.errors import ContainerError
@@ -38,4 +37,6 @@ def check(name: str) -> str:
 
 def invent() -> str:
     """Two words with an underscore between."""
+    import random  # here, because it takes long to load
+
     return f"{random.choice(_FIRST_WORDS.split())}_{random.choice(_SECOND_WORDS.split())}"

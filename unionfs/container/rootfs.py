@@ -19,8 +19,6 @@ from unionfs.linux.mount_calls import (
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
-    MS_PRIVATE,
-    MS_REC,
 )
 
 TYPE_CHECKING = False  # that of typing, which takes long to load
@@ -62,11 +60,10 @@ TMPFS_FLAGS = tuple(_FLAGS)
 
 
 class Rootfs:
-    """Made in a new mount namespace while the host's files can be reached; then `enter`, once."""
+    """Made while the host's files can be reached; then `enter`, in a mount namespace of its own, once."""
 
     def __init__(self, root: str, volumes: list[Volume], files: list[tuple[str, str]]) -> None:
         """*root* is the mounted union; *files* are files of the host, and their paths in the container."""
-        mount_calls.mount("none", "/", "none", MS_REC | MS_PRIVATE, "")
         self.root = root
         self.proc = mount_calls.new_mount("proc", {}, _APART)
         self.sys = _sysfs()

@@ -54,7 +54,8 @@ def run_beside(spec: ProcessSpec, pid: int, pidfd: int) -> int:
     order: Join = {"process": _process(spec), "first": pidfd, "pid": pid}
     launcher = Launcher(enter)
     try:
-        launcher.start(order, lambda started: None)
+        launcher.order(order)
+        launcher.start(lambda started: None)
         return launcher.wait()
     finally:
         launcher.end()

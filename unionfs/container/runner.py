@@ -32,6 +32,8 @@ _KEPT = frozenset(
 PASSED_ON = frozenset(signal.valid_signals()) - _KEPT
 """Signals that a running container's process gets when this one does."""
 
+GO = b"\0"
+"""Follows the order, once the container's root is mounted; then come signals by their numbers."""
 FAILED = 125
 """Docker's exit status for what failed before the program was reached."""
 
@@ -82,10 +84,11 @@ class Runner:
 
         The union is unmounted in the end, whatever that is.
         """
-        if union is not None:
-            self._mount(union)
         try:
-            self._launcher.start(start, started)
+            self._launcher.order(start)
+            if union is not None:
+                self._mount(union)
+            self._launcher.start(started)
             status = self._launcher.wait()
         finally:
             self._launcher.end()
@@ -137,20 +140,27 @@ class Launcher:
         finally:
             os._exit(FAILED)
 
-    def start(self, order: Start | Join, started: Callable[[int], None]) -> None:
-        """Return when the program has been reached. Raises StartError."""
+    def order(self, order: Start | Join) -> None:
+        """Say what to start, so that it is prepared."""
         with suppress(BrokenPipeError):  # it has failed, and reports that
             pipes.send(self._orders, order)
+
+    def start(self, started: Callable[[int], None]) -> None:
+        """Have it start, and return when the program has been reached. Raises StartError."""
+        with suppress(BrokenPipeError):
+            os.write(self._orders, GO)
         pid = 0
-        failure: StartError | None = StartError("the launcher of the container has ended without a word")
+        failure: StartError | None = None
         with open(self._report, encoding="utf-8", errors="surrogateescape") as report:
             for line in report:
                 word, _, rest = line.rstrip("\n").partition(" ")
                 if word == "pid":
-                    pid, failure = int(rest), None
+                    pid = int(rest)
                 else:
                     status, _, message = rest.partition(" ")
                     failure = StartError(message, int(status))
+        if failure is None and not pid:
+            failure = StartError("the launcher of the container has ended without a word")
         if failure is not None:
             raise failure
         started(pid)

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NoReturn
 
 from unionfs.linux import mount_calls
@@ -41,5 +40,5 @@ def exec_launcher(orders: int, report: int, ignored: Iterable[signal.Signals]) -
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # -S: nothing of what is installed can slow it down or get into it.
     flags = ["-I", "-S", "-X", "utf8", *(["-B"] if sys.dont_write_bytecode else [])]
-    package = str(Path(__file__).parents[1])
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     os.execve(tree, [program, *flags, "-c", _BOOT, package, str(orders), str(report)], {})

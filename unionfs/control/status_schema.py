@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 Status = dict[str, Any]
@@ -31,6 +30,8 @@ def _is_texts(value: object) -> bool:
 
 
 def _is_moment(value: object) -> bool:
+    from datetime import datetime  # here, because a daemon sends it only
+
     try:
         return isinstance(value, str) and datetime.fromisoformat(value) is not None
     except ValueError:

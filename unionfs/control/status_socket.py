@@ -9,7 +9,6 @@ user, whose reply may come late, be endless, or be made to do harm.
 from __future__ import annotations
 
 import contextlib
-import glob
 import itertools
 import json
 import logging
@@ -242,6 +241,8 @@ def _open_directories(user: int | None) -> Iterator[tuple[int, bool]]:
     me = os.geteuid()
     places = _directories()
     if me == 0:
+        import glob  # here, because a daemon looks for no other
+
         places += glob.glob("/run/user/*/pyunionfs") + glob.glob("/tmp/pyunionfs-*")
     for place in dict.fromkeys(places):
         try:

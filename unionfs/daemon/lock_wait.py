@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 import time
 from dataclasses import replace
@@ -76,6 +75,8 @@ def name_holder(error: InUse, config: UnionConfig) -> InUse:
 
 
 def _refusal(error: InUse, holders: list[Status]) -> InUse:
+    import shlex  # here, because few mounts are refused
+
     for status in holders:
         if status["state"] == "serving":
             path = status["mountpoint"]
