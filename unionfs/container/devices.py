@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from unionfs.linux import mount_calls
 from unionfs.linux.mount_calls import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID
 
-NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
-"""Name, and major and minor number (config-linux.md, Default Devices)."""
+NODES = ("null", "zero", "full", "random", "urandom", "tty")
+"""As in config-linux.md, Default Devices."""
 
 LINKS = {
     "fd": "/proc/self/fd",
@@ -28,32 +27,27 @@ _TTY_GROUP = 5
 
 
 class Devices:
-    """The detached mounts that become /dev."""
+    """The detached mounts that become /dev.
+
+    The nodes are the host's, each mounted by itself, and all else in the container is nodev: its root may
+    make device nodes (CAP_MKNOD, which Docker leaves it), but not use them. Docker has a cgroup for that.
+    """
 
     def __init__(self) -> None:
-        self.dev = mount_calls.new_mount(
-            "tmpfs", {"mode": "755", "size": "65536k"}, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
-        )
         apart = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+        self.dev = mount_calls.new_mount("tmpfs", {"mode": "755", "size": "65536k"}, apart)
         self.shm = mount_calls.new_mount("tmpfs", {"mode": "1777", "size": "65536k"}, apart)
         self.mqueue = mount_calls.new_mount("mqueue", {}, apart)
-        self.nodes: dict[str, int] = {}
-        if not _may_make_nodes(self.dev):
-            self.nodes = {name: mount_calls.clone(f"/dev/{name}") for name in NODES}
+        self.nodes = {name: mount_calls.clone(f"/dev/{name}") for name in NODES}
 
     def populate(self, terminals: int, console: str | None) -> None:
         """Fill the /dev on which the tmpfs is mounted now; *terminals* is a detached devpts.
 
         *console*: the path of the terminal that is shown as /dev/console, too.
         """
-        for name, number in NODES.items():
-            path = f"/dev/{name}"
-            if name in self.nodes:
-                _touch(path)
-                attach_at(self.nodes[name], path)
-            else:
-                os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(*number))
-                os.chmod(path, 0o666)
+        for name, tree in self.nodes.items():
+            _touch(f"/dev/{name}")
+            attach_at(tree, f"/dev/{name}")
         for name, target in LINKS.items():
             os.symlink(target, f"/dev/{name}")
         for name, tree in (("pts", terminals), ("shm", self.shm), ("mqueue", self.mqueue)):
@@ -87,16 +81,6 @@ def attach_at(tree: int, path: str) -> None:
     finally:
         os.close(target)
         os.close(tree)
-
-
-def _may_make_nodes(tmpfs: int) -> bool:
-    """Whether mknod(2) works there: in a user namespace it does not, and some sandboxes deny it."""
-    try:
-        os.mknod("probe", stat.S_IFCHR | 0o600, os.makedev(*NODES["null"]), dir_fd=tmpfs)
-    except PermissionError:
-        return False
-    os.unlink("probe", dir_fd=tmpfs)
-    return True
 
 
 def _touch(path: str) -> None:

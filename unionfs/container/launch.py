@@ -39,6 +39,8 @@ def main(orders: int, report: int) -> NoReturn:
     status = FAILED
     _stop_imports()
     try:
+        # In the container's process list it would tell where things lie on the host.
+        namespaces.set_command_line("pyunionfs-init")
         namespaces.hide_from_others()
         order: Start | Join | None = pipes.receive(orders)
         if order is None:  # the command has failed, and said so

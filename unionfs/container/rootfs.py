@@ -88,8 +88,7 @@ class Rootfs:
             _make_target(target, is_directory=False)
             _attach_through_links(tree, target)
         _protect()
-        if read_only:
-            _make_root_read_only()
+        _set_root(MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if read_only else 0))
 
 
 def _sysfs() -> int:
@@ -116,8 +115,8 @@ def _tree(volume: Volume) -> tuple[int, bool]:
                 options[name] = value
         return mount_calls.new_mount("tmpfs", options, attributes), True
     tree = mount_calls.clone(volume["source"], recursive=True)
-    if volume["read_only"]:
-        mount_calls.set_attributes(tree, MOUNT_ATTR_RDONLY, recursive=True)
+    read_only = MOUNT_ATTR_RDONLY if volume["read_only"] else 0
+    mount_calls.set_attributes(tree, MOUNT_ATTR_NODEV | read_only, recursive=True)
     return tree, stat.S_ISDIR(os.fstat(tree).st_mode)
 
 
@@ -175,7 +174,7 @@ def _make_read_only(path: str) -> None:
     attach_at(tree, path)
 
 
-def _make_root_read_only() -> None:
+def _set_root(attributes: int) -> None:
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
-    mount_calls.set_attributes(root, MOUNT_ATTR_RDONLY)
+    mount_calls.set_attributes(root, attributes)
     os.close(root)

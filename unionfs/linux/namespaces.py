@@ -112,6 +112,18 @@ def close_on_exec_from(first: int) -> None:
     _check(_libc.syscall(_NR_CLOSE_RANGE, ctypes.c_uint(first), last, ctypes.c_uint(_CLOSE_RANGE_CLOEXEC)))
 
 
+def set_command_line(words: str) -> None:
+    """Change what /proc/PID/cmdline and comm show: to *words*, cut to the length of what was there."""
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end of proc_pid_stat(5)
+    text = words.encode()[: end - start - 1]
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, text, len(text))
+    with open("/proc/self/comm", "w", encoding="utf-8") as comm:
+        comm.write(words)
+
+
 def _capability_header() -> bytes:
     return struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
 
