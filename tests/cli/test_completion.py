@@ -27,6 +27,14 @@ FINDMNT = """
 [ "$*" = "-nlo TARGET -t fuse.pyunionfs" ] && echo /nowhere/merged && echo "/nowhere/two words"
 """
 
+PYUNIONFS = """
+#!/bin/sh
+case "$1 $4" in
+    "images ") printf '%s\\n' debian:12 debian:latest localhost:5000/a:1 '<none>:<none>' x:'<none>' ;;
+    "ps {{.Names}}") printf '%s\\n' box bright_star ;;
+esac
+"""
+
 # A line that is typed, and all that it can become, as the words after the last blank.
 CASES: dict[str, list[str]] = {
     "pyunionfs ": list(COMMANDS),
@@ -56,19 +64,27 @@ CASES: dict[str, list[str]] = {
     "pyunionfs changes /nowhere/m": ["/nowhere/merged"],
     "pyunionfs check -o index=of": ["index=off"],
     "pyunionfs status /nowhere/m": ["/nowhere/merged"],
+    "pyunionfs rmi deb": ["debian:12", "debian:latest"],
+    "pyunionfs tag debian:1": ["debian:12"],
+    "pyunionfs save localhost:5": ["localhost:5000/a:1"],
+    "pyunionfs rm bo": ["box"],
+    "pyunionfs inspect br": ["bright_star"],
+    "pyunionfs inspect /nowhere/m": ["/nowhere/merged"],
 }
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory to work in, with the scripts, and a `findmnt` that knows two mounts."""
+    """A directory to work in, with the scripts, and programs that know mounts, images and containers."""
     home = tmp_path_factory.mktemp("completion")
     for name in ("lower1", "lower2", "upper"):
         (home / name).mkdir()
     (home / "notes").touch()
     (home / "bin").mkdir()
     (home / "bin/findmnt").write_text(FINDMNT.lstrip())
-    (home / "bin/findmnt").chmod(0o755)
+    (home / "bin/pyunionfs").write_text(PYUNIONFS.lstrip())
+    for program in ("findmnt", "pyunionfs"):
+        (home / "bin" / program).chmod(0o755)
     for shell in completion.SHELLS:
         (home / f".{shell}").write_text(completion.script(shell, COMMANDS))
     (home / "functions").mkdir()

@@ -25,8 +25,9 @@ _KIND_OF = {
     "MERGED": "mountpoint",
     "UPPER|MERGED": "any_directory",
     "FILE": "file",
-    "IMAGE": None,
-    "CONTAINER": None,
+    "IMAGE": "image",
+    "CONTAINER": "container",
+    "CONTAINER|IMAGE|MERGED": "anything",
     "SRC": "file",
     "DEST": "file",
     "COMMAND": None,
@@ -55,7 +56,8 @@ _KIND_OF = {
 def parser() -> Parser:
     made = Parser(
         "completion",
-        "Print a completion script for commands, options, mount options, directories and mountpoints."
+        "Print a completion script for commands, options, mount options, directories, mountpoints, images and"
+        " containers."
         " `make install` installs it for all users.",
         examples=[
             ('eval "$(pyunionfs completion bash)"', "for this session; likewise for zsh"),

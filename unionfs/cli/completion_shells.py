@@ -30,6 +30,17 @@ KINDS: dict[str, dict[str, str]] = {
         "zsh": "_pyunionfs_mountpoints",
         "fish": "(_pyunionfs_mountpoints)",
     },
+    "image": {"bash": "_pyunionfs_image", "zsh": "_pyunionfs_images", "fish": "(_pyunionfs_images)"},
+    "container": {
+        "bash": "_pyunionfs_container",
+        "zsh": "_pyunionfs_containers",
+        "fish": "(_pyunionfs_containers)",
+    },
+    "anything": {
+        "bash": "_pyunionfs_anything_dir",
+        "zsh": "_pyunionfs_anything",
+        "fish": "(_pyunionfs_anything)",
+    },
     "mount_options": {
         "bash": "_pyunionfs_dir",  # never called: the function around shtab's completes these
         "zsh": "_pyunionfs_mount_options",
@@ -39,7 +50,12 @@ KINDS: dict[str, dict[str, str]] = {
 """What completes each kind, by shell. shtab takes functions with `_file` or `_dir` in the name for file
 names."""
 
+_IMAGES = "pyunionfs images --format '{{.Repository}}:{{.Tag}}' 2>/dev/null | grep -v '<none>'"
+_CONTAINERS = "pyunionfs ps --all --format '{{.Names}}' 2>/dev/null"
 _MOUNTPOINTS = "findmnt -nlo TARGET -t fuse.pyunionfs 2>/dev/null"
+
+_COMMANDS = {"images": _IMAGES, "containers": _CONTAINERS, "mountpoints": _MOUNTPOINTS}
+"""What lists them, in every shell."""
 
 
 def _completed_by(what: str) -> list[str]:
@@ -68,6 +84,13 @@ _pyunionfs_mountpoint_dir() {
 _pyunionfs_any_dir() {
   _pyunionfs_mountpoint_dir "$1"
   [[ $1 == /* ]] && compgen -d -- "$1"
+}
+_pyunionfs_image() { compgen -W "$({images})" -- "$1"; }
+_pyunionfs_container() { compgen -W "$({containers})" -- "$1"; }
+_pyunionfs_anything_dir() {
+  _pyunionfs_container "$1"
+  _pyunionfs_image "$1"
+  _pyunionfs_mountpoint_dir "$1"
 }
 # $1: an option with the beginning of a value; prints its values
 _pyunionfs_values() {
@@ -110,6 +133,8 @@ _pyunionfs() {
       while IFS= read -r word; do printf '%s\n' "$option$word"; done < <(
         _pyunionfs_mount_options "${current#"$option"}"))
   elif [[ $current == *:* && $current != -* ]]; then
+    while IFS= read -r word; do COMPREPLY+=("${word#"$known"}"); done < <(_pyunionfs_image "$current")
+    (( ${#COMPREPLY[@]} )) && return
     compopt -o filenames 2>/dev/null
     while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -d -- "${current##*:}")
   else
@@ -129,6 +154,21 @@ _pyunionfs_mountpoints() {
   (( $#mountpoints )) && compadd -f -a mountpoints
   _files -/
 }
+_pyunionfs_images() {
+  local -a images
+  images=(${(f)"$({images})"})
+  (( $#images )) && compadd -a images
+}
+_pyunionfs_containers() {
+  local -a containers
+  containers=(${(f)"$({containers})"})
+  (( $#containers )) && compadd -a containers
+}
+_pyunionfs_anything() {
+  _pyunionfs_containers
+  _pyunionfs_images
+  _pyunionfs_mountpoints
+}
 _pyunionfs_mount_options() {
   _values -s , 'mount option' \
 {specs}
@@ -146,6 +186,17 @@ end
 function _pyunionfs_mountpoints
   {mountpoints}
   __fish_complete_directories (commandline -ct) ''
+end
+function _pyunionfs_images
+  {images}
+end
+function _pyunionfs_containers
+  {containers}
+end
+function _pyunionfs_anything
+  _pyunionfs_containers
+  _pyunionfs_images
+  _pyunionfs_mountpoints
 end
 function _pyunionfs_mount_options
   set -l token (string replace -r '^-o' '' -- (commandline -ct))
@@ -184,7 +235,7 @@ def _bash() -> str:
     words = [word for option in OPTIONS.values() for word in _words(option)]
     return _filled(
         _BASH,
-        mountpoints=_MOUNTPOINTS,
+        **_COMMANDS,
         values="\n".join(values),
         layers="|".join(_completed_by("directory")),
         files="|".join(_completed_by("file")),
@@ -205,7 +256,7 @@ def _zsh() -> str:
             what = f"({' '.join(option.values)})" if option.values else what
             spec += f"{'::' if option.flag is not None else ':'}value:{what}"
         specs.append("    " + shlex.quote(("*" if option.repeatable else "") + spec))
-    return _filled(_ZSH, mountpoints=_MOUNTPOINTS, specs=" \\\n".join(specs))
+    return _filled(_ZSH, **_COMMANDS, specs=" \\\n".join(specs))
 
 
 def _fish() -> str:
@@ -219,7 +270,7 @@ def _fish() -> str:
         ]
     layers = "|".join(_completed_by("directory")).replace("+", "\\+")
     files = "|".join(_completed_by("file"))
-    return _filled(_FISH, mountpoints=_MOUNTPOINTS, layers=layers, files=files, lines="\n".join(lines))
+    return _filled(_FISH, **_COMMANDS, layers=layers, files=files, lines="\n".join(lines))
 
 
 def _fish_quote(text: str) -> str:

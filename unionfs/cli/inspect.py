@@ -49,7 +49,9 @@ def parser() -> Parser:
         "--type", metavar="TYPE", choices=TYPES, help="look only for this: container, image or mount"
     )
     store_option.add(made)
-    made.add_argument("names", metavar="NAME", nargs="+", help="container, image or mountpoint")
+    made.add_argument(
+        "names", metavar="CONTAINER|IMAGE|MERGED", nargs="+", help="name or id, or a mountpoint"
+    )
     return made
 
 
