@@ -88,7 +88,7 @@ def test_in_the_background(store: Store) -> None:
 
 def test_a_program_that_cannot_be_started(store: Store) -> None:
     box = create(store, "--name", "web", "box", "/nothing")
-    for words in (["-a"],):
+    for words in (["-a"], []):
         done = run("start", *words, "web", status=127 if words else 1)
         assert "/nothing" in done.stderr
         state = box.state()

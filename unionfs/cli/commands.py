@@ -37,6 +37,7 @@ CONTAINERS: Mapping[str, str] = {
     "ps": "list containers",
     "diff": "list the changes of a container",
     "cp": "copy files from containers or into them",
+    "bundle": "write a bundle for an OCI runtime",
     "rm": "remove containers",
 }
 """What makes containers of images, and runs them."""

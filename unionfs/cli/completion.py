@@ -28,6 +28,7 @@ _KIND_OF = {
     "IMAGE": "image",
     "CONTAINER": "container",
     "CONTAINER|IMAGE|MERGED": "anything",
+    "CONTAINER|IMAGE": "anything",
     "SRC": "file",
     "DEST": "file",
     "COMMAND": None,

@@ -10,17 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Literal, NoReturn
+from typing import IO, Literal
 
 from unionfs.container import life
+from unionfs.container.mounted import call_in, end_with, own_mount
 from unionfs.container.record import Container
 from unionfs.container.spec import UnionSpec
-from unionfs.control import unmount
-from unionfs.daemon import lifecycle
-from unionfs.errors import ContainerError, PyUnionFSError, explain
-from unionfs.linux import mount_calls, namespaces, user_namespace
-from unionfs.options import mount_options
-from unionfs.options.lists import escape
+from unionfs.errors import ContainerError
+from unionfs.linux import namespaces
 
 Work = Callable[[IO[bytes]], None]
 
@@ -43,7 +40,14 @@ def stream(
         finally:
             os.close(pidfd)
         return
-    with life.union_of(container, what) as union, _stream(_Mounted(union), work, direction) as file:
+    with life.union_of(container, what) as union, stream_in(union, work, direction) as file:
+        yield file
+
+
+@contextmanager
+def stream_in(union: UnionSpec, work: Work, direction: Literal["in", "out"]) -> Iterator[IO[bytes]]:
+    """The same with a union that is not mounted."""
+    with _stream(_Mounted(union), work, direction) as file:
         yield file
 
 
@@ -55,7 +59,7 @@ class _Running:
         same = os.stat("/proc/self/ns/user").st_ino == os.stat(f"/proc/{pid}/ns/user").st_ino
         self._flags = namespaces.CLONE_NEWNS | (0 if same else namespaces.CLONE_NEWUSER)
 
-    def call(self, work: Callable[[], None], drop: Callable[[], None]) -> None:
+    def call(self, work: Callable[[], None], drop: Callable[[], None], report: int) -> None:
         # setns(2) also makes that namespace's root this process's, and its working directory.
         namespaces.setns(self._pidfd, self._flags)
         work()
@@ -67,34 +71,15 @@ class _Mounted:
     def __init__(self, union: UnionSpec) -> None:
         self._union = union
 
-    def call(self, work: Callable[[], None], drop: Callable[[], None]) -> None:
-        union = self._union
-        if os.geteuid() != 0:
-            user_namespace.enter(user_namespace.id_maps())
-        namespaces.unshare(namespaces.CLONE_NEWNS)
-        mount_calls.mount("none", "/", "none", mount_calls.MS_REC | mount_calls.MS_PRIVATE, "")
-        words = [f"upperdir={escape(union.upper)}", f"workdir={escape(union.work)}", *union.options]
-        layers = mount_options.ImageLayers(union.name, union.lowers, union.override_stat, union.held)
-        lifecycle.mount(mount_options.parse([union.merged], words, image=layers))
-        try:
+    def call(self, work: Callable[[], None], drop: Callable[[], None], report: int) -> None:
+        with own_mount(self._union):
             child = os.fork()
             if child == 0:
-                _end_with(lambda: self._in_root(work))
+                end_with(lambda: call_in(self._union.merged, work), report)
             drop()
             _, status = os.waitpid(child, 0)
-        finally:
-            unmount.umount(union.merged)
         if status:
             os._exit(1)  # it has said why
-
-    def _in_root(self, work: Callable[[], None]) -> None:
-        os.chroot(self._union.merged)
-        os.chdir("/")
-        work()
-
-
-_errors: int = -1
-"""In a forked process: the pipe for the reason of its failure."""
 
 
 @contextmanager
@@ -104,8 +89,6 @@ def _stream(root: _Running | _Mounted, work: Work, direction: Literal["in", "out
     mine, theirs = (writer, reader) if direction == "in" else (reader, writer)
     child = os.fork()
     if child == 0:
-        global _errors
-        _errors = report
         os.close(mine)
         os.close(errors)
 
@@ -113,7 +96,7 @@ def _stream(root: _Running | _Mounted, work: Work, direction: Literal["in", "out
             with open(theirs, "rb" if direction == "in" else "wb", closefd=False) as file:
                 work(file)
 
-        _end_with(lambda: root.call(call, lambda: os.close(theirs)))
+        end_with(lambda: root.call(call, lambda: os.close(theirs), report), report)
     os.close(theirs)
     os.close(report)
     failure: BaseException | None = None
@@ -131,19 +114,3 @@ def _stream(root: _Running | _Mounted, work: Work, direction: Literal["in", "out
         raise failure
     if status:
         raise ContainerError("the process that works in the container was killed")
-
-
-def _end_with(action: Callable[[], None]) -> NoReturn:
-    """In a forked process: call *action*, report what it raises, and end."""
-    status = 1
-    try:
-        action()
-        status = 0
-    except PyUnionFSError as error:
-        os.write(_errors, os.fsencode(str(error)))
-    except BrokenPipeError:
-        pass  # the other side has failed, and knows why
-    except OSError as error:
-        os.write(_errors, os.fsencode(explain(error)))
-    finally:
-        os._exit(status)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 
 import msgspec
 
-from unionfs.container import init_layer, record
+from unionfs.container import init_layer, record, runtime
 from unionfs.container.record import Container
 from unionfs.container.run import run_beside, run_in
 from unionfs.container.runner import Runner, StartError
@@ -67,11 +67,10 @@ def run(
     Without *interactive* standard input is not passed on. *reached* is called when its program has been. One
     that is to be removed at its end is, whatever the end. *runner* as of `run_in`.
     """
-    try:
-        return _run(container, interactive, reached, runner)
-    finally:
+    with ExitStack() as at_end, union_of(container, "start") as union:
         if container.record.auto_remove:
-            record.remove(container)
+            at_end.callback(record.remove, container)
+        return _run(container, union, interactive, reached, runner)
 
 
 def join(container: Container, process: ProcessSpec) -> int:
@@ -89,25 +88,34 @@ def join(container: Container, process: ProcessSpec) -> int:
         os.close(pidfd)
 
 
-def _run(container: Container, interactive: bool, reached: Callable[[], None], runner: Runner | None) -> int:
+def _run(
+    container: Container,
+    union: UnionSpec,
+    interactive: bool,
+    reached: Callable[[], None],
+    runner: Runner | None,
+) -> int:
     process = container.record.process
     if not interactive:
         process = msgspec.structs.replace(process, interactive=False)
-    with union_of(container, "start") as union:
-        _make_sources(container)
-        runs: list[Run] = []
+    _make_sources(container)
+    runs: list[Run] = []
 
-        def started(pid: int) -> None:
-            runs.append(Run(pid, identity(pid) or "", now()))
-            container.note(runs[0])
-            reached()
+    def started(pid: int) -> None:
+        runs.append(Run(pid, identity(pid) or "", now()))
+        container.note(runs[0])
+        reached()
 
-        try:
+    try:
+        if container.record.runtime:
+            place = container.path / "bundle"
+            status = runtime.run(container.record.runtime, process, union, container.id, place, started)
+        else:
             status = run_in(process, union, started, runner)
-        except StartError as error:
-            container.note(Run(0, "", now(), now(), error.status, str(error)))
-            raise
-        container.note(msgspec.structs.replace(runs[0], finished=now(), exit_code=status))
+    except StartError as error:
+        container.note(Run(0, "", now(), now(), error.status, str(error)))
+        raise
+    container.note(msgspec.structs.replace(runs[0], finished=now(), exit_code=status))
     return status
 
 
@@ -122,8 +130,10 @@ def run_in_background(container: Container) -> None:
         os.close(reader)
         _wait_in_background(container, writer)
     os.close(writer)
-    with open(reader, "rb") as pipe:
-        answer = pipe.read()
+    with open(reader, "rb", buffering=0) as pipe:
+        answer = pipe.read(1)
+        if answer != _REACHED:  # else others have the pipe open as long as the container runs
+            answer += pipe.read()
     os.waitpid(child, 0)
     if answer != _REACHED:
         code, _, text = os.fsdecode(answer).partition(" ")
