@@ -57,6 +57,13 @@ def process_of(image: RuntimeConfig | None, wishes: Wishes, name: str) -> Proces
     )
 
 
+def parted(args: Sequence[str], image: RuntimeConfig | None) -> tuple[list[str], list[str]]:
+    """Entrypoint and command, told by the image's entrypoint: with another one all is the command."""
+    entrypoint = (image and image.entrypoint) or []
+    begin = len(entrypoint) if list(args[: len(entrypoint)]) == entrypoint else 0
+    return [*args[:begin]], [*args[begin:]]
+
+
 def merged_env(*parts: Iterable[str]) -> tuple[str, ...]:
     """NAME=VALUE, each name once; the last value counts, in the place of the first."""
     found: dict[str, str] = {}
