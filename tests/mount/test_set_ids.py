@@ -20,6 +20,7 @@ import pytest
 from tests.mount.data_rig import WAYS, Side, fallocate, in_child, side
 from tests.support.mounts import needs_fuse, needs_overlayfs, needs_root
 from tests.support.transports import one_transport
+from tests.support.users import become
 
 pytestmark = [needs_root, needs_fuse, needs_overlayfs, one_transport]
 
@@ -192,9 +193,7 @@ def late(mounted: Side, name: str, writer: int, mode: int) -> tuple[str, str]:
         status = 1
         try:
             if writer:
-                os.setgroups([])
-                os.setgid(writer)
-                os.setuid(writer)
+                become(writer)
             work()
             status = 0
         finally:
