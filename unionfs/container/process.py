@@ -80,7 +80,9 @@ def environment(spec: ProcessSpec, home: str | None = None) -> Mapping[str, str]
     """
     first = [DEFAULT_PATH, f"HOSTNAME={spec.hostname}", *(["TERM=xterm"] if spec.tty else [])]
     words = merged_env(first, spec.env)
-    found = {name: value for name, equals, value in (word.partition("=") for word in words) if equals}
+    found = {
+        name: value for name, equals, value in (word.partition("=") for word in words) if name and equals
+    }
     if home is not None:
         found.setdefault("HOME", home)
     return found
