@@ -239,6 +239,21 @@ def test_an_index_of_another_program_keeps_its_images(store: Store) -> None:
     assert {layer.chain for layer in first} <= in_use(store).chains
 
 
+def test_the_index_by_which_an_image_came_stays_with_it(store: Store) -> None:
+    add(store, FIRST, "a:1")
+    came = blobs.put_bytes(store, b"an index")
+    manifest = Descriptor(FIRST.media_type, FIRST.digest, len(FIRST.manifest))
+    index.add(store, manifest, repo_digest=names.parse(f"a@{came}"))
+    counted = usage.usage(store).blobs.total
+    pruned(store, layer_blobs=True)
+    assert blobs.has(store, came)
+    index.remove_image(store, Digest(FIRST.digest))
+    assert usage.usage(store).blobs.total == 3, "with manifest and config it is left over"
+    assert counted == len(documents(FIRST)[0].layers), "an index is no layer"
+    pruned(store)
+    assert not blobs.has(store, came)
+
+
 def test_usage_tells_shared_from_unique(store: Store) -> None:
     first = add(store, FIRST, "a:1", "b:1")
     add(store, SECOND, "c:1")

@@ -113,6 +113,16 @@ def test_a_tag_moves_and_its_former_image_stays_without_a_name(store: Store) -> 
     ]
 
 
+def test_a_registrys_digest_is_kept_with_each_name(store: Store) -> None:
+    image, digest = small_image(store), names.parse("debian@sha256:" + "a" * 64)
+    for tag in ("debian:12", "debian:latest"):
+        index.add(store, image, names.parse(tag))
+    index.add(store, image, repo_digest=digest)
+    index.remove_names(store, index.images(store), [names.parse("debian:latest")])
+    (found,) = index.images(store)
+    assert (list(map(str, found.tags)), found.repo_digests) == (["docker.io/library/debian:12"], [digest])
+
+
 def test_images_are_found_by_name_digest_and_id(store: Store) -> None:
     first, second = small_image(store, b"one"), small_image(store, b"two")
     digest = names.parse("debian@sha256:" + "a" * 64)

@@ -56,6 +56,9 @@ def in_use(store: Store, directories: Iterable[str] = ()) -> InUse:
     found = InUse()
     for entry in index.read(store):
         _add(store, entry, found)
+    for image in index.images(store):
+        # An index by which it came: a pull that finds it unchanged fetches nothing.
+        found.blobs.update(each.digest for each in image.repo_digests if each.digest is not None)
     for container in containers(store):
         found.chains.update(map(Digest, container.layers))
         if blobs.has(store, container.manifest.id):

@@ -113,7 +113,7 @@ class Client:
                 raise
             try:
                 return self._ping(f"http://{self._host}")
-            except Unreachable as second:
+            except (Unreachable, RegistryError) as second:
                 raise Unreachable(f"by HTTPS: {error}; by HTTP: {second}", passes=False) from second
 
     def _ping(self, base: str) -> str:

@@ -6,6 +6,7 @@ Sends a request exactly as it is given: follows no redirect, tries nothing again
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from urllib import request as system
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import HTTPError, InsecureRequestWarning, SSLError
 
 from unionfs.errors import ImageError
 from unionfs.registry import tls
@@ -62,6 +63,9 @@ class Connections:
         self._certificates = tls.certificates(registry, options.cert_dir)
         self._pools: dict[tuple[bool, str | None], urllib3.PoolManager] = {}
         self._answered: set[str | None] = set()
+        if not options.tls_verify:
+            # It was asked for, and standard error is the command's.
+            urllib3.disable_warnings(InsecureRequestWarning)
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: Body | None = None) -> Response:
         """One request; the response's body is still to be read. Raises Unreachable."""
@@ -161,7 +165,8 @@ def plain_reason(error: BaseException) -> str:
     """The innermost reason, without the library's names of its own objects."""
     for each in reversed(_chain(error)):
         if isinstance(each, OSError) and each.strerror:
-            return each.strerror
+            openssl = re.fullmatch(r"\[[^\]]*\] (.*?)(?: \(_ssl\.c:\d+\))?", each.strerror)
+            return openssl[1] if openssl is not None else each.strerror
     text = str(error.args[-1] if error.args else error)
     return text[:200]
 
