@@ -15,6 +15,7 @@ import pytest
 TIERS = ("check", "mounts", "rest")
 
 ENGINES = "needs container engines"
+REGISTRIES = "starts several registries"
 SYSTEMD = "boots a systemd"
 DEBIAN = "needs a Debian tree, which the first run makes"
 LONG = "takes many seconds"
@@ -39,7 +40,6 @@ REST: dict[str, str] = {
     "tests/crash/test_crash.py::test_killed_in_the_middle_of_a_copy_up[*-utime]": VARIANT,
     "tests/crash/test_crash.py::test_nothing_is_lost[*-['*": RANDOM,
     "tests/image/test_interop.py": ENGINES,
-    "tests/image/test_commit_at_random.py::test_over_the_lowers_it_is_the_union[*-more]": RANDOM,
     "tests/mount/test_data_fsx.py::test_every_read_shows_the_model[*-1]": RANDOM,
     "tests/mount/test_data_fsx.py::test_every_read_shows_the_model[*-2]": RANDOM,
     "tests/mount/test_data_refused.py::test_files_that_are_made_do_not_stay_open[*-cached]": VARIANT,
@@ -62,6 +62,8 @@ REST: dict[str, str] = {
     "tests/oracle/test_own.py::test_same_as_kernel_overlayfs[*-xfs]": RANDOM,
     "tests/programs/test_debian.py": DEBIAN,
     "tests/programs/test_large.py": LONG,
+    "tests/registry/test_access.py": REGISTRIES,
+    "tests/registry/test_interop.py": ENGINES,
     "tests/systemd/test_units.py": SYSTEMD,
 }
 """A file, a test, or some of its parameters, `*` for any; and why."""

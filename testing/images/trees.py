@@ -32,10 +32,7 @@ def tree(root: Path, *, skip: Collection[str] = ()) -> dict[bytes, Node]:
     top = os.fsencode(root)
 
     def walk(path: bytes) -> None:
-        try:
-            st = os.lstat(os.path.join(top, path))
-        except FileNotFoundError:
-            return  # overlayfs lists whiteout files that it then does not find
+        st = os.lstat(os.path.join(top, path))
         found[path] = st
         names.setdefault((st.st_dev, st.st_ino), []).append(path)
         if stat.S_ISDIR(st.st_mode):

@@ -17,18 +17,13 @@ from unionfs.transport.mount import FSTYPE
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The layers of a union, by absolute paths, lowers top first. `lowers` is None if they are not known.
-
-    `image` is the image that the mount has named, `work` the work directory, where there are such.
-    """
+    """The layers of a union, by absolute paths, lowers top first. `lowers` is None if they are not known."""
 
     upper: str
     lowers: tuple[str, ...] | None
     data_lowers: tuple[str, ...] = ()
     userxattr: bool = False
     merged: str | None = None
-    work: str | None = None
-    image: str | None = None
 
 
 def layers_of_mount(path: str) -> Layers | None:
@@ -53,16 +48,7 @@ def layers_of_mount(path: str) -> Layers | None:
             raise _no_upper(path)
         userxattr = "userxattr" in status["options"]
         lowers, data = tuple(status["lowers"]), tuple(status["data_lowers"])
-        named = [word.removeprefix("image=") for word in status["options"] if word.startswith("image=")]
-        return Layers(
-            status["upper"],
-            lowers,
-            data,
-            userxattr=userxattr,
-            merged=path,
-            work=status["work"],
-            image=named[0] if named else None,
-        )
+        return Layers(status["upper"], lowers, data, userxattr=userxattr, merged=path)
     return None
 
 
@@ -114,8 +100,7 @@ def _of_overlayfs(entry: MountPoint) -> Layers:
             " LOWER[:LOWER...] and the upper directory instead"
         )
     userxattr = "userxattr" in entry.super_options
-    work = entry.super_option("workdir")
-    return Layers(upper, tuple(lowers), tuple(data), userxattr=userxattr, merged=entry.path, work=work)
+    return Layers(upper, tuple(lowers), tuple(data), userxattr=userxattr, merged=entry.path)
 
 
 def _no_upper(path: str) -> MountError:
