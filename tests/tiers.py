@@ -30,6 +30,7 @@ REST: dict[str, str] = {
     "tests/api/test_sample.py::test_wrong_uses_are_type_errors": LONG,
     "tests/cli/test_install.py": LONG,
     "tests/container/test_runtime.py": ENGINES,
+    "tests/container/test_user.py": LONG,
     "tests/containers/test_docs.py::test_the_command_for_podman": ENGINES,
     "tests/containers/test_engines.py": ENGINES,
     "tests/containers/test_mapped.py": ENGINES,

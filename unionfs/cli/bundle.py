@@ -11,8 +11,8 @@ from unionfs.cli import store_option
 from unionfs.cli.parser import Parser
 from unionfs.container import bundle_root, record
 from unionfs.container.bundle_root import BundleRoot
+from unionfs.container.runtime import runtime_maps
 from unionfs.errors import OptionError
-from unionfs.linux import user_namespace
 
 
 def parser() -> Parser:
@@ -63,10 +63,13 @@ def _commands(made: BundleRoot, place: Path) -> list[str]:
         shlex.join(["crun", "run", "--bundle", str(place), made.name]),
         shlex.join(["pyunionfs", "umount", root]),
     ]
-    if os.geteuid() == 0:
+    maps = runtime_maps()
+    if maps is None:
         return lines
-    unshare = ["unshare", "--map-root-user", "--mount"]
-    if not user_namespace.id_maps().single:
-        unshare.append("--map-auto")
-    lines[1] = lines[1].replace("crun", "crun --cgroup-manager disabled", 1)
+    # Root's places and cgroups are not this user's.
+    own = shlex.join(["crun", "--root", str(place / "state"), "--cgroup-manager", "disabled"])
+    lines[1] = own + lines[1].removeprefix("crun")
+    if os.geteuid() == 0:  # the user namespace is there
+        return lines
+    unshare = ["unshare", "--map-root-user", "--mount", *([] if maps.single else ["--map-auto"])]
     return [shlex.join([*unshare, "sh", "-c", "; ".join(lines)])]

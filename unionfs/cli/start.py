@@ -18,9 +18,9 @@ def parser() -> Parser:
         "Start containers that do not run, with what they have changed before. With --attach the one that is"
         " named runs at this terminal, and its exit status is that of the command; else it goes on in the"
         " background, and the names that were given are printed.",
-        f"In the background standard input is empty, and output is appended to {life.OUTPUT} in the"
-        " container's directory (`pyunionfs inspect` has its path as LogPath). A program that cannot be"
-        " started is exit status 127 (not there), 126 (cannot be executed) or 125.",
+        "In the background standard input is empty, and output is appended to a file, which `pyunionfs"
+        " inspect` names as LogPath. A program that cannot be started is exit status 127 (not there), 126"
+        " (cannot be executed) or 125.",
         examples=[
             ("pyunionfs start web", "in the background"),
             ("pyunionfs start -a -i web", "at this terminal"),

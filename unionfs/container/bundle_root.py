@@ -5,7 +5,6 @@ Mounts only for a look at the tables of users in the root, for config.json has n
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -20,14 +19,13 @@ from unionfs.container.bundle import Ids, document
 from unionfs.container.inside import Work, stream, stream_in
 from unionfs.container.process import Wishes, process_of
 from unionfs.container.record import Container
-from unionfs.container.runtime import find_ids, host_files, limits_devices
+from unionfs.container.runtime import find_ids, host_files, limits_devices, runtime_maps
 from unionfs.container.spec import ProcessSpec, UnionSpec
 from unionfs.errors import ContainerError, NotFoundError
 from unionfs.image import find
 from unionfs.image.layers import layers_of
 from unionfs.image.lowers import hold, release, tree_paths
 from unionfs.image.store import Store
-from unionfs.linux import user_namespace
 from unionfs.options.lists import join_lowers
 
 ROOT = "rootfs"
@@ -91,9 +89,14 @@ def of_image(store: Store, text: str, place: Path) -> BundleRoot:
 
 
 def _document(process: ProcessSpec, ids: Ids, init: str, name: str) -> dict[str, Any]:
-    maps = None if os.geteuid() == 0 else user_namespace.id_maps()
     return document(
-        process, ids, ROOT, host_files(init), maps, f"/pyunionfs/{name}", limits_devices=limits_devices()
+        process,
+        ids,
+        ROOT,
+        host_files(init),
+        runtime_maps(),
+        f"/pyunionfs/{name}",
+        limits_devices=limits_devices(),
     )
 
 

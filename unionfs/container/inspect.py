@@ -1,6 +1,6 @@
 """A container as `docker container inspect` shows it, as values for JSON, as far as it means something here.
 
-Left out is what an engine does and this does not: networks, ports, limits, restarts, logs. Reads only.
+Left out is what an engine does and this does not: networks, ports, limits, restarts. Reads only.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def container(found: Container) -> dict[str, Any]:
         "ResolvConfPath": str(found.init / RESOLV_CONF),
         "HostnamePath": str(found.init / HOSTNAME),
         "HostsPath": str(found.init / HOSTS),
+        "LogPath": str(found.output),
         "Name": f"/{found.name}",
         "Driver": image_inspect.DRIVER,
         "Platform": "linux",

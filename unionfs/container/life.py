@@ -21,9 +21,6 @@ from unionfs.container.state import Run, identity, now
 from unionfs.errors import ContainerError, PyUnionFSError
 from unionfs.image.lowers import hold, release
 
-OUTPUT = "output.log"
-"""What a container that runs in the background has printed, in its directory."""
-
 _REACHED = b"+"
 
 
@@ -122,7 +119,7 @@ def _run(
 def run_in_background(container: Container) -> None:
     """Start a container, and return when its program has been reached. Raises StartError, ContainerError.
 
-    A process of its own waits for the end. Standard input is empty, and output goes into OUTPUT.
+    A process of its own waits for the end. Standard input is empty, and output goes into `Container.output`.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -148,7 +145,7 @@ def _wait_in_background(container: Container, writer: int) -> NoReturn:
         if os.fork():
             os._exit(0)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        output = os.open(container.path / OUTPUT, flags, 0o600)
+        output = os.open(container.output, flags, 0o600)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         for fd, target in ((null, 0), (output, 1), (output, 2)):
             os.dup2(fd, target)

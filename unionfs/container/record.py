@@ -107,6 +107,11 @@ class Container:
         return self.path / "merged"
 
     @property
+    def output(self) -> Path:
+        """The file with what it has printed in the background; there is none before."""
+        return self.path / "output.log"
+
+    @property
     def init(self) -> Path:
         """The root of the init layer."""
         return self.path / f"{self.id}-init" / "diff"

@@ -101,7 +101,7 @@ class _Waiting:
 
     def run(self) -> None:
         """Mount, start, and end with the status of the process."""
-        maps = None if os.geteuid() == 0 else user_namespace.id_maps()
+        maps = runtime_maps()
         with own_mount(self._union):
             status = self._run(maps)
         os._exit(status)
@@ -171,6 +171,11 @@ def ids_in(root: str, user: str) -> Ids:
     if status:
         raise ContainerError(os.fsdecode(answer))
     return msgspec.json.decode(answer, type=Ids)
+
+
+def runtime_maps() -> IdMaps | None:
+    """The maps of the user namespace in which this process can start a runtime; None: in none, as root."""
+    return user_namespace.own_maps() if os.geteuid() == 0 else user_namespace.id_maps()
 
 
 def limits_devices() -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from unionfs.linux import namespaces
+from unionfs.linux.process import in_initial_user_namespace
 
 Range = tuple[int, int, int]
 """As a line of /proc/PID/uid_map: the first id inside, the first one outside, how many."""
@@ -42,6 +43,20 @@ def id_maps() -> IdMaps:
     if not uids or not gids or not all(map(_program, ("newuidmap", "newgidmap"))):
         uids, gids = [], []
     return IdMaps(_following(uid, uids), _following(gid, gids))
+
+
+def own_maps() -> IdMaps | None:
+    """The maps of the user namespace that this process is in; None: it is the first one."""
+    if in_initial_user_namespace():
+        return None
+    return IdMaps(*(_read_map(f"/proc/self/{kind}_map") for kind in ("uid", "gid")))
+
+
+def _read_map(path: str) -> tuple[Range, ...]:
+    with open(path, encoding="ascii") as table:
+        return tuple(
+            (int(first), int(outside), int(count)) for first, outside, count in map(str.split, table)
+        )
 
 
 def enter(maps: IdMaps) -> None:
