@@ -62,6 +62,16 @@ def umount(target: Path, *, lazy: bool = False) -> None:
         time.sleep(0.02)
 
 
+@contextmanager
+def mounted(fstype: str, target: Path, flags: int = 0, data: str = "") -> Iterator[None]:
+    """A fresh filesystem without a device, such as tmpfs or ramfs, on a directory."""
+    mount(fstype, target, fstype, flags, data)
+    try:
+        yield
+    finally:
+        umount(target)
+
+
 def private_mounts() -> None:
     """Give this process a mount namespace of its own.
 

@@ -7,13 +7,15 @@ fails there too has found its own fault and not the daemon's. `--on fuse-overlay
 from __future__ import annotations
 
 import os
+import pwd
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import tiers
-from tests.support import alone, collected, mounts, pages, transports
+from tests.support import alone, collected, mounts, pages, transports, users
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +61,20 @@ def suite(
 ) -> list[collected.Collected]:
     """Every test of the suite."""
     return collected.suite(request.config, tmp_path_factory.mktemp("collected") / "listing.json")
+
+
+@pytest.fixture
+def user() -> Iterator[pwd.struct_passwd]:
+    """An ordinary user, made for this test."""
+    with users.ordinary_user() as made:
+        yield made
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A directory that every user can reach; root's, until the test gives it to one."""
+    with users.open_home() as made:
+        yield made
 
 
 @pytest.fixture

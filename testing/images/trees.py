@@ -32,7 +32,10 @@ def tree(root: Path, *, skip: Collection[str] = ()) -> dict[bytes, Node]:
     top = os.fsencode(root)
 
     def walk(path: bytes) -> None:
-        st = os.lstat(os.path.join(top, path))
+        try:
+            st = os.lstat(os.path.join(top, path))
+        except FileNotFoundError:
+            return  # overlayfs lists whiteout files that it then does not find
         found[path] = st
         names.setdefault((st.st_dev, st.st_ino), []).append(path)
         if stat.S_ISDIR(st.st_mode):

@@ -15,7 +15,7 @@ from tests.cli.test_terminal import in_terminal
 from tests.overlay.conftest import _process_as_it_was  # noqa: F401  (for all tests here)
 from tests.overlay.rig import Stack
 from tests.overlay.trees import USER, WHITEOUT, Tree, build, directory, file
-from tests.support.mounts import mount, needs_overlayfs, needs_root, overlayfs, scratch, umount
+from tests.support.mounts import mounted, needs_overlayfs, needs_root, overlayfs, scratch
 from unionfs.cli import main
 
 pytestmark = needs_root
@@ -317,12 +317,9 @@ def test_an_upper_that_is_a_mountpoint(stack: Stack, say: Say) -> None:
     """Of a filesystem of its own, as containers have it."""
     where = stack.base / "own"
     where.mkdir()
-    mount("tmpfs", where, "tmpfs")
-    try:
+    with mounted("tmpfs", where):
         build(where, {"new": "n"})
         assert say(where)[1] == "A /new\n"
-    finally:
-        umount(where)
 
 
 def test_colours_on_a_terminal(stack: Stack) -> None:

@@ -14,6 +14,7 @@ from tests.support.mounts import (
     loop_fs,
     make_directories,
     mount,
+    mounted,
     needs_overlayfs,
     needs_root,
     overlayfs,
@@ -128,19 +129,13 @@ def test_upper_that_cannot_be_written(base: Path) -> None:
 
 
 def test_upper_on_a_read_only_filesystem(base: Path) -> None:
-    mount("tmpfs", base / "upper", "tmpfs", 1)
-    try:
+    with mounted("tmpfs", base / "upper", 1):
         assert "is on a read-only filesystem" in refused(base, union(base))
-    finally:
-        umount(base / "upper")
 
 
 def test_upper_and_work_on_different_filesystems(base: Path) -> None:
-    mount("tmpfs", base / "work", "tmpfs")
-    try:
+    with mounted("tmpfs", base / "work"):
         text = refused(base, union(base))
-    finally:
-        umount(base / "work")
     assert "are on different filesystems" in text
     assert "put work beside upper" in text
 
@@ -205,15 +200,12 @@ def test_names_that_only_begin_alike_do_not_overlap(base: Path) -> None:
 def test_another_filesystem_below_a_lower_does_not_overlap(base: Path) -> None:
     inner = base / "lower" / "inner"
     inner.mkdir()
-    mount("tmpfs", inner, "tmpfs")
-    try:
+    with mounted("tmpfs", inner):
         (inner / "u").mkdir()
         (inner / "w").mkdir()
         config = union(base, upper=str(inner / "u"), work=str(inner / "w"))
         check(config, str(base / "merged"))
         lock_and_check(config).close()
-    finally:
-        umount(inner)
 
 
 @pytest.mark.parametrize("where", ["lower", "lower/in", "upper", "upper/in", "merged"])
@@ -329,14 +321,11 @@ def test_an_upper_without_extended_attributes(base: Path) -> None:
     """ramfs is the one filesystem that every kernel has and that stores none."""
     where = base / "ramfs"
     where.mkdir()
-    mount("ramfs", where, "ramfs")
-    try:
+    with mounted("ramfs", where):
         for name in ("u", "w"):
             (where / name).mkdir()
         text = refused(base, union(base, upper=str(where / "u"), work=str(where / "w")))
         assert os.listdir(where / "w") == []
-    finally:
-        umount(where)
     assert "cannot hold trusted.* extended attributes (Operation not supported)" in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def test_a_further_process_joins_a_container_that_runs(shop: Shop) -> None:
         assert shop.do("exec", "-i", "-w", "/etc", "-u", "ann", "job", "cat", given="here") == "here"
         assert shop.do("exec", "-w", "/etc", "-u", "ann", "job", "sh", "-c", "pwd; id -un") == "/etc\nann\n"
         assert "not found" in shop.do("exec", "job", "nosuch", status=127)
+        name = os.fsdecode(b"caf\xe9")
+        script = 'test "$0" = $(printf "caf\\351") && echo same'
+        assert shop.do("exec", "job", "sh", "-c", script, name) == "same\n"
     finally:
         shop.do("rm", "-f", "job")
     assert "no container job" in shop.do("exec", "job", "true", status=1)
+
+
+def test_words_that_a_record_cannot_hold_are_refused(shop: Shop) -> None:
+    assert "is not UTF-8" in shop.do("run", "--rm", "box", "echo", os.fsdecode(b"caf\xe9"), status=125)
+    assert shop.names() == []

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.mounts import Daemon, make_directories, overlayfs, pyunionfs, scratch
+from tests.support.users import become
 
 WAYS: Mapping[str, tuple[str, ...]] = {
     "default": ("transport=direct",),
@@ -94,9 +95,7 @@ def in_child(action: Callable[[], object], uid: int = 0, groups: Sequence[int] =
         outcome = "died"
         try:
             if uid:
-                os.setgroups(groups)
-                os.setgid(uid)
-                os.setuid(uid)
+                become(uid, groups)
             outcome = errno_of(action)
         except BaseException:
             outcome = traceback.format_exc()
@@ -114,6 +113,20 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2): Python's posix_fallocate writes where a filesystem has no such operation."""
     if _libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)) != 0:
         raise OSError(ctypes.get_errno(), "fallocate")
+
+
+def data_segments(fd: int) -> Iterator[tuple[int, int]]:
+    """Where a file has data, beginning and end of each piece, as cp(1) asks (SEEK_DATA and SEEK_HOLE)."""
+    end, size = 0, os.fstat(fd).st_size
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end
 
 
 def contents(directory: Path) -> dict[str, tuple[bytes, int, int, int]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounts import pyunionfs, umount
+from tests.support.users import become
 
 needs_fuse_overlayfs = pytest.mark.skipif(
     shutil.which("fuse-overlayfs") is None, reason="needs fuse-overlayfs"
@@ -45,9 +46,7 @@ def as_user(uid: int, where: Path, act: Callable[[], object]) -> str:
             os.umask(0o022)
             os.chdir(where)  # whose parents may be closed to users
             if uid:
-                os.setgroups([])
-                os.setgid(uid)
-                os.setuid(uid)
+                become(uid)
             act()
             code = 0
         except OSError as error:

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.support import transports
-from tests.support.mounts import command, environment, status_pid
+from tests.support.mounts import REPOSITORY, command, environment, status_pid
 
 PATIENCE = 15.0
 
@@ -61,6 +62,17 @@ def foreground(base: Path, *options: str) -> subprocess.Popen[str]:
     line = daemon.stderr.readline()
     assert "is mounted" in line, line + daemon.stderr.read()
     return daemon
+
+
+@contextmanager
+def gated(base: Path, patch: str) -> Iterator[Path]:
+    """A mount by a `program` whose work waits for the file `gate`; the gate opens before the unmount."""
+    subprocess.run(program(patch, base), cwd=REPOSITORY, check=True, timeout=30)
+    try:
+        yield base / "merged"
+    finally:
+        (base / "gate").touch()
+        run("umount", base / "merged")
 
 
 def program(patch: str, base: Path, *options: str) -> list[str]:

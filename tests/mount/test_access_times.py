@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.data_rig import Side, side
-from tests.support.mounts import loop_fs, mount, needs_fuse, needs_overlayfs, needs_root, umount
+from tests.support.mounts import loop_fs, mount, mounted, needs_fuse, needs_overlayfs, needs_root, umount
 from tests.support.transports import one_transport
 from unionfs.control import status_socket
 from unionfs.daemon.access_times import AccessTimes
@@ -145,8 +145,7 @@ def test_the_flags_of_uppers_own_mount_do_not_count() -> None:
 
 
 def test_a_remount_that_tells_nobody_wakes_the_daemon(tmp_path: Path) -> None:
-    mount("tmpfs", tmp_path, "tmpfs")
-    try:
+    with mounted("tmpfs", tmp_path):
         entry = mounts.mount_at(str(tmp_path))
         assert entry is not None
         clone = syscalls.clone_tree(str(tmp_path), read_only=False)
@@ -169,14 +168,11 @@ def test_a_remount_that_tells_nobody_wakes_the_daemon(tmp_path: Path) -> None:
         finally:
             watch.close()
             os.close(clone)
-    finally:
-        umount(tmp_path)
 
 
 def test_what_is_mounted_in_upper_later_is_not_seen_through_its_clone(tmp_path: Path) -> None:
     """Not even where the mount is shared, whose copies are its peers."""
-    mount("tmpfs", tmp_path, "tmpfs")
-    try:
+    with mounted("tmpfs", tmp_path):
         (tmp_path / "below").mkdir()
         mount("none", tmp_path, "", 1 << 20)  # MS_SHARED
         clone = syscalls.clone_tree(str(tmp_path), read_only=False)
@@ -189,5 +185,3 @@ def test_what_is_mounted_in_upper_later_is_not_seen_through_its_clone(tmp_path: 
         finally:
             umount(tmp_path / "below")
             os.close(clone)
-    finally:
-        umount(tmp_path)

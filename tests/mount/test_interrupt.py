@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.rig import eventually, gone, program, run, statuses
-from tests.support.mounts import REPOSITORY, needs_fuse, needs_root
+from tests.mount.rig import eventually, gated, gone, statuses
+from tests.support.mounts import needs_fuse, needs_root
 from tests.support.transports import chosen
 
 pytestmark = [needs_root, needs_fuse]
@@ -47,12 +47,8 @@ def merged(base: Path) -> Iterator[Path]:
     """A mount on which copying data waits for the file `gate`."""
     (base / "lower/big").write_bytes(b"b" * SIZE)
     patch = GATE.format(reached=str(base / "reached"), gate=str(base / "gate"))
-    subprocess.run(program(patch, base), cwd=REPOSITORY, check=True, timeout=30)
-    try:
-        yield base / "merged"
-    finally:
-        (base / "gate").touch()
-        run("umount", base / "merged")
+    with gated(base, patch) as merged:
+        yield merged
 
 
 def in_background(*words: str | Path) -> subprocess.Popen[str]:

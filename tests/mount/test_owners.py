@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.mount.owners_rig import PLACES, as_user, fill, fuse_overlayfs, needs_fuse_overlayfs, ours, seen
-from tests.programs.test_user import user_namespaces
 from tests.support.mounts import environment, needs_fuse, needs_root
 from tests.support.transports import one_transport
 from tests.support.users import as_user as as_user_of
-from tests.support.users import open_home, ordinary_user
+from tests.support.users import open_home, ordinary_user, user_namespaces
 
 pytestmark = [needs_root, needs_fuse]
 

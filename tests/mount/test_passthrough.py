@@ -5,7 +5,6 @@ What old readers see of a change is in test_passthrough_trap.py.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import mmap
 import os
@@ -19,7 +18,7 @@ from typing import IO
 
 import pytest
 
-from tests.mount.data_rig import contents, errno_of, fallocate, forget_unused, in_child, side
+from tests.mount.data_rig import contents, data_segments, errno_of, fallocate, forget_unused, in_child, side
 from tests.support.mounts import (
     needs_fuse,
     needs_overlayfs,
@@ -244,15 +243,8 @@ def copy_by_holes(fd: int, target: Path) -> bytes:
     """What cp(1) makes of a file: its data by copy_file_range, and holes where it has some."""
     size = os.fstat(fd).st_size
     out = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    at = 0
-    while at < size:
-        try:
-            at = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            break
-        end = os.lseek(fd, at, os.SEEK_HOLE)
+    for start, end in data_segments(fd):
+        at = start
         while at < end:
             copied = os.copy_file_range(fd, out, end - at, at, at)
             assert copied

@@ -22,6 +22,7 @@ from tests.support.mounts import (
     environment,
     mount,
     mount_types,
+    mounted,
     needs_fuse,
     needs_overlayfs,
     needs_root,
@@ -269,20 +270,16 @@ def test_without_privilege_and_without_fusermount(
 def test_upper_on_a_filesystem_without_marks(base: Path) -> None:
     where = base / "ramfs"
     where.mkdir()
-    mount("ramfs", where, "ramfs")
-    try:
+    with mounted("ramfs", where):
         for name in ("u", "w"):
             (where / name).mkdir()
         line = refused(base, ["lower", "ramfs/u", "ramfs/w", "merged"])
         assert "cannot hold trusted.* extended attributes" in line
         assert os.listdir(where / "w") == []
-    finally:
-        umount(where)
 
 
 def test_a_mount_that_is_not_ours_is_not_unmounted(base: Path) -> None:
-    mount("tmpfs", base / "merged", "tmpfs")
-    try:
+    with mounted("tmpfs", base / "merged"):
         done = subprocess.run(
             command("umount", str(base / "merged")),
             capture_output=True,
@@ -293,5 +290,3 @@ def test_a_mount_that_is_not_ours_is_not_unmounted(base: Path) -> None:
         assert done.returncode == 1
         assert "is a tmpfs mount and not pyunionfs's: use `umount` for it" in done.stderr
         assert mount_types(base / "merged") == ["tmpfs"]
-    finally:
-        umount(base / "merged")

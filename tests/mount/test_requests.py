@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import struct
@@ -14,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.data_rig import data_segments
 from tests.support.mounts import needs_overlayfs, overlayfs, pyunionfs
 from tests.support.transports import one_transport
+from tests.support.users import become
 from unionfs.linux import fileattr
 from unionfs.linux.syscalls import fallocate
 
@@ -132,17 +133,8 @@ def written_data_is_no_hole(merged: Path) -> object:
         os.write(fd, DATA)
         os.pwrite(fd, b"end", 200_000)
         found = bytearray(os.fstat(fd).st_size)
-        at = 0
-        while at < len(found):
-            try:
-                at = os.lseek(fd, at, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                break
-            end = os.lseek(fd, at, os.SEEK_HOLE)
+        for at, end in data_segments(fd):
             found[at:end] = os.pread(fd, end - at, at)
-            at = end
         return bytes(found) == DATA.ljust(200_000, b"\0") + b"end"
 
 
@@ -198,9 +190,7 @@ def _chown_as_user(where: int) -> int:
     child = os.fork()
     if child == 0:
         try:
-            os.setgroups([])
-            os.setresgid(1000, 1000, 1000)
-            os.setresuid(1000, 1000, 1000)
+            become(1000)
             os.chown("file", -1, -1, dir_fd=where)
         except OSError as error:
             os._exit(error.errno or 255)

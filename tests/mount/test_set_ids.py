@@ -20,6 +20,7 @@ import pytest
 from tests.mount.data_rig import WAYS, Side, fallocate, in_child, side
 from tests.support.mounts import needs_fuse, needs_overlayfs, needs_root
 from tests.support.transports import one_transport
+from tests.support.users import become
 
 pytestmark = [needs_root, needs_fuse, needs_overlayfs, one_transport]
 
@@ -192,19 +193,18 @@ def late(mounted: Side, name: str, writer: int, mode: int) -> tuple[str, str]:
         status = 1
         try:
             if writer:
-                os.setgroups([])
-                os.setgid(writer)
-                os.setuid(writer)
+                become(writer)
             work()
             status = 0
         finally:
             os._exit(status)
-    os.read(to_us[0], 1)
+    os.close(to_us[1])  # now the reading ends when the writer does
+    assert os.read(to_us[0], 1), "the writer has failed"
     path.chmod(mode)
     given = oct(path.stat().st_mode)
     os.write(to_writer[1], b"x")
     assert os.waitpid(pid, 0)[1] == 0
-    for fd in (*to_writer, *to_us):
+    for fd in (*to_writer, to_us[0]):
         os.close(fd)
     assert path.read_bytes() == b"after!" + DATA[6:]
     return given, oct(path.stat().st_mode)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.rig import eventually, mount, program, run, statuses
-from tests.support.mounts import REPOSITORY, needs_fuse, needs_root
+from tests.mount.rig import eventually, gated, mount, run, statuses
+from tests.support.mounts import needs_fuse, needs_root
 
 pytestmark = [needs_root, needs_fuse]
 
@@ -38,12 +38,8 @@ def merged(base: Path) -> Iterator[Path]:
         for _ in range(SIZE // MIB):
             big.write(b"b" * MIB)
     patch = GATE.format(chunk=CHUNK, gate=str(base / "gate"))
-    subprocess.run(program(patch, base), cwd=REPOSITORY, check=True, timeout=30)
-    try:
-        yield base / "merged"
-    finally:
-        (base / "gate").touch()
-        run("umount", base / "merged")
+    with gated(base, patch) as merged:
+        yield merged
 
 
 def test_a_large_copy_up_under_way(base: Path, merged: Path) -> None:

@@ -20,9 +20,9 @@ from testing.oracle.operations import Outcome
 from testing.oracle.places import GROUPS, UID, Places
 from testing.oracle.sides import Kernel, PyUnionFS, Side, SideError, Union
 from testing.oracle.worker import Worker
-from tests.programs.test_user import user_namespaces
 from tests.support import mounts
 from tests.support.mounts import environment, needs_fuse, needs_overlayfs
+from tests.support.users import user_namespaces
 from unionfs.linux import fileattr
 
 OPERATIONS = 150

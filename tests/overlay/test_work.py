@@ -10,7 +10,7 @@ import pytest
 
 from tests.overlay.rig import Stack, descriptors
 from tests.overlay.trees import WHITEOUT, build, directory, disk, file
-from tests.support.mounts import needs_overlayfs, overlayfs
+from tests.support.mounts import mounted, needs_overlayfs, overlayfs
 from unionfs.errors import MountError
 from unionfs.linux import syscalls
 from unionfs.overlay.config import UnionConfig
@@ -251,15 +251,9 @@ def test_open_that_fails_leaks_nothing(stack: Stack, missing: str) -> None:
 
 def test_layers_with_something_mounted_on_them(stack: Stack, base: Path) -> None:
     """As overlayfs: what is mounted in a layer, before or later, is not seen through the union."""
-    from tests.support.mounts import mount, umount
-
     stack.layers({"d": {"below": "b"}})
-    mount("tmpfs", stack.lowers[0] / "d", "tmpfs")
-    try:
-        with stack.open() as view:
-            assert view.ls("d") == ["below"]
-    finally:
-        umount(stack.lowers[0] / "d")
+    with mounted("tmpfs", stack.lowers[0] / "d"), stack.open() as view:
+        assert view.ls("d") == ["below"]
 
 
 def test_relative_times_of_lowers_do_not_change(stack: Stack) -> None:

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.programs.test_user import user_namespaces
-from tests.support.mounts import environment, needs_fuse, needs_root
-from tests.support.users import as_user, open_home, ordinary_user
+from tests.support.mounts import needs_fuse, needs_root
+from tests.support.users import as_user, open_home, ordinary_user, run_to_the_end, user_namespaces
 
 pytestmark = [
     needs_root,
@@ -38,17 +37,10 @@ def home(user: pwd.struct_passwd) -> Iterator[Path]:
         yield made
 
 
-def run(command: list[str]) -> None:
-    done = subprocess.run(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stdout
-
-
 def outcomes(user: pwd.struct_passwd, home: Path, kind: str, *before: str) -> dict[str, dict[str, Any]]:
     out = home / f"{kind}.json"
     module = [*before, "tests.programs.closed_modes", kind, str(home), str(out)]
-    run(as_user(user, *module))
+    run_to_the_end(as_user(user, *module))
     said: dict[str, dict[str, Any]] = json.loads(out.read_text())
     subprocess.run(["rm", "-rf", str(home / kind), str(out)], check=True)
     return said

@@ -6,13 +6,14 @@ import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import scratch
+from tests.support.mounts import environment, scratch
 
 _FIRST_ID = 700_000_000
 """Above what useradd hands out by itself."""
@@ -52,6 +53,37 @@ def open_home(owner: int = 0) -> Iterator[Path]:
             pytest.skip(f"{where} has no user.* attributes: {error}")
         os.chown(home, owner, owner)
         yield home
+
+
+def become(uid: int, groups: Sequence[int] = ()) -> None:
+    """Turn this process, a child that a test has forked, into an ordinary user and its group."""
+    os.setgroups(groups)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+UNSHARE_USER = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+@cache
+def user_namespaces() -> bool:
+    """Whether the kernel lets this process make one."""
+    return subprocess.run([*UNSHARE_USER, "true"], capture_output=True, check=False).returncode == 0
+
+
+def run_to_the_end(command: list[str]) -> str:
+    """Run a program of the test suite, as some user; what it has printed. It must end well."""
+    done = subprocess.run(
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def as_user(user: pwd.struct_passwd, *module: str | Path) -> list[str]:

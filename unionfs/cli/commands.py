@@ -39,6 +39,7 @@ CONTAINERS: Mapping[str, str] = {
     "cp": "copy files from containers or into them",
     "bundle": "write a bundle for an OCI runtime",
     "rm": "remove containers",
+    "commit": "make an image of what a container has changed",
 }
 """What makes containers of images, and runs them."""
 

@@ -17,13 +17,18 @@ from unionfs.transport.mount import FSTYPE
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The layers of a union, by absolute paths, lowers top first. `lowers` is None if they are not known."""
+    """The layers of a union, by absolute paths, lowers top first. `lowers` is None if they are not known.
+
+    `image` is the image that the mount has named, `work` the work directory, where there are such.
+    """
 
     upper: str
     lowers: tuple[str, ...] | None
     data_lowers: tuple[str, ...] = ()
     userxattr: bool = False
     merged: str | None = None
+    work: str | None = None
+    image: str | None = None
 
 
 def layers_of_mount(path: str) -> Layers | None:
@@ -48,7 +53,16 @@ def layers_of_mount(path: str) -> Layers | None:
             raise _no_upper(path)
         userxattr = "userxattr" in status["options"]
         lowers, data = tuple(status["lowers"]), tuple(status["data_lowers"])
-        return Layers(status["upper"], lowers, data, userxattr=userxattr, merged=path)
+        named = [word.removeprefix("image=") for word in status["options"] if word.startswith("image=")]
+        return Layers(
+            status["upper"],
+            lowers,
+            data,
+            userxattr=userxattr,
+            merged=path,
+            work=status["work"],
+            image=named[0] if named else None,
+        )
     return None
 
 
@@ -100,7 +114,8 @@ def _of_overlayfs(entry: MountPoint) -> Layers:
             " LOWER[:LOWER...] and the upper directory instead"
         )
     userxattr = "userxattr" in entry.super_options
-    return Layers(upper, tuple(lowers), tuple(data), userxattr=userxattr, merged=entry.path)
+    work = entry.super_option("workdir")
+    return Layers(upper, tuple(lowers), tuple(data), userxattr=userxattr, merged=entry.path, work=work)
 
 
 def _no_upper(path: str) -> MountError:

@@ -103,6 +103,9 @@ def check_terminal(given: argparse.Namespace) -> None:
 
 def created(store: Store, given: argparse.Namespace) -> Container:
     """The container that the command line asks for. OptionError: an option is wrong."""
+    for word in (*given.command, *given.env, given.workdir, given.user, *given.volume):
+        if not _is_text(word):
+            raise OptionError(f"{word!r} is not UTF-8: the record of a container cannot hold it")
     return record.create(
         store,
         given.image,
@@ -123,6 +126,14 @@ def created(store: Store, given: argparse.Namespace) -> Container:
         runtime=given.runtime,
         auto_remove=given.rm,
     )
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def environment(words: Sequence[str], files: Sequence[str]) -> list[str]:

@@ -73,11 +73,14 @@ def tty_group_is_mapped() -> bool:
     return any(first <= _TTY_GROUP < first + count for first, _, count in ranges)
 
 
-def attach_at(tree: int, path: str) -> None:
-    """Mount a detached mount at a path, whose last component is no symlink, and close it."""
-    target = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+def attach_at(tree: int, path: str, *, follow: bool = False) -> None:
+    """Mount a detached mount at a path and close it; a symlink is followed as far as *follow* says."""
+    target = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     try:
         mount_calls.attach(tree, target)
+    except OSError as error:
+        error.filename = path
+        raise
     finally:
         os.close(target)
         os.close(tree)

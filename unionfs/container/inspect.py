@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from unionfs.container.init_layer import HOSTNAME, HOSTS, RESOLV_CONF
+from unionfs.container.process import parted
 from unionfs.container.record import Container
 from unionfs.container.spec import Mount
 from unionfs.errors import ImageError
@@ -65,8 +66,7 @@ def _config(found: Container) -> dict[str, Any]:
     """The process in the fields of an image's config; the image's entrypoint is told from its arguments."""
     process = found.record.process
     image = _image_config(found)
-    entrypoint = image.entrypoint or []
-    begin = len(entrypoint) if list(process.args[: len(entrypoint)]) == entrypoint else 0
+    entrypoint, command = parted(process.args, image)
     return {
         "Hostname": process.hostname,
         "User": process.user,
@@ -74,11 +74,11 @@ def _config(found: Container) -> dict[str, Any]:
         "Tty": process.tty,
         "OpenStdin": process.interactive,
         "Env": [*process.env],
-        "Cmd": [*process.args[begin:]] or None,
+        "Cmd": command or None,
         "Image": found.record.image,
         "Volumes": image.volumes,
         "WorkingDir": process.cwd,
-        "Entrypoint": [*process.args[:begin]] or None,
+        "Entrypoint": entrypoint or None,
         "Labels": image.labels or {},
         **({"StopSignal": process.stop_signal} if process.stop_signal else {}),
     }

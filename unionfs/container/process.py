@@ -57,6 +57,13 @@ def process_of(image: RuntimeConfig | None, wishes: Wishes, name: str) -> Proces
     )
 
 
+def parted(args: Sequence[str], image: RuntimeConfig | None) -> tuple[list[str], list[str]]:
+    """Entrypoint and command, told by the image's entrypoint: with another one all is the command."""
+    entrypoint = (image and image.entrypoint) or []
+    begin = len(entrypoint) if list(args[: len(entrypoint)]) == entrypoint else 0
+    return [*args[:begin]], [*args[begin:]]
+
+
 def merged_env(*parts: Iterable[str]) -> tuple[str, ...]:
     """NAME=VALUE, each name once; the last value counts, in the place of the first."""
     found: dict[str, str] = {}
@@ -73,7 +80,9 @@ def environment(spec: ProcessSpec, home: str | None = None) -> Mapping[str, str]
     """
     first = [DEFAULT_PATH, f"HOSTNAME={spec.hostname}", *(["TERM=xterm"] if spec.tty else [])]
     words = merged_env(first, spec.env)
-    found = {name: value for name, equals, value in (word.partition("=") for word in words) if equals}
+    found = {
+        name: value for name, equals, value in (word.partition("=") for word in words) if name and equals
+    }
     if home is not None:
         found.setdefault("HOME", home)
     return found

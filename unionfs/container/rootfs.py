@@ -83,10 +83,10 @@ class Rootfs:
         self.devices.populate(terminals, console)
         for target, tree, is_directory in self.volumes:
             _make_target(target, is_directory)
-            _attach_through_links(tree, target)
+            attach_at(tree, target, follow=True)
         for tree, target in self.files:
             _make_target(target, is_directory=False)
-            _attach_through_links(tree, target)
+            attach_at(tree, target, follow=True)
         _protect()
         _set_root(MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if read_only else 0))
 
@@ -132,19 +132,18 @@ def _attach_at_directory(tree: int, path: str) -> None:
     attach_at(tree, path)
 
 
-def _attach_through_links(tree: int, path: str) -> None:
-    """Mount at what a path of the container leads to."""
-    target = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        mount_calls.attach(tree, target)
-    finally:
-        os.close(target)
-        os.close(tree)
-
-
 def _make_target(path: str, is_directory: bool) -> None:
     """Make what is missing of a mountpoint, as Docker does: root's, mode 0755."""
-    if os.path.exists(path):
+    try:
+        found = os.stat(path).st_mode
+    except FileNotFoundError:
+        pass
+    else:
+        if stat.S_ISDIR(found) != is_directory:
+            kind = (
+                "a directory, and what is to be mounted there is none" if not is_directory else "no directory"
+            )
+            raise NotADirectoryError(errno.ENOTDIR, f"in the container it is {kind}", path)
         return
     os.makedirs(path if is_directory else os.path.dirname(path), 0o755, exist_ok=True)
     if not is_directory:

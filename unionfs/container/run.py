@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from unionfs.container.process import environment
-from unionfs.container.runner import Launcher, Runner
+from unionfs.container.runner import Launcher, Runner, StartError
 from unionfs.container.spec import Mount, ProcessSpec, UnionSpec
 from unionfs.linux import mount_calls, namespaces
 from unionfs.options.lists import escape
@@ -92,6 +92,10 @@ def _start(spec: ProcessSpec, union: UnionSpec) -> Start:
 
 
 def _process(spec: ProcessSpec) -> Process:
+    """Raises StartError where the image or the caller has what no process can have."""
+    for word in (*spec.args, *spec.env, spec.cwd, spec.user):
+        if "\0" in word:
+            raise StartError(f"cannot start {word!r}: it holds a byte 0")
     return {
         "args": list(spec.args),
         "env": dict(environment(spec)),

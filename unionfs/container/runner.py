@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,6 +32,11 @@ _KEPT = frozenset(
 )
 PASSED_ON = frozenset(signal.valid_signals()) - _KEPT
 """Signals that a running container's process gets when this one does."""
+
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
+PATIENCE = 2.0
+"""Seconds that a start may take longer when a signal has asked for the end."""
+_PAUSE = 0.1
 
 GO = b"\0"
 """Follows the order, once the container's root is mounted; then come signals by their numbers."""
@@ -124,6 +130,7 @@ class Launcher:
         """*enter* is called in the forked process and takes it to a mount namespace of its own."""
         orders, self._orders = os.pipe()
         self._report, report = os.pipe()
+        self._unblocked: set[int] | None = None
         self._pid = os.fork()
         if self._pid == 0:
             self._become(enter, orders, report)
@@ -147,35 +154,50 @@ class Launcher:
 
     def start(self, started: Callable[[int], None]) -> None:
         """Have it start, and return when the program has been reached. Raises StartError."""
+        # From here on signals are for the program; those that come before it is there wait in `wait`.
+        self._unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
         with suppress(BrokenPipeError):
             os.write(self._orders, GO)
         pid = 0
         failure: StartError | None = None
-        with open(self._report, encoding="utf-8", errors="surrogateescape") as report:
-            for line in report:
-                word, _, rest = line.rstrip("\n").partition(" ")
-                if word == "pid":
-                    pid = int(rest)
-                else:
-                    status, _, message = rest.partition(" ")
-                    failure = StartError(message, int(status))
+        for line in self._read_report().splitlines():
+            word, _, rest = line.partition(" ")
+            if word == "pid":
+                pid = int(rest)
+            else:
+                status, _, message = rest.partition(" ")
+                failure = StartError(message, int(status))
         if failure is None and not pid:
             failure = StartError("the launcher of the container has ended without a word")
         if failure is not None:
             raise failure
         started(pid)
 
+    def _read_report(self) -> str:
+        """All of the report, which ends when the program is reached or nothing is left that could do it.
+
+        Raises SystemExit where that takes long and a signal asks for the end.
+        """
+        content = b""
+        patience = PATIENCE
+        while True:
+            if select.select([self._report], [], [], _PAUSE)[0]:
+                part = os.read(self._report, 4096)
+                if not part:
+                    return content.decode(errors="surrogateescape")
+                content += part
+            elif ending := _ENDING & signal.sigpending():
+                patience -= _PAUSE
+                if patience < 0:
+                    raise SystemExit(128 + min(ending))
+
     def wait(self) -> int:
         """Pass signals on until the process has ended; its exit status."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
-        try:
-            while not self._has_ended():
-                number = signal.sigwaitinfo({*PASSED_ON, signal.SIGCHLD}).si_signo
-                if number != signal.SIGCHLD:
-                    with suppress(BrokenPipeError):  # it is ending this moment
-                        os.write(self._orders, bytes((number,)))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        while not self._has_ended():
+            number = signal.sigwaitinfo({*PASSED_ON, signal.SIGCHLD}).si_signo
+            if number != signal.SIGCHLD:
+                with suppress(BrokenPipeError):  # it is ending this moment
+                    os.write(self._orders, bytes((number,)))
         return self._status
 
     def _has_ended(self) -> bool:
@@ -193,3 +215,6 @@ class Launcher:
         if self._pid:
             os.waitpid(self._pid, 0)
             self._pid = 0
+        if self._unblocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._unblocked)
+            self._unblocked = None

@@ -85,9 +85,10 @@ def _entries(path: str, least: int) -> list[list[str]]:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return []
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return []
     with open(fd, encoding="utf-8", errors="surrogateescape") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return []
         lines = file.read(_MOST_BYTES).splitlines()
     found = [line.strip().split(":") for line in lines if not line.startswith("#")]
     return [fields for fields in found if len(fields) >= least]

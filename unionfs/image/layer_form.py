@@ -23,7 +23,7 @@ from unionfs.overlay.xattr_names import XattrNames
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD
 """PROC_USER_INIT_INO of linux/proc_ns.h."""
 _CAP_SYS_ADMIN = 21
-_FOREIGN_MARKS = (
+FOREIGN_MARKS = (
     *(b"trusted.overlay.", b"user.overlay.", FUSE_OVERLAYFS_PREFIX.encode()),
     *(b"user.containers.override_", b"security.fuseoverlayfs."),
 )
@@ -72,7 +72,7 @@ class LayerForm:
         """
         if name.startswith(self._prefix.encode()):
             return self._names.to_stored(name)
-        if name.startswith(_FOREIGN_MARKS):
+        if name.startswith(FOREIGN_MARKS):
             return None
         if self.overrides:
             if name.startswith((b"trusted.", b"system.")):

@@ -22,7 +22,7 @@ from unionfs.offline.compare import attribute_differences, differences
 from unionfs.offline.layer_view import LayerView, directory_of, places, root_hit, top
 from unionfs.overlay.iget import Found, Hit
 from unionfs.overlay.inode import Directory
-from unionfs.overlay.readdir import Sources, scan
+from unionfs.overlay.readdir import scan
 
 _NLINK = re.compile(rb"[LU][+-]\d{1,9}")
 
@@ -94,15 +94,19 @@ def differences_of(
     the lowers' directory at its path is told as such, and not compared with it. With *marks* the lowers are
     not those of the union, and upper's marks are believed: what they delete or hide was there.
     """
-    ours, theirs = root_hit(view.upper.root), root_hit(view.fs.lowers[0].root)
+    assert view.upper is not None
+    found = Found(root_hit(view.upper.root))
+    found_below = Found(lowers=[root_hit(view.fs.lowers[0].root)]) if view.fs.lowers else None
+    differs: tuple[str, ...] = ()
     try:
-        differs = tuple(attribute_differences(view.fs.format, ours, theirs))
+        if found_below is not None:
+            differs = tuple(attribute_differences(view.fs.format, top(found), top(found_below)))
     except OSError as error:
         yield Problem(b"/", error)
-        differs = ()
-    found, found_below = Found(ours), Found(lowers=[theirs])
-    if differs:
-        yield Difference("C", b"", found, found_below, b"", differs)
+    if found_below is None:
+        yield Difference("A", b"", found, None)
+    elif differs or unchanged:
+        yield Difference("C" if differs else "=", b"", found, found_below, b"", differs)
     walk = _Walk(view, unchanged=unchanged, opaque=opaque, marks=marks)
     # The root itself has no line for what is in it: there is no union without it.
     walk.todo.append(
@@ -149,9 +153,9 @@ class _Walk:
         """The names in a directory at which there can be a change."""
         fs = self.view.fs
         if not node.same:
-            names = set(self._listed(node.union))
+            names = set(self.view.names(node.union))
             if node.below is not None:
-                names.update(self._listed(node.below))
+                names.update(self.view.names(node.below))
             return list(names)
         upper = node.union.upper
         if upper is None:
@@ -162,13 +166,6 @@ class _Walk:
         finally:
             os.close(fd)
         return list({*found.names, *found.marks})
-
-    def _listed(self, directory: Directory) -> list[bytes]:
-        sources = Sources(self.view.fs, directory)
-        try:
-            return sources.cache(sources.scan()).names()
-        finally:
-            sources.close()
 
     def _compare(
         self, node: _Node, name: bytes, path: bytes, union: Found | None, below: Found | None

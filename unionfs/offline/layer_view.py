@@ -16,6 +16,7 @@ from unionfs.overlay.inode import Directory
 from unionfs.overlay.layer import Layer, RealDir
 from unionfs.overlay.namei import resolve
 from unionfs.overlay.open_fs import Use, open_fs
+from unionfs.overlay.readdir import Sources
 
 _MAX_DIR_FDS = 4096
 
@@ -27,14 +28,14 @@ Place = tuple[int, int, int]
 
 
 class LayerView:
-    """Upper and lowers, open for as long as `open_view` lasts.
+    """Upper and lowers, open for as long as `open_view` lasts. `upper` is None where there are lowers alone.
 
     `union` is the root as the union shows it, `below` as the lowers alone would.
     """
 
     __slots__ = ("below", "fs", "union", "upper")
 
-    def __init__(self, fs: OverlayFs, upper: Layer) -> None:
+    def __init__(self, fs: OverlayFs, upper: Layer | None) -> None:
         self.fs = fs
         self.upper = upper
         self.union = fs.root
@@ -48,12 +49,23 @@ class LayerView:
         self.fs.dirfds.trim()
         return None if directory is None else resolve(self.fs, directory, name)
 
+    def names(self, directory: Directory) -> list[bytes]:
+        """The names in a directory of either view, in no order."""
+        sources = Sources(self.fs, directory)
+        try:
+            return sources.cache(sources.scan()).names()
+        finally:
+            sources.close()
+
 
 @contextlib.contextmanager
 def open_view(
-    upper: str, lowers: Sequence[str], data_lowers: Sequence[str] = (), *, userxattr: bool
+    upper: str | None, lowers: Sequence[str], data_lowers: Sequence[str] = (), *, userxattr: bool
 ) -> Iterator[LayerView]:
-    """Open the layers (absolute paths, lowers top first). Raises MountError where one cannot be opened."""
+    """Open the layers (absolute paths, lowers top first), one at least.
+
+    Raises MountError where one cannot be opened.
+    """
     config = UnionConfig(
         tuple(lowers),
         upper=upper,
@@ -68,7 +80,6 @@ def open_view(
     )
     fs = open_fs(config, Use.LOOK, most_dir_fds=_MAX_DIR_FDS)
     try:
-        assert fs.upper is not None
         yield LayerView(fs, fs.upper)
     finally:
         fs.close()
