@@ -49,7 +49,7 @@ fuzz: $(READY) ## long differential run against kernel overlayfs (ARGS="--seeds 
 	$(BIN)/python scripts/fuzz.py $(ARGS)
 
 malformed: $(READY) ## a million requests and many layers at random, most spoiled (ARGS="-k handles")
-	PYUNIONFS_MALFORMED=250000 $(BIN)/python -m pytest tests/transport/direct/test_fuzz.py tests/image/test_spoiled.py $(ARGS)
+	PYUNIONFS_MALFORMED=250000 $(BIN)/python -m pytest tests/transport/direct/test_fuzz.py tests/image/test_spoiled.py tests/image/test_spoiled_archives.py $(ARGS)
 
 crash: $(READY) ## SIGKILL the daemon at random moments and look for loss (ARGS="--kills 500")
 	$(BIN)/python scripts/crash.py $(ARGS)

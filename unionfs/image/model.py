@@ -170,6 +170,8 @@ def decode(content: bytes, kind: type[_T], what: str) -> _T:
     if len(content) > MOST_BYTES:
         raise ImageError(f"{what}: {len(content)} bytes, where at most {MOST_BYTES} are read")
     try:
+        # What a type leaves out is not looked at as closely: it is kept, and shown by `inspect`.
+        msgspec.json.decode(content)
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ImageError(f"{what}: malformed: {error}") from None
@@ -195,7 +197,9 @@ def decode_manifest(content: bytes, media_type: str | None, what: str) -> Manife
     if kind is None:
         kind = OCI_INDEX if about.manifests is not None else OCI_MANIFEST
     if about.media_type and media_type and about.media_type != media_type:
-        raise ImageError(f"{what}: says that it is {about.media_type}, but was described as {media_type}")
+        raise ImageError(
+            f"{what}: says that it is {about.media_type[:200]!r}, but was described as {media_type[:200]!r}"
+        )
     if about.schema_version == 1 or kind in SCHEMA1:
         raise ImageError(
             f"{what}: a manifest of schema version 1, which has no digests of its layers' content and is no"
