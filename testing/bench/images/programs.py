@@ -1,4 +1,4 @@
-"""The programs that are compared, each with storage of its own that is thrown away."""
+"""The programs that are compared, each with storage of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,25 +15,31 @@ from testing.mounts import REPOSITORY
 
 IMAGE = "bench:1"
 
+_SETTINGS = """\
+[containers]
+cgroups = "disabled"
+seccomp_profile = "unconfined"
+default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "crun"
+"""
+"""What podman does without, on a machine with no systemd; pyunionfs has neither cgroups nor seccomp."""
+
 
 class Programs:
-    """Runs them in *base*; `fresh` throws their storage away."""
+    """Runs them in *base*, where all that they store stays until `remove`."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self._fresh = 0
+        self._settings = base / "containers.conf"
+        self._settings.write_text(_SETTINGS)
 
     def fresh(self) -> None:
         """From now on every storage is an empty one."""
-        self.clear()
         self._fresh += 1
-
-    def clear(self) -> None:
-        for name in ("store", "podman", "run", "bundle", "layout"):
-            path = self._place(name)
-            if path.exists():
-                _unmount_below(path)
-                shutil.rmtree(path)
 
     def _place(self, name: str) -> Path:
         return self.base / f"{name}-{self._fresh}"
@@ -49,10 +56,10 @@ class Programs:
         return run([sys.executable, "-m", "unionfs", *words], {"PYUNIONFS_STORE": str(self._place("store"))})
 
     def podman(self, *words: str | Path) -> str:
-        return run(["podman", *self._containers(), *words])
+        return self._engine("podman", *words)
 
     def buildah(self, *words: str | Path) -> str:
-        return run(["buildah", *self._containers(), *words])
+        return self._engine("buildah", *words)
 
     def umoci(self, *words: str | Path) -> str:
         return run(["umoci", *words])
@@ -60,18 +67,37 @@ class Programs:
     def skopeo(self, *words: str | Path) -> str:
         return run(["skopeo", "--insecure-policy", *words])
 
+    def _engine(self, *words: str | Path) -> str:
+        return run([words[0], *self._containers(), *words[1:]], {"CONTAINERS_CONF": str(self._settings)})
+
     def _containers(self) -> list[str]:
         """Of podman and buildah: kernel overlayfs, which is their fastest."""
         places = ["--root", str(self._place("podman")), "--runroot", str(self._place("run"))]
         return [*places, "--storage-driver", "overlay"]
 
 
+def remove(directory: Path) -> None:
+    """Remove a tree in which podman may have its storage mounted.
+
+    What clears up after a container mounts it once more, after `podman run` has ended.
+    """
+    deadline = time.monotonic() + 20
+    while True:
+        _unmount_below(directory)
+        try:
+            shutil.rmtree(directory)
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
 def _unmount_below(directory: Path) -> None:
-    """podman and buildah leave their storage mounted on itself."""
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for mountpoint in sorted(mounts, reverse=True):
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    for mountpoint in reversed([line.split()[4] for line in lines]):
         if Path(mountpoint).is_relative_to(directory):
-            run(["umount", mountpoint])
+            run(["umount", "--lazy", mountpoint])
 
 
 def run(words: Sequence[str | Path], environment: dict[str, str] | None = None) -> str:

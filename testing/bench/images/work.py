@@ -15,6 +15,7 @@ from testing.images.layout import image, write_layout
 from testing.images.like_debian import CONFIG, debian_like
 
 CHANGED = 500
+_PODMAN_RUN = ("run", "--rm", "--network=host", "--pull=never", "--cgroups=disabled")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def all_work(programs: Programs, source: Source) -> list[Work]:
         else:
             programs.podman("load", "-q", "-i", source.archive)
 
-    in_layout, loaded_name = f"{source.layout}:{IMAGE}", f"localhost/{IMAGE}"
+    in_layout = f"{source.layout}:{IMAGE}"
     upper: list[str] = []
 
     def changed(program: str) -> None:
@@ -75,7 +76,7 @@ def all_work(programs: Programs, source: Source) -> list[Work]:
             _change(root)
             programs.pyunionfs("umount", root)
         else:
-            container = programs.buildah("from", loaded_name)
+            container = programs.buildah("from", "--pull-never", IMAGE)
             upper[:] = [container]
             _change(Path(programs.buildah("mount", container)))
 
@@ -129,9 +130,7 @@ def all_work(programs: Programs, source: Source) -> list[Work]:
             "`run --rm IMAGE true`, the image in the store",
             {
                 "pyunionfs": lambda: programs.pyunionfs("run", "--rm", IMAGE, "true"),
-                "podman": lambda: programs.podman(
-                    "run", "--rm", "--network=host", f"localhost/{IMAGE}", "true"
-                ),
+                "podman": lambda: programs.podman(*_PODMAN_RUN, IMAGE, "true"),
             },
             loaded,
             {"podman": 0.7},
