@@ -215,7 +215,7 @@ def test_upper_on_a_union_is_refused(base: Path) -> None:
         (base / "m").mkdir()
         layers = [base / "lower", base / "merged" / "u", base / "merged" / "w", base / "m"]
         said = run("mount", *AUFS, *layers, status=1).stderr
-        assert "cannot hold .wh. files (Invalid argument), which a union shows to nobody" in said
+        assert "cannot hold .wh. files (Invalid argument), which a union hides" in said
         assert os.listdir(base / "merged" / "w") == []
 
 

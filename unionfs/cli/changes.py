@@ -164,10 +164,10 @@ def _totals(found: list[Change]) -> Totals:
 
 def _remark(found: list[Change]) -> None:
     """Print which files have further names in the union that upper does not hold."""
-    told = set()
+    reported = set()
     for change in found:
-        if change.unlisted_links and change.number not in told:
-            told.add(change.number)
+        if change.unlisted_links and change.number not in reported:
+            reported.add(change.number)
             print(
                 f"pyunionfs: {_shown(change.path)}: {change.unlisted_links} more hard links of this file"
                 " have names that upper does not hold",

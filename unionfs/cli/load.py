@@ -53,7 +53,7 @@ def run(words: list[str]) -> int:
     wanted = None if given.platform is None else platform.parse(given.platform)
     fd = _opened(name)
     store = store_option.opened(given)
-    # As Docker: layers are for people who wait.
+    # As Docker: lines of layers are for a terminal.
     quiet = given.quiet or not sys.stdout.isatty()
     try:
         with LayerLines(quiet=quiet, words=_WORDS) as lines:

@@ -63,7 +63,7 @@ def container(found: Container) -> dict[str, Any]:
 
 
 def _config(found: Container) -> dict[str, Any]:
-    """The process in the fields of an image's config; the image's entrypoint is told from its arguments."""
+    """The process in the fields of an image's config; the image's entrypoint is split from its arguments."""
     process = found.record.process
     image = _image_config(found)
     entrypoint, command = parted(process.args, image)

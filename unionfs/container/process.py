@@ -58,7 +58,7 @@ def process_of(image: RuntimeConfig | None, wishes: Wishes, name: str) -> Proces
 
 
 def parted(args: Sequence[str], image: RuntimeConfig | None) -> tuple[list[str], list[str]]:
-    """Entrypoint and command, told by the image's entrypoint: with another one all is the command."""
+    """Entrypoint and command, split by the image's entrypoint: with another one all is the command."""
     entrypoint = (image and image.entrypoint) or []
     begin = len(entrypoint) if list(args[: len(entrypoint)]) == entrypoint else 0
     return [*args[:begin]], [*args[begin:]]

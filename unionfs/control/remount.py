@@ -48,7 +48,7 @@ def _refuse_without_upper(mountpoint: str, entry: MountPoint) -> None:
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.EBUSY:
-        return "files in it are open for writing (`fuser -vm` shows by whom)"
+        return "files in it are open for writing (`fuser -vm` shows the processes)"
     if error.errno == errno.EPERM:
         return "only root may; unmount it, and mount it with other options"
     return error.strerror or str(error)

@@ -59,8 +59,8 @@ def commit(
 ) -> Made:
     """Store a new image of *base* and what is above it. Without a base it has the new layers alone.
 
-    *remark* is told of what could not be taken as it is. mtimes later than `About.now`, where that is given,
-    become that. Raises MountError where a directory cannot be opened, ImageError where something in one
+    *remark* is called with what could not be taken as it is. mtimes later than `About.now`, if given, become
+    that. Raises MountError where a directory cannot be opened, ImageError where something in one
     cannot be read, or is missing in the layers below. Nothing is stored then but perhaps a blob without use.
     """
     raise_open_file_limit()

@@ -1,6 +1,6 @@
 """gzip, zstd and no compression, as layers have them. Never gives out more than its limit allows.
 
-The kind is told from the first bytes, as Docker and containerd do it: media types are often wrong. gzip is
+The kind is read from the first bytes, as Docker and containerd do it: media types are often wrong. gzip is
 isal's, three times as fast as zlib here; both libraries release the interpreter lock. Compressing gives the
 same bytes for the same content and version of the library: no time and no name stand in the header.
 """

@@ -78,7 +78,7 @@ class VerifyingReader:
     """Reads a stream whose digest and size are known; the end raises ImageError if they differ.
 
     *what* names the content in the message. At most *size* + 1 bytes are ever read, so that a stream without
-    end is refused. Whoever reads must read to the end before the content counts.
+    end is refused. A reader must read to the end before the content counts.
     """
 
     __slots__ = ("_digest", "_ended", "_hasher", "_size", "_source", "_verified", "_what")

@@ -30,7 +30,7 @@ def image_of(store: Store, lowers: Sequence[str], name: str | None = None) -> tu
         try:
             below = lowers_of(store, image)
         except NotFoundError:
-            continue  # not unpacked, so nobody has mounted it
+            continue  # not unpacked, so not mounted
         if below and list(lowers[-len(below) :]) == below:
             found.append((len(below), image))
     if not found:

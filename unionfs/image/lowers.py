@@ -1,8 +1,8 @@
 """Layers as the lowers of a union, and the locks that say that a mount has them. Mounts nothing.
 
 A mount holds a shared lock (flock(2)) on the root directory of each tree that is a lower of it, for as long
-as its daemon lives. So what is mounted is found by trying the exclusive lock: whoever's mount it is, in
-whichever namespaces, and also where its daemon hangs. The lock is taken under `Store.in_use`; what removes
+as its daemon lives. So what is mounted is found by trying the exclusive lock: a mount of any user, in any
+namespaces, and also where its daemon hangs. The lock is taken under `Store.in_use`; what removes
 trees does so under `Store.pruning`, and tries each first.
 """
 

@@ -2,7 +2,7 @@
 
 Formats: OCI image-spec 1.1 and Docker's image manifest version 2, schema 2. Content keeps its bytes (its
 digest is theirs): what is parsed here is for looking at. Fields that are unknown are ignored, and kept by
-those who write a changed copy, which start from the whole document. Nothing here reads a file.
+code that writes a changed copy, which starts from the whole document. Nothing here reads a file.
 """
 
 from __future__ import annotations

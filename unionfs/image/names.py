@@ -66,7 +66,7 @@ class Reference:
 
 
 def parse(text: str) -> Reference:
-    """A reference as somebody writes it, without a default tag (`Reference.tagged` adds that).
+    """A reference as a user writes it, without a default tag (`Reference.tagged` adds that).
 
     Raises ImageError that names what is wrong.
     """

@@ -72,7 +72,7 @@ class Store:
             raise ImageError(
                 f"{self.root}: neither empty nor a store of images: name another directory by --store"
             )
-        # A layer may hold set-id programs: nobody else may reach them by the store.
+        # A layer may hold set-id programs: no other user may reach them through the store.
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in _FOLDERS:
             (self.root / folder).mkdir(parents=True, exist_ok=True)

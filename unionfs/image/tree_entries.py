@@ -38,7 +38,7 @@ _ZEROS = bytes(_PIECE)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 
 Remark = Callable[[bytes, str], None]
-"""Is told of what is not as it should be: a path below the root, and what about it."""
+"""Called with what is not as it should be: a path below the root, and what about it."""
 
 
 def cannot_be_in_a_layer(path: bytes, mode: int) -> str | None:

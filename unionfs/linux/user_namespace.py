@@ -97,7 +97,7 @@ def _following(own: int, ranges: Sequence[tuple[int, int]]) -> tuple[Range, ...]
 
 
 def _ranges(path: str, uid: int) -> list[tuple[int, int]]:
-    """First id and count of each range of a user, who is named by name or number (subuid(5))."""
+    """First id and count of each range of a user, named by name or number (subuid(5))."""
     names = {str(uid)}
     try:
         names.add(pwd.getpwuid(uid).pw_name)

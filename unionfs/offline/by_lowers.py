@@ -33,7 +33,7 @@ class Difference:
 
     `kind` is `=` for what upper has and is as it was in the lowers. `source` is the path at which the lowers
     have what `union` has of them; None: nowhere. `differs` as in `Change`. `opaque` says of a directory that
-    nothing of the lowers' directory at this path shows in it; what is in there is then told as added.
+    nothing of the lowers' directory at this path shows in it; what is in there is then reported as added.
     """
 
     kind: Kind | Literal["="]
@@ -91,8 +91,8 @@ def differences_of(
     """Every path at which union and lowers differ, in no order; a problem for each that cannot be read.
 
     With *unchanged* also what upper has that is as it was. With *opaque* a directory that shows nothing of
-    the lowers' directory at its path is told as such, and not compared with it. With *marks* the lowers are
-    not those of the union, and upper's marks are believed: what they delete or hide was there.
+    the lowers' directory at its path is reported as such, and not compared with it. With *marks* the lowers
+    are not those of the union, and upper's marks are believed: what they delete or hide was there.
     """
     assert view.upper is not None
     found = Found(root_hit(view.upper.root))

@@ -228,7 +228,7 @@ def _set_nothing(fs: OverlayFs, inode: Inode, caller: Caller, *, writing: bool |
 
 
 def _may_write(fs: OverlayFs, inode: File, st: os.stat_result, caller: Caller) -> bool:
-    """Whether *caller*, who is not the owner, may open a file for writing (generic_permission())."""
+    """Whether *caller*, not the owner, may open a file for writing (generic_permission())."""
     if caller.has_capability(CAP_DAC_OVERRIDE, st):
         return True
     try:

@@ -1,6 +1,6 @@
 """Deletions as AUFS and image layers record them (`whiteouts=aufs`): `.wh.NAME` and `.wh..wh..opq`.
 
-For filesystems on which no device 0/0 can be made, and for whoever reads upper as an image layer. A name
+For filesystems on which no device 0/0 can be made, and for programs that read upper as an image layer. A name
 cannot go in the same step in which its mark comes; so the order does it. A mark beside the name itself hides
 nothing but what the lowers have of that name (`readdir.ALONE`), which a file or an empty directory hides
 anyway: the mark comes first and the name goes after it, or the new object comes and the mark goes after it.

@@ -55,7 +55,7 @@ class DataCopyUp:
         inode, st = self._inode, self._st
         inode.pending = None
         self._fs.under_way.end(self.progress)
-        # Whoever looked while the data was being written saw the times and lacked the capability.
+        # A lookup while the data was being written saw the times, and no capability.
         inode.no_capability = False
         self._fs.attrs_to_invalidate.append(inode.ino)
         fmt = self._fs.format

@@ -18,7 +18,7 @@ class OwnersConfig:
     """Whose the objects of the union are said to be, where that is not simply what the layers hold.
 
     `uid_map` and `gid_map` translate between the ids that the union shows and those that layers hold.
-    `squash_uid` and `squash_gid` are shown as everybody's. `xattr_permissions` says where owner and mode of
+    `squash_uid` and `squash_gid` are shown for every object. `xattr_permissions` says where owner and mode of
     upper's objects are kept: 0 in the inode, 1 in `security.fuseoverlayfs.override_stat`, 2 in
     `user.containers.override_stat`, as fuse-overlayfs has it; an upper that has one already keeps to it.
     """

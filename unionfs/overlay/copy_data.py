@@ -16,7 +16,7 @@ INLINE = 128 * 1024
 """Up to this many bytes may be copied at once: a worker would cost more."""
 
 _CHUNK = 16 * 1024 * 1024
-"""How much the kernel copies in one call: what is slow is told of that often."""
+"""How much the kernel copies in one call: slow work reports its progress that often."""
 _BUFFER = 1024 * 1024
 # What a kernel or filesystem answers that cannot do it for this pair; everything else is a true error.
 _CANNOT = frozenset(

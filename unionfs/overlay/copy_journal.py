@@ -24,7 +24,7 @@ _Name = tuple[Directory, bytes]
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """One object that was copied up at a name; of a file `inode` only where somebody knew it."""
+    """One object that was copied up at a name; of a file `inode` only where it was in the table."""
 
     inode: Inode | None
     real_ino: int = 0
@@ -32,7 +32,7 @@ class _Copy:
 
 
 class _Watch(NameChanges):
-    """Told of each name of a directory that comes, goes or becomes another object: it is no copy any more."""
+    """Notes each name of a directory that comes, goes or becomes another object: it is no copy any more."""
 
     __slots__ = ("_copies", "_directory")
 

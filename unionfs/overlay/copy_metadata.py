@@ -1,6 +1,7 @@
 """What a private object in work gets besides data before it is placed: owner, mode, xattrs, times, origin.
 
-Works on objects that nobody else reaches yet; never on one in upper, but for the impure mark of its parent.
+Works on objects that only this daemon can reach yet; never on one in upper, but for the impure mark of
+its parent.
 """
 
 from __future__ import annotations

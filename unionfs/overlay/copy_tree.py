@@ -5,7 +5,7 @@ copied up where it is, by the same copy-ups as for a change. When all is there, 
 are in upper is made opaque, innermost first, which no caller sees. At the end it is a directory of upper only
 and moves as such. Each step leaves the same merged tree, so that a crash shows the tree as it was; inodes,
 open files and hard links stay, and changes meanwhile are changes of the same objects. What fails, or is
-wanted no more, is undone (`copy_journal.py`) up to the first opaque mark.
+not wanted any longer, is undone (`copy_journal.py`) up to the first opaque mark.
 Must never make a directory opaque that shows a name which is not wholly in upper.
 """
 
@@ -205,7 +205,7 @@ class TreeCopy:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
     def _shares(self, inode: File) -> bool:
-        """Whether the copy of a lower file will share its blocks (reflink), as far as can be told before."""
+        """Whether the copy of a lower file will share its blocks (reflink), as far as can be known before."""
         fs, place = self._fs, inode.lowdir
         if not fs.may_clone or inode.metacopy or place is None or fs.upper is None:
             return False

@@ -122,7 +122,7 @@ def _granted(parent: Directory, mode: int, caller: Caller) -> int:
 
 
 def _set_contexts(fs: OverlayFs, target: bytes | int, contexts: Contexts) -> None:
-    """Give a new object that nobody else reaches its security attributes."""
+    """Set the security attributes of a new object that only this daemon can reach."""
     isolates = fs.upper is not None and fs.upper.isolates_security
     for name, value in contexts:
         try:
@@ -160,7 +160,7 @@ def _make(
             opaque = True
     note_upper(parent, name, PRESENT)
     inode, st = adopt_new(fs, parent, name, place, opaque=opaque, fd=fd)
-    # A default ACL is what there is to inherit; the root's attributes nobody has looked at.
+    # A default ACL is what there is to inherit; the root's attributes have not been read.
     inode.no_xattrs = parent.no_xattrs and not caller.contexts
     return inode, st
 

@@ -60,7 +60,7 @@ class Caller:
                 return False
         except (FileNotFoundError, ProcessLookupError):
             return self.uid == 0
-        except PermissionError:  # somebody else's process, and we are an ordinary user
+        except PermissionError:  # another user's process, and we are an ordinary user
             return False
         for line in self._status():
             if line.startswith(b"CapEff:"):

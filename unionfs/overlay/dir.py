@@ -47,7 +47,7 @@ class Slot:
 
 
 def check_new_name(name: bytes) -> None:
-    """EINVAL for a name that whoever mounts this layer would take for a mark."""
+    """EINVAL for a name that a mount with this layer would take for a mark."""
     if name.startswith(WHITEOUT_PREFIX):
         raise failure(errno.EINVAL)
 
@@ -145,7 +145,7 @@ def unlink(fs: OverlayFs, parent: Directory, name: bytes) -> None:
 def prepare_unlink(fs: OverlayFs, inode: File, parent: Directory, name: bytes) -> None:
     """What must be so before a file loses one of its names; may raise `Wait`.
 
-    The link count is known (and with an index stored), and an inode that somebody still knows stays
+    The link count is known (and with an index stored), and an inode that is still in use stays
     reachable: under another name, else by descriptor.
     """
     if inode.nlink is None and not inode.on_upper and (inode.lower_names is not None or not fs.layers_static):

@@ -90,7 +90,7 @@ class OpenFile:
                 self.leave_atime(True)
 
     def leave_atime(self, noatime: bool, /) -> None:
-        """Whether reads from now on are of one who has opened the file by O_NOATIME.
+        """Whether reads from now on are of an open with O_NOATIME.
 
         Reading a lower file leaves its access time alone anyway. To be called before each read, where several
         share the descriptor.
@@ -146,7 +146,7 @@ class OpenFile:
     def write_back(self, offset: int, data: bytes | memoryview) -> int:
         """Write what the kernel's cache has held, all of it: a mapping's, or of a write(2) that is over.
 
-        Whatever that takes away is gone already; what the file was given since then stays. fuse.ko does not
+        Whatever that cuts off is gone already; what the file was given since then stays. fuse.ko does not
         look at how much it was: where there is room for a part, that is stored, and the rest fails.
         """
         inode = self.inode
@@ -218,7 +218,7 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
     appends = False
     access = flags & os.O_ACCMODE
     if access == os.O_ACCMODE:
-        # Neither reads nor writes (OPEN_FMODE()): for ioctl(2), by one who may do both.
+        # Neither reads nor writes (OPEN_FMODE()): for ioctl(2), by a caller with permission for both.
         access = os.O_RDONLY
     truncate = bool(flags & os.O_TRUNC)
     writable = access != os.O_RDONLY

@@ -73,7 +73,7 @@ def set_fsxattr(fs: OverlayFs, inode: Inode, value: bytes, caller: Caller) -> No
 
 
 def _check(fs: OverlayFs, inode: Inode, prot: int, caller: Caller) -> None:
-    """As vfs_fileattr_set(): the owner may set flags, and protection only who may use it."""
+    """As vfs_fileattr_set(): the owner may set flags, and protection needs CAP_LINUX_IMMUTABLE."""
     fs.writable_work()
     st = inode.lstat()
     if caller.uid != st.st_uid and not caller.has_capability(CAP_FOWNER, st):

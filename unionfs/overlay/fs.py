@@ -229,7 +229,7 @@ class OverlayFs:
                     self.invalidate_attrs(directory)
                 yield
             finally:
-                # Again, for whom the kernel has asked about it meanwhile.
+                # Again, for a lookup that has come meanwhile.
                 if changed:
                     self.invalidate_attrs(directory)
 

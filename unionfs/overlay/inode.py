@@ -1,4 +1,4 @@
-"""Inodes: what an object of the union is, where it really lies, and who still knows it.
+"""Inodes: what an object of the union is, where it really lies, and whether it is in use.
 
 One `Inode` stands for one object, however many names or layers it has. It lives as long as the kernel holds
 lookups of it, a handle is open, or a child is known. Nothing here looks a name up or changes a layer.
@@ -140,7 +140,7 @@ class Directory(Inode):
         self.redirect: bytes | None = None
         self.opaque = False
         self.impure = False
-        # Where changes of names are noted, by those who have listed it.
+        # Where changes of names are noted, for the handles that have listed it.
         self.listed: tuple[NameChanges, ...] = ()
 
     @property
@@ -326,7 +326,7 @@ class File(Inode):
         self.close()
 
     def forget_lower_name(self, parent: Directory, name: bytes) -> None:
-        """Note that upper has an entry for this name, or nobody has the name any more."""
+        """Note that upper has an entry for this name, or no open file has the name any more."""
         if self.lower_names:
             self.lower_names.discard((parent, name))
 
@@ -365,7 +365,7 @@ class File(Inode):
         return _open_below(directory, name, flags)
 
     def data_stat(self) -> os.stat_result | None:
-        """The stat of the lower file that holds the data; None while nobody has looked for it."""
+        """The stat of the lower file that holds the data; None before the first use."""
         directory = self.datadir
         if isinstance(directory, DataLayers):
             return None

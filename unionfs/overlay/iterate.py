@@ -1,7 +1,7 @@
 """The entries of an open directory: looked up, or with no more than number and type.
 
 A name that has gone since the listing was made is left out. One whose lookup fails (a metacopy without data,
-say) is shown all the same: whoever looks it up is told the error.
+say) is listed all the same: its LOOKUP returns the error.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _names(handle: DirHandle, offset: int) -> Iterator[tuple[bytes, int]]:
 
 
 def plain(fs: OverlayFs, handle: DirHandle, offset: int) -> Iterator[Plain]:
-    """The entries behind a cookie, looked up only where nothing else tells the number."""
+    """The entries behind a cookie, looked up only where the number is not known otherwise."""
     directory = handle.directory
     if offset < 1:
         yield b".", directory.ino, DT_DIR, 1

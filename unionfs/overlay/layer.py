@@ -47,14 +47,14 @@ class DirFds:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        # By descriptor, oldest first. Weak: a directory that nobody knows any more closes its own.
+        # By descriptor, oldest first. Weak: a directory that is not referenced any more closes its own.
         self._open: dict[int, weakref.ref[RealDir]] = {}
 
     def add(self, directory: RealDir) -> None:
         self._open[directory.fd] = weakref.ref(directory)
 
     def remove(self, directory: RealDir) -> bool:
-        """Have no more to do with its descriptor; returns whether it was in here."""
+        """Stop managing its descriptor; returns whether it was in here."""
         return self._open.pop(directory.fd, None) is not None
 
     def trim(self) -> None:

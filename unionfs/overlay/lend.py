@@ -2,7 +2,7 @@
 
 Each loan is noted in work before the mode changes, by a symlink `#...~lent` whose target says mode, lent
 mode, inode number and path below upper: it is made in one step, and on disk before the mode is. The next
-mount gives the modes back (`restore`). Nothing here may lend on what is not in upper or work.
+mount restores the modes (`restore`). Nothing here may lend on what is not in upper or work.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Lender:
         try:
             yield True
         finally:
-            # A note stays of what cannot be given back now: the next mount tries again.
+            # A note stays of what cannot be restored now: the next mount tries again.
             os.chmod(path, mode)
             self._forget(note)
 
@@ -93,7 +93,7 @@ class Lender:
             os.unlink(note, dir_fd=self._work.fd)
 
     def restore(self, text: bytes) -> None:
-        """Give an object the mode back that a note tells of, if it is still that object with the lent one."""
+        """Restore the mode that a note holds, if it is still that object with the lent one."""
         match = _NOTE.fullmatch(text)
         if match is None:
             return
@@ -128,7 +128,7 @@ def _path(fd: int) -> bytes:
 
 
 def restore(uid: int, root_fd: int, work: Work) -> None:
-    """Give the modes back that a killed daemon had lent itself, by the notes that `Work` has found.
+    """Restore the modes that a killed daemon had lent itself, by the notes that `Work` has found.
 
     The deepest object first: what is above it was lent to reach it.
     """

@@ -31,7 +31,7 @@ def watch(directory: Directory) -> NameChanges:
 
 
 def unwatch(directory: Directory, changes: NameChanges) -> None:
-    """Have no more of them noted here."""
+    """Stop noting them here."""
     directory.listed = tuple(each for each in directory.listed if each is not changes)
 
 
@@ -70,7 +70,7 @@ class DirHandle:
         self._next = FIRST_COOKIE
 
     def close(self) -> None:
-        """Note changes no more. The maker of the handle calls this."""
+        """Stop noting changes. The maker of the handle calls this."""
         unwatch(self.directory, self.changes)
 
     def ready(self, fs: OverlayFs, *, rewind: bool, numbers: bool) -> Listing:

@@ -54,7 +54,7 @@ class Lock:
         self._origins: tuple[str, ...] = ()
 
     def descriptors(self) -> tuple[int, ...]:
-        """What holds it: a process that closes these holds it no more."""
+        """What holds it: a process that closes these does not hold it any longer."""
         return tuple(self._fds)
 
     def note_content(self, work: str) -> None:

@@ -1,4 +1,4 @@
-"""What a change of a file's data takes away: setuid and setgid, unless the caller holds CAP_FSETID.
+"""What a change of a file's data clears: setuid and setgid, unless the caller holds CAP_FSETID.
 
 `security.capability` the upper filesystem drops by itself, at every write of ours.
 """

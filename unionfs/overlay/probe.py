@@ -110,8 +110,8 @@ def _try_mark_file(fd: int, upper: str) -> None:
         os.mknod(WHITEOUT_PREFIX + b"file", stat.S_IFREG | 0o600, dir_fd=fd)
     except OSError as error:
         raise MountError(
-            f"the filesystem of upper {upper} cannot hold .wh. files ({error.strerror}), which a union shows"
-            f" to nobody: {advice}"
+            f"the filesystem of upper {upper} cannot hold .wh. files ({error.strerror}), which a union hides:"
+            f" {advice}"
         ) from error
     try:
         os.mknod("file", stat.S_IFREG | 0o600, dir_fd=fd)

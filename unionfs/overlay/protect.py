@@ -2,7 +2,7 @@
 
 overlayfs gives its inodes S_IMMUTABLE and S_APPEND, from a lower object's own flags or from an upper one's
 `overlay.protattr`; nothing lets a FUSE filesystem do that. So every change asks here first, before anything
-has been copied up. Raises EPERM, whoever asks: root too. Changes no layer.
+has been copied up. Raises EPERM, for root too. Changes no layer.
 """
 
 from __future__ import annotations
@@ -76,6 +76,6 @@ def check_create(fs: OverlayFs, parent: Directory) -> None:
 
 
 def check_delete(fs: OverlayFs, parent: Directory, inode: Inode) -> None:
-    """Before a name is taken away or replaced (may_delete())."""
+    """Before a name is removed or replaced (may_delete())."""
     if protection(fs, parent) or protection(fs, inode):
         raise _refused()

@@ -1,6 +1,6 @@
 """The union as a whole: the one face that transports call.
 
-Who may call: the state thread only, except where a docstring says "any thread". Every operation takes inode
+To be called by the state thread only, except where a docstring says "any thread". Every operation takes inode
 numbers as the kernel knows them, raises OSError with the errno that the caller must see, or `Wait` before
 anything has changed (see `wait.py`). An operation that answers with an entry counts one lookup of it.
 """
@@ -79,7 +79,7 @@ class Union:
     def space(self) -> dict[str, int] | None:
         """Bytes that upper's filesystem has in all, and that are free for its users. Any thread.
 
-        None without an upper, or where it does not tell.
+        None without an upper, or where statvfs(2) fails.
         """
         upper = self.fs.upper
         if upper is None:
@@ -87,7 +87,7 @@ class Union:
         try:
             found = os.fstatvfs(upper.root_fd)
         except OSError:
-            return None  # a disk that fails must not keep anybody from looking at the rest
+            return None  # a disk that fails must not hide the rest of the status
         return {"size": found.f_blocks * found.f_frsize, "free": found.f_bavail * found.f_frsize}
 
     def has_room(self, size: int) -> bool:
@@ -146,7 +146,7 @@ class Union:
     def take_attrs_to_invalidate(self) -> list[int]:
         """The inodes whose attributes changed by operations on others, since the last call; each once.
 
-        Whoever caches attributes must forget theirs before the operation is answered.
+        A transport that caches attributes must invalidate them before it replies.
         """
         fs = self.fs
         stale = fs.attrs_to_invalidate
@@ -294,7 +294,7 @@ class Union:
         return handle
 
     def open_granted(self, ino: int, caller: Caller, *, writes: bool) -> OpenFile:
-        """Open a regular file for data that the kernel has granted somebody access to without asking us."""
+        """Open a regular file for data to which the kernel has granted access without a request."""
         handle = open_granted(self.fs, self.inode(ino), caller, writes=writes)
         self._open_files += 1
         return handle
@@ -330,7 +330,7 @@ class Union:
     ) -> Callable[[], int]:
         """copy_file_range(2) as a job for any thread, which returns the bytes copied; hold both handles open.
 
-        Without a *caller* it is on behalf of whoever opened the target.
+        Without a *caller* it is on behalf of the process that opened the target.
         """
         return copy_range.prepare(self.fs, source, in_offset, target, out_offset, length, caller)
 
@@ -394,7 +394,7 @@ class Union:
         """The entries from a cookie on, with no more than number and type.
 
         The number is the one that stat(2) will give, and nothing is left in the inode table. The type is
-        DT_UNKNOWN, and the number nobody's, for a name whose lookup fails.
+        DT_UNKNOWN, and the number of no inode, for a name whose lookup fails.
         """
         iterate.prepare(self.fs, handle, offset, numbers=True)
         return iterate.plain(self.fs, handle, offset)

@@ -25,7 +25,7 @@ _FREEZE_STEP = 20_000
 class Numbers:
     """Inode numbers that are unique in the mount: the real one, with the filesystem in the high bits.
 
-    The first filesystem (upper's, else the top lower's) shows its own numbers; the others are told apart in
+    The first filesystem (upper's, else the top lower's) shows its own numbers; the others differ in
     bits 56 to 62, as overlayfs's xino does. A number that does not fit is given one for the mount's life:
     with *xino* off all of other filesystems than the first, and with *ino32*, where no number is longer than
     32 bits, those of 2**31 and more as well.
@@ -71,7 +71,7 @@ class Numbers:
 
 
 class InodeTable:
-    """Every inode that somebody still knows, by number."""
+    """Every inode that is still in use, by number."""
 
     __slots__ = ("_by_ino", "_freeze_at", "_most", "numbers")
 
@@ -104,7 +104,7 @@ class InodeTable:
         return iter(self._by_ino.values())
 
     def shrink(self) -> bool:
-        """Give memory back after most inodes were forgotten; returns whether there was much of it.
+        """Release memory after most inodes were forgotten; returns whether there was much of it.
 
         A dict never shrinks by itself. To be called after every round of forgetting.
         """
@@ -173,7 +173,7 @@ class InodeTable:
             inode.aliases.add((newdir, newname))
 
     def drop_if_unused(self, inode: Inode) -> None:
-        """Take an inode that nobody knows any more out of the table, and then its parents likewise."""
+        """Remove an inode that is not in use any more from the table, and then its parents likewise."""
         while True:
             if inode.nlookup or inode.nopen or inode.pinned or inode.pending is not None:
                 return

@@ -1,7 +1,7 @@
-"""Slow work that is under way, for whoever asks how a mount is: what it is, on which path, and how far it is.
+"""Slow work that is under way, for `status`: what it is, on which path, and how far it is.
 
 Only work that a worker does anyway is noted, so that nothing quick pays for it. The state thread adds and
-takes away; the worker that is at it sets `done` and `step` and nothing else; anybody may read at any time.
+removes; the worker that is at it sets `done` and `step` and nothing else; any thread may read at any time.
 Nothing may wait for, or be decided by, what is written here.
 """
 
@@ -29,7 +29,7 @@ names are read."""
 
 
 class Report(TypedDict):
-    """One work as `status --json` shows it. `done` and `total` are bytes; None: nobody can tell."""
+    """One work as `status --json` shows it. `done` and `total` are bytes; None: not known."""
 
     work: str
     path: str
@@ -53,7 +53,7 @@ class SlowWork:
         self._begun = time.monotonic()
 
     def enter(self, step: str) -> Callable[[int], None]:
-        """The worker begins with this step; what to tell it how far it has come. Any thread."""
+        """The worker begins with this step; what to report to how far it has come. Any thread."""
         self.step = step
         return self.come_to
 

@@ -1,7 +1,7 @@
 """How the union says "this needs slow work first" without knowing threads or tasks.
 
 An operation that finds that it needs slow work (copying a file's data, listing a huge directory) raises
-`Wait` *before it has changed anything*. Whoever called it runs `task.run()` wherever it likes, then
+`Wait` *before it has changed anything*. The transport runs `task.run()` on any thread, then
 `task.finish()` on the state thread, and calls the operation again. `run` works only on immutable lowers and
 private files; `finish` commits to the union's state in a few system calls (invariants 2 and 3).
 
@@ -39,7 +39,7 @@ class Owner(Protocol):
 
 
 class BackgroundJob(Protocol):
-    """Work that an operation leaves to be done by a worker some time. Nobody waits for it."""
+    """Work that an operation leaves to be done by a worker some time. Nothing waits for it."""
 
     def run(self) -> None:
         """Do it; any thread. An OSError that leaves it says in words what was not done."""

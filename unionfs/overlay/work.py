@@ -1,8 +1,8 @@
 """The work directory: private objects under preparation, whiteouts, and clearing away what a crash left.
 
 Layout as overlayfs's: `work/work/#<hex>` for temporary objects, `work/index/` for hard links by origin, and
-`work/work/incompat/volatile` while a volatile mount is up or did not end well. Objects in here are nobody's
-yet: only a rename or a link makes them part of upper.
+`work/work/incompat/volatile` while a volatile mount is up or did not end well. Objects in here are private:
+only a rename or a link makes them part of upper.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _names(dirfd: int) -> list[bytes]:
 
 
 def remove_tree(dirfd: int, name: bytes) -> None:
-    """Remove an object of any type that is reachable by nobody but us; what is below it, first."""
+    """Remove an object of any type that only this daemon can reach; what is below it, first."""
     try:
         os.unlink(name, dir_fd=dirfd)
         return
@@ -87,11 +87,11 @@ class Work:
     def __init__(self, top: int, config: UnionConfig) -> None:
         """Take over the work directory *top* (a descriptor) and clear what is left in it.
 
-        MountError where a volatile mount has left its mark, unless `any_work` says not to heed it.
+        MountError where a volatile mount has left its mark, unless `any_work` says to ignore it.
         """
         self._top = top
         self._mode = MARK_MODE if config.whiteouts == "aufs" else _WHITEOUT_MODE
-        # A mount that shares it must meet nobody's names and clear away none but its own.
+        # A mount that shares it must neither use nor remove the names of others.
         self._prefix = b"#%s-" % os.urandom(4).hex().encode() if config.shared_work else b"#"
         self._counter = 0
         # Names of notes that a killed daemon has left (`lend.restore`).
@@ -101,7 +101,7 @@ class Work:
         try:
             self.fd = self._make(b"work")
             if not config.shared_work:
-                self._clear(heed=not config.any_work)
+                self._clear(respect_mark=not config.any_work)
             if config.volatile and not config.any_work:
                 os.mkdir(b"incompat", 0o700, dir_fd=self.fd)
                 os.mkdir(b"incompat/volatile", 0o700, dir_fd=self.fd)
@@ -134,10 +134,10 @@ class Work:
         finally:
             os.close(fd)
 
-    def _clear(self, *, heed: bool) -> None:
+    def _clear(self, *, respect_mark: bool) -> None:
         names = _names(self.fd)
         # As overlayfs, which asks what is in it: container engines remove the mark and leave the directory.
-        if heed and b"incompat" in names and self._holds(b"incompat"):
+        if respect_mark and b"incompat" in names and self._holds(b"incompat"):
             raise MountError(
                 "the work directory was used by a volatile mount, so upper may be incomplete on disk:"
                 " look at it with `pyunionfs check LOWERS UPPER WORK`; if nothing was lost,"
@@ -211,7 +211,7 @@ class Work:
                 os.link(self._whiteout, name, src_dir_fd=self.fd, dst_dir_fd=dirfd, follow_symlinks=False)
                 return
             except OSError as error:
-                # ENOENT: somebody has cleared away in work, which must not stop every deletion.
+                # ENOENT: another program has cleared work, which must not stop every deletion.
                 if error.errno not in (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.ENOENT):
                     raise
             with contextlib.suppress(FileNotFoundError):

@@ -43,7 +43,7 @@ def shown_name(fs: OverlayFs, layer: Layer, stored: bytes) -> bytes | None:
 
 
 def _refuse(fs: OverlayFs, name: bytes) -> None:
-    """EOPNOTSUPP for what `noxattrs` or `noacl` takes away."""
+    """EOPNOTSUPP for what `noxattrs` or `noacl` turns off."""
     if name.startswith(fs.refused_xattrs):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
