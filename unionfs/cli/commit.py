@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unionfs.cli import store_option
+from unionfs.cli import new_image_options, remarks, store_option
 from unionfs.cli.mounted_layers import Layers, layers_of_mount, refuse_inside
 from unionfs.cli.parser import Parser
-from unionfs.cli.text import printable
 from unionfs.container import committed, record
 from unionfs.container.record import Container, NoContainerError
 from unionfs.errors import ImageError, NotFoundError, OptionError
-from unionfs.image import find, find_by_layers, instructions, names
+from unionfs.image import find, find_by_layers, instructions
 from unionfs.image.commit import Above, commit
-from unionfs.image.compression import KINDS
 from unionfs.image.index import Image
-from unionfs.image.names import Reference
 from unionfs.image.new_image import About, base_of
 from unionfs.image.store import Store
 from unionfs.linux.syscalls import syncfs
@@ -49,31 +45,16 @@ def parser() -> Parser:
         ],
     )
     made.add_argument("-a", "--author", default="", metavar="AUTHOR", help="the author of the image")
-    made.add_argument("-m", "--message", default="", metavar="MESSAGE", help="a comment, for the history")
-    made.add_argument(
-        "-c",
-        "--change",
-        action="append",
-        default=[],
-        metavar="INSTRUCTION",
-        help="change the image's config by a Dockerfile instruction; may be repeated",
-    )
+    new_image_options.add(made)
     made.add_argument(
         "--base",
         metavar="IMAGE",
         help="the image that UPPER is over (default: of MERGED, the one with its layers; of UPPER, none: the"
         " new image has one layer)",
     )
-    made.add_argument(
-        "--compression",
-        metavar="KIND",
-        choices=KINDS,
-        default="gzip",
-        help="of the new layer: gzip (the default), zstd or none",
-    )
     store_option.add(made)
     made.add_argument("what", metavar="CONTAINER|UPPER|MERGED", help="container, upper layer or mountpoint")
-    made.add_argument("name", metavar="NAME[:TAG]", nargs="?", help="the new image's name; without one: none")
+    new_image_options.add_name(made)
     return made
 
 
@@ -89,7 +70,7 @@ class _Subject:
 
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
-    tag = _tag(given.name)
+    tag = new_image_options.tag("commit", given.name)
     store = store_option.opened(given)
     subject = _subject(store, given.what, given.base)
     about = About(
@@ -99,18 +80,11 @@ def run(words: list[str]) -> int:
         _config(store, subject, given.change),
     )
     _flush(subject)
-    made = commit(store, subject.above, subject.base, about, _remark, tag=tag, compression=given.compression)
+    made = commit(
+        store, subject.above, subject.base, about, remarks.printed, tag=tag, compression=given.compression
+    )
     print(made.id)
     return 0
-
-
-def _tag(text: str | None) -> Reference | None:
-    if text is None:
-        return None
-    name = names.parse(text)
-    if name.digest is not None:
-        raise OptionError(f"commit: {text}: a name with a digest is the registry's: give a tag, or nothing")
-    return name.tagged()
 
 
 def _subject(store: Store, what: str, base: str | None) -> _Subject:
@@ -184,7 +158,3 @@ def _flush(subject: _Subject) -> None:
                 syncfs(fd)
             finally:
                 os.close(fd)
-
-
-def _remark(path: bytes, text: str) -> None:
-    print(f"pyunionfs: /{printable(os.fsdecode(path))}: {text}", file=sys.stderr)

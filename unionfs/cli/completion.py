@@ -30,6 +30,7 @@ _KIND_OF = {
     "CONTAINER|IMAGE|MERGED": "anything",
     "CONTAINER|IMAGE": "anything",
     "CONTAINER|UPPER|MERGED": "anything",
+    "TREE|TAR": "file",
     "AUTHOR": None,
     "MESSAGE": None,
     "INSTRUCTION": None,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from unionfs.cli import store_option
+from unionfs.cli import output_file, store_option
 from unionfs.cli.parser import Parser
-from unionfs.errors import ImageError, OptionError, explain
+from unionfs.errors import ImageError, OptionError
 from unionfs.image import archive_save
 from unionfs.image.digest import Digest
 
@@ -37,9 +34,7 @@ def parser() -> Parser:
             ("pyunionfs save --format oci-dir -o layout debian:12", "a directory for skopeo and umoci"),
         ],
     )
-    made.add_argument(
-        "-o", "--output", metavar="FILE", default="-", help="write to this file (default: standard output)"
-    )
+    output_file.add(made)
     made.add_argument(
         "--format",
         metavar="FORMAT",
@@ -57,15 +52,14 @@ def run(words: list[str]) -> int:
     if given.output == "-":
         if given.format == "oci-dir":
             raise OptionError("save: --format oci-dir needs --output DIRECTORY")
-        if sys.stdout.isatty():
-            raise OptionError("save: standard output is a terminal: give --output FILE, or redirect it")
+        output_file.refuse_terminal("save")
     store = store_option.opened(given)
     with store.in_use():
         chosen = archive_save.choose(store, given.images)
         if given.format == "oci-dir":
             _tell(archive_save.save_directory(store, chosen, _new_directory(given.output)))
         else:
-            with _output(given.output) as fd:
+            with output_file.opened(given.output) as fd:
                 if given.format == "oci-archive":
                     _tell(archive_save.save_oci(store, chosen, fd))
                 else:
@@ -78,32 +72,6 @@ def _new_directory(name: str) -> Path:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ImageError(f"{name}: there already, and no empty directory: give another name, or remove it")
     return path
-
-
-@contextmanager
-def _output(name: str) -> Iterator[int]:
-    """A descriptor to write to. A file appears whole, readable for its owner only, as from Docker."""
-    if name == "-":
-        yield 1
-        return
-    path = Path(os.path.realpath(name))
-    try:
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                yield fd
-            finally:
-                os.close(fd)
-            return
-        with archive_save.beside(path) as place:
-            fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                yield fd
-            finally:
-                os.close(fd)
-            os.rename(place, path)
-    except OSError as error:
-        raise ImageError(f"cannot write {name}: {explain(error)}") from None
 
 
 def _tell(anew: list[Digest]) -> None:

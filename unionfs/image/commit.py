@@ -20,15 +20,13 @@ from unionfs.image.layer_blob import LayerBlob, new_layer
 from unionfs.image.layer_content import LayerContent
 from unionfs.image.lowers import tree_paths
 from unionfs.image.names import Reference
-from unionfs.image.new_image import About, Made
+from unionfs.image.new_image import About, Made, latest_mtime
 from unionfs.image.store import Store
 from unionfs.image.tar_write import TarWriter
 from unionfs.image.tree_entries import EntryWriter, Remark
 from unionfs.linux.process import raise_open_file_limit
 from unionfs.offline.changes import check_layer, uses_userxattr
 from unionfs.offline.layer_view import open_view
-
-_SECOND = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +101,8 @@ def _layer(
         )
         if not content:
             return None
-        latest = None if about.now is None else about.now * _SECOND
         with new_layer(store, compression) as stream:
             writer = TarWriter(stream.write)
-            content.write(EntryWriter(view.fs, writer, remark, latest))
+            content.write(EntryWriter(view.fs, writer, remark, latest_mtime(about.now)))
             writer.close()
     return stream.blob

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unionfs.errors import ImageError, NotFoundError
-from unionfs.image import blobs, find, index, summary
+from unionfs.errors import NotFoundError
+from unionfs.image import blobs, find, summary
+from unionfs.image.history import built_on
 from unionfs.image.index import Image
 from unionfs.image.layer_record import folder_of
 from unionfs.image.layers import Layer, layers_of
@@ -93,16 +94,5 @@ def _directories(store: Store, config: Config) -> dict[str, str] | None:
 
 def _parent(store: Store, config: Config) -> str:
     """The id of the image that this one was made from: the longest one with whose history it begins."""
-    parent, longest = "", 0
-    history, layers = config.history or [], config.diff_ids
-    for other in index.images(store):
-        try:
-            manifest = find.manifest_of(store, other.manifest)
-            below = find.config_of(store, manifest)
-        except ImageError:
-            continue  # it is being removed, or `check` tells of it
-        earlier = below.history or []
-        begins = history[: len(earlier)] == earlier and layers[: len(below.diff_ids)] == below.diff_ids
-        if begins and longest < len(earlier) < len(history):
-            parent, longest = manifest.config.digest, len(earlier)
-    return parent
+    found = built_on(store, config)
+    return found[max(found)] if found else ""

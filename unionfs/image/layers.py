@@ -76,7 +76,7 @@ class _Image:
         self._ingests = [
             Ingest(settings, blob, diff_id, chain, parent, _Below(self, number), self._check_stopped)
             for number, (blob, diff_id, chain, parent) in enumerate(
-                zip(manifest.layers, config.diff_ids, chains, [None, *chains[:-1]], strict=True)
+                zip(manifest.layers, config.diff_ids, chains, [None, *chains][: len(chains)], strict=True)
             )
         ]
         self._changed = threading.Condition()

@@ -87,6 +87,14 @@ def source_date_epoch() -> int | None:
     return int(text)
 
 
+def latest_mtime(epoch: int | None) -> int | None:
+    """The latest mtime that a layer may have, in nanoseconds; None: any.
+
+    The specification of SOURCE_DATE_EPOCH demands that for times that are specific to one execution.
+    """
+    return None if epoch is None else epoch * 1_000_000_000
+
+
 def base_of(store: Store, image: Image) -> Base:
     """The documents of an image. Raises ImageError where they are missing or malformed."""
     manifest = find.manifest_of(store, image.manifest)
