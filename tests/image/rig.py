@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from testing.images import Image
 from unionfs.errors import ImageError
@@ -13,6 +16,8 @@ from unionfs.image.digest import Digest, Readable, digest_of
 from unionfs.image.layer_record import Layer
 from unionfs.image.model import Config, Descriptor, Manifest, decode_config, decode_manifest
 from unionfs.image.store import Store
+
+_MEMORY = Path("/dev/shm")
 
 
 class Source:
@@ -71,3 +76,22 @@ def add(store: Store, made: Image, *tags: str, repo_digest: str | None = None) -
     for tag in tags or (None,):
         index.add(store, manifest, None if tag is None else names.parse(tag).tagged(), digest)
     return found
+
+
+@contextmanager
+def in_memory(otherwise: Path) -> Iterator[Path]:
+    """A directory on a tmpfs, where a sync costs nothing; *otherwise* where none has user.* attributes."""
+    if not _has_attributes(_MEMORY):
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(prefix="pyunionfs-", dir=_MEMORY) as place:
+        yield Path(place)
+
+
+def _has_attributes(place: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            os.setxattr(file.fileno(), "user.probe", b"")
+    except OSError:
+        return False
+    return True

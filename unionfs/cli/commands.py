@@ -27,6 +27,7 @@ IMAGES: Mapping[str, str] = {
     "rmi": "remove images",
     "tag": "give an image one name more",
     "prune": "remove images, layers and blobs that nothing uses",
+    "verify": "read the whole store again, and repair what is damaged",
     "df": "show how much of the disk images and containers take",
     "inspect": "print all that is known of containers, images and mounts",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from unionfs.errors import ImageError, NotFoundError
@@ -73,12 +74,15 @@ def put_bytes(store: Store, content: bytes) -> Digest:
     return digest
 
 
-def put(store: Store, source: Readable, descriptor: Descriptor, what: str) -> None:
-    """Store a blob as it streams by. A mismatch of digest or size raises ImageError and stores nothing."""
-    if has(store, descriptor.id):
+def put(store: Store, source: Readable, descriptor: Descriptor, what: str, *, again: bool = False) -> None:
+    """Store a blob as it streams by. A mismatch of digest or size raises ImageError and stores nothing.
+
+    With *again* it takes the place of one that is there already, which is damaged.
+    """
+    if has(store, descriptor.id) and not again:
         return
     with store.claim(f"blob-{descriptor.id.hex}") as place:
-        if has(store, descriptor.id):
+        if has(store, descriptor.id) and not again:
             return
         part = place / "data"
         reader = VerifyingReader(source, descriptor.id, descriptor.size, what)
@@ -107,7 +111,8 @@ def publish(store: Store, part: Path, digest: Digest) -> None:
 
 
 def all_blobs(store: Store) -> Iterator[tuple[Digest, int]]:
-    """Each blob's digest and size."""
+    """Each blob's digest and size. What has no digest for a name is passed over."""
     for algorithm in os.scandir(store.blobs):
         for entry in os.scandir(algorithm.path):
-            yield Digest(f"{algorithm.name}:{entry.name}"), entry.stat().st_size
+            with suppress(ImageError):
+                yield Digest(f"{algorithm.name}:{entry.name}"), entry.stat().st_size

@@ -14,10 +14,12 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
 
+from unionfs.errors import NotFoundError
 from unionfs.image import blobs, find, index
 from unionfs.image.digest import Digest
 from unionfs.image.layer_record import all_layers
@@ -61,7 +63,7 @@ def in_use(store: Store, directories: Iterable[str] = ()) -> InUse:
         found.blobs.update(each.digest for each in image.repo_digests if each.digest is not None)
     for container in containers(store):
         found.chains.update(map(Digest, container.layers))
-        if blobs.has(store, container.manifest.id):
+        with suppress(NotFoundError):  # it needs its layers only
             _add(store, container.manifest, found)
     found.trees = mounted_trees(store, directories)
     for layer in all_layers(store):

@@ -40,11 +40,12 @@ from unionfs.image.layer_record import (
     read,
     tree_of,
 )
+from unionfs.image.lowers import is_mounted
 from unionfs.image.model import Descriptor, encode
 from unionfs.image.one_pass import Stages, one_pass, read_all
 from unionfs.image.progress import Observer, State
-from unionfs.image.store import Store, remove_tree
-from unionfs.linux.syscalls import syncfs
+from unionfs.image.store import Store, clear, remove_tree, sync_filesystem
+from unionfs.image.tree_digest import tree_digest
 
 _T = TypeVar("_T")
 
@@ -102,11 +103,11 @@ class Ingest:
             if layer is not None:
                 return layer
             try:
-                _clear(place)
+                clear(place)
                 self._make(place)
                 self.has_made = True
             finally:
-                _clear(place)
+                clear(place)
         layer = find(store, self.chain)
         if layer is None:
             raise ImageError(f"layer {self.diff_id}: removed from {store.root} as soon as it was there")
@@ -129,7 +130,7 @@ class Ingest:
             if record is not None:
                 self._report("exists")
                 _write_layer(place, record)
-                _sync(place)
+                sync_filesystem(place)
             else:
                 record = self._unpack(place)
                 _move(place / "tree", tree_of(store, record), place)
@@ -140,7 +141,7 @@ class Ingest:
         """What another layer of this DiffID has unpacked."""
         place = self.settings.store.trees / self.diff_id.hex
         record = read(place / TREE_RECORD)
-        if record is None or record.depends or not (place / DIFF).is_dir():
+        if record is None or record.depends or record.diff_id != self.diff_id or not (place / DIFF).is_dir():
             return None
         self._check_form(record)
         return replace(record, parent=self.parent, content=None)
@@ -235,9 +236,11 @@ class Ingest:
             self.parent,
             self._depends,
         )
-        (place / "tree" / TREE_RECORD).write_bytes(encode(record))
+        # Without a blob there will be nothing else to compare the tree with.
+        content = None if settings.keep_blobs else tree_digest(target)
+        (place / "tree" / TREE_RECORD).write_bytes(encode(replace(record, content=content)))
         _write_layer(place, record)
-        _sync(place)
+        sync_filesystem(place)
         return record
 
     def _check_form(self, record: Record) -> None:
@@ -277,19 +280,7 @@ def _write_layer(place: Path, record: Record) -> None:
 def _move(made: Path, target: Path, place: Path) -> None:
     """Give what was made its place. What is there is damaged (`find` and `_shared` have not taken it)."""
     if target.exists():
+        if (target / DIFF).is_dir() and not (target / DIFF).is_symlink() and is_mounted(target / DIFF):
+            raise ImageError(f"{target} is damaged, and a mount has it: unmount that, and try again")
         os.rename(target, place / f"damaged-{target.name}")
     os.rename(made, target)
-
-
-def _sync(place: Path) -> None:
-    """Everything on disk, in one call: fsync of each file would take minutes."""
-    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syncfs(fd)
-    finally:
-        os.close(fd)
-
-
-def _clear(place: Path) -> None:
-    for left in place.iterdir():
-        remove_tree(left)

@@ -87,12 +87,13 @@ def folder_of(store: Store, chain: Digest) -> Path:
 
 
 def find(store: Store, chain: Digest) -> Layer | None:
-    """The layer with that ChainID; None where it is not unpacked, or its tree is gone."""
+    """The layer with that ChainID; None where it is not unpacked, or was damaged."""
     record = read(folder_of(store, chain) / RECORD)
     if record is None:
         return None
-    path = tree_of(store, record) / DIFF
-    return Layer(chain, path, record) if path.is_dir() else None
+    layer = Layer(chain, tree_of(store, record) / DIFF, record)
+    is_its_own = chain_ids([*([layer.parent] if layer.parent else []), layer.diff_id])[-1] == chain
+    return layer if is_its_own and layer.path.is_dir() else None
 
 
 def layers_of(store: Store, config: Config) -> list[Layer]:
@@ -126,17 +127,14 @@ def chain_of(name: str) -> Digest | None:
 
 
 def read(path: Path) -> Record | None:
-    """A record; None where there is none. Raises ImageError for what is malformed."""
+    """A record; None where there is none. A malformed one is none either: the layer is made again."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+        record = decode(path.read_bytes(), Record, str(path))
+        for each in (record.diff_id, record.blob, *([record.parent] if record.parent else [])):
+            Digest(each)
+    except (FileNotFoundError, ImageError):
         return None
-    record = decode(content, Record, str(path))
-    for each in (record.diff_id, record.blob, *([record.parent] if record.parent else [])):
-        Digest(each)
-    if "/" in record.tree or record.tree in ("", ".", ".."):
-        raise ImageError(f"{path}: malformed: {record.tree[:100]!r} is not the name of a tree")
-    return record
+    return record if chain_of(record.tree) is not None else None
 
 
 def tree_of(store: Store, record: Record) -> Path:

@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unionfs.errors import ImageError
 from unionfs.image import blobs, find, index
 from unionfs.image.digest import Digest
 from unionfs.image.in_use import InUse, containers, in_use
-from unionfs.image.layer_record import RECORD, TREE_RECORD, Layer, Record, chain_of, read
+from unionfs.image.layer_record import RECORD, TREE_RECORD, Layer, chain_of, read
 from unionfs.image.layer_record import find as find_layer
 from unionfs.image.model import chain_ids
 from unionfs.image.store import Store, remove_tree
@@ -70,14 +69,14 @@ def remove_unused(store: Store, used: InUse, done: Pruned) -> None:
         chain = chain_of(path.name)
         if chain is None or chain in used.chains:
             continue
-        record = _record(path / RECORD)
+        record = read(path / RECORD)
         if record is not None:
             sizes[record.tree] = record.size
         _remove(store, path)
         done.layers.append(chain)
     for path in sorted(store.trees.iterdir()):
         if path.name not in used.trees:
-            record = _record(path / TREE_RECORD)
+            record = read(path / TREE_RECORD)
             done.freed += record.size if record is not None else sizes.get(path.name, 0)
             _remove(store, path)
     for digest, size in sorted(blobs.all_blobs(store)):
@@ -107,14 +106,6 @@ def _free_blobs(store: Store, done: Pruned) -> None:
             done.freed += path.stat().st_size
             done.blobs.append(digest)
             path.unlink()
-
-
-def _record(path: Path) -> Record | None:
-    """A record for its size: what nothing uses is removed even if it is damaged."""
-    try:
-        return read(path)
-    except ImageError:
-        return None
 
 
 def _remove(store: Store, path: Path) -> None:

@@ -1,8 +1,8 @@
 """What a tree holds, as lines of text and as one digest: to compare trees, and to know one again. Reads only.
 
 A line has an object's path, type, mode, owner, size, time, xattrs and content. It has nothing that differs
-between two unpackings of the same layer: inode numbers, access times, times of whiteouts, the labels that a
-security module puts on everything.
+between two unpackings of the same layer: inode numbers, access times, times of whiteouts and of the root,
+the labels that a security module puts on everything.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def lines(top: Path) -> Iterator[Line]:
 def _about(dirfd: int, name: bytes, st: os.stat_result) -> str:
     if stat.S_ISCHR(st.st_mode) and st.st_rdev == 0:
         return "whiteout"
-    parts = [f"{st.st_mode:o} {st.st_uid}:{st.st_gid} {st.st_mtime_ns}"]
+    time = st.st_mtime_ns if name != b"." else 0  # many layers say nothing of their root
+    parts = [f"{st.st_mode:o} {st.st_uid}:{st.st_gid} {time}"]
     if stat.S_ISREG(st.st_mode):
         parts.append(f"{st.st_size} {_content(dirfd, name)}")
     elif stat.S_ISLNK(st.st_mode):
