@@ -186,3 +186,9 @@ def test_killed_at_any_moment_there_is_no_half_container(store: Store) -> None:
         store.sweep()
         assert [*store.ingest.iterdir()] == []
     assert set(found) <= {0, 1}
+
+
+def test_a_state_that_a_crash_of_the_machine_has_emptied_is_none(store: Store) -> None:
+    made = create(store)
+    (made.path / "state.json").touch()
+    assert made.state().status == "created"

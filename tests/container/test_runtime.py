@@ -95,6 +95,11 @@ class TestStarted:
         assert sorted(os.listdir(box.upper / "etc")) == ["motd"]
         assert not (box.path / "bundle").exists()
 
+    def test_run_by_it(self, store: Store, runtime: str) -> None:
+        words = command("run", "--rm", "--runtime", runtime, "-u", "0", "-w", "/new/dir", "box", "pwd")
+        assert run(*words) == "/new/dir\n"
+        assert record.containers(store) == []
+
     def test_a_program_that_cannot_be_started(self, store: Store, runtime: str) -> None:
         box = create(store, runtime, "/nothing")
         assert "/nothing" in run(*command("start", "-a", "web"), status=127)

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unionfs.daemon.tempdir import copy_root_attributes
+from unionfs.image.layer_form import LayerForm
+from unionfs.image.layer_parents import Found, find
 from unionfs.linux.process import may_use_trusted_xattrs
-from unionfs.offline.layer_view import LayerView, directory_of, open_view, top
-from unionfs.overlay.iget import Hit
-from unionfs.overlay.inode import Directory
 from unionfs.overlay.owners import override_stat
 from unionfs.overlay.owners.override_stat import Override
 
@@ -35,14 +34,12 @@ def make(target: Path, upper: Path, lowers: Sequence[Path], hostname: str) -> No
 
     *upper*, empty, gets the attributes of the image's root, which are those of the merged tree.
     """
-    if not lowers:
-        _Maker(target, None, overrides=False).make(hostname)
-        return
-    copy_root_attributes(str(upper), str(lowers[0]))
-    userxattr = not may_use_trusted_xattrs()
-    with open_view(str(upper), [str(each) for each in lowers], userxattr=userxattr) as view:
-        _Maker(target, view, overrides=_overrides(lowers[0])).make(hostname)
-    copy_root_attributes(str(target), str(lowers[0]))
+    overrides = bool(lowers) and _overrides(lowers[0])
+    form = LayerForm(userxattr=not may_use_trusted_xattrs(), overrides=overrides)
+    _Maker(target, lowers, form).make(hostname)
+    if lowers:
+        for root in (upper, target):
+            copy_root_attributes(str(root), str(lowers[0]))
 
 
 def refresh(target: Path, hostname: str) -> None:
@@ -88,41 +85,39 @@ def _overrides(layer: Path) -> bool:
 class _Maker:
     """Makes names in the layer, by what the image has of them."""
 
-    def __init__(self, target: Path, view: LayerView | None, *, overrides: bool) -> None:
+    def __init__(self, target: Path, lowers: Sequence[Path], form: LayerForm) -> None:
         self._target = target
-        self._view = view
-        self._overrides = overrides
-        self._copied: list[tuple[Path, Hit]] = []
+        self._lowers = lowers
+        self._form = form
+        self._copied: list[tuple[Path, int]] = []
+        """Directories that the image has, too, and descriptors of the image's."""
 
     def make(self, hostname: str) -> None:
         contents = _contents(hostname)
         for name in _ALWAYS:
             self._file(name, contents[name])
         for name in _DIRECTORIES:
-            if self._found(name) is None:
+            if not self._exists(name):
                 self._directory(name)
         for name in _EMPTY_FILES:
-            if self._found(name) is None:
+            if not self._exists(name):
                 self._file(name, b"")
         for name, leads_to in _LINKS.items():
-            if self._found(name) is None and self._parent(name):
+            if not self._exists(name) and self._parent(name):
                 (self._target / name).symlink_to(leads_to)
-        for path, hit in reversed(self._copied):
-            copy_root_attributes(str(path), f"/proc/self/fd/{hit.directory.open()}/{os.fsdecode(hit.name)}")
+        for path, fd in reversed(self._copied):
+            copy_root_attributes(str(path), f"/proc/self/fd/{fd}")
+            os.close(fd)
 
-    def _found(self, name: str) -> Hit | None:
+    def _find(self, name: str) -> Found | None:
         """What the image has there, symlinks not followed."""
-        if self._view is None:
-            return None
-        directory: Directory | None = self._view.below
-        hit = None
-        for part in name.split("/"):
-            found = self._view.lookup(directory, part.encode())
-            if found is None:
-                return None
-            hit = top(found)
-            directory = directory_of(found) if stat.S_ISDIR(hit.st.st_mode) else None
-        return hit
+        return find(self._lowers, [part.encode() for part in name.split("/")], self._form)
+
+    def _exists(self, name: str) -> bool:
+        found = self._find(name)
+        if found is not None:
+            os.close(found.fd)
+        return found is not None
 
     def _parent(self, name: str) -> bool:
         """Make the directory above; whether there is one: the image may have something else there."""
@@ -133,16 +128,17 @@ class _Maker:
         path = self._target / name
         if path.exists():
             return True
-        hit = self._found(name)
-        if hit is not None and not stat.S_ISDIR(hit.st.st_mode):
-            return False
-        if not self._parent(name):
+        found = self._find(name)
+        is_directory = found is None or stat.S_ISDIR(found.st.st_mode)
+        if not is_directory or not self._parent(name):
+            if found is not None:
+                os.close(found.fd)
             return False
         path.mkdir(mode=0o755)
-        if hit is None:
+        if found is None:
             self._own(path, 0o755)
         else:
-            self._copied.append((path, hit))
+            self._copied.append((path, found.fd))
         return True
 
     def _file(self, name: str, content: bytes) -> None:
@@ -153,5 +149,5 @@ class _Maker:
 
     def _own(self, path: Path, mode: int) -> None:
         path.chmod(mode)
-        if self._overrides:
+        if self._form.overrides:
             os.setxattr(path, override_stat.CONTAINERS, Override(0, 0, mode).encode())

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import msgspec
 
-from unionfs.container import init_layer, record, runtime
+from unionfs.container import init_layer, record
 from unionfs.container.record import Container
 from unionfs.container.run import run_beside, run_in
 from unionfs.container.runner import Runner, StartError
@@ -105,6 +105,8 @@ def _run(
 
     try:
         if container.record.runtime:
+            from unionfs.container import runtime
+
             place = container.path / "bundle"
             status = runtime.run(container.record.runtime, process, union, container.id, place, started)
         else:

@@ -137,13 +137,20 @@ class Container:
         """What it is doing, by a look at its process."""
         place = self.path / _STATE
         try:
-            return State.of(decode(place.read_bytes(), Run, str(place)))
+            content = place.read_bytes()
         except FileNotFoundError:
-            return State.of(None)
+            content = b""
+        # Empty: the machine has crashed before it was on disk.
+        return State.of(decode(content, Run, str(place)) if content else None)
 
     def note(self, run: Run) -> None:
         """Record a start, or how it ended."""
-        self.store.write(self.path / _STATE, encode(run))
+        if self.record.auto_remove:  # nobody needs it after a crash of the machine
+            beside = self.path / f"{_STATE}.new"
+            beside.write_bytes(encode(run))
+            beside.rename(self.path / _STATE)
+        else:
+            self.store.write(self.path / _STATE, encode(run))
 
     @contextmanager
     def lock(self, what: str, timeout: float = 0.0) -> Iterator[None]:
@@ -201,7 +208,8 @@ def create(
         except BaseException:
             remove_tree(half)
             raise
-        sync_directory(store.containers)
+        if not auto_remove:
+            sync_directory(store.containers)
     return Container(store, record)
 
 

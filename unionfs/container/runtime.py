@@ -52,7 +52,9 @@ def run(
     program = shutil.which(runtime)
     if program is None:
         raise StartError(f"there is no program {runtime}: install it, or leave --runtime out")
-    place.mkdir(exist_ok=True)
+    if place.exists():  # of a command that was killed
+        shutil.rmtree(place)
+    place.mkdir()
     reader, writer = os.pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
     try:
