@@ -1,5 +1,4 @@
-"""Layers and documents that were spoiled at random: refused by one clear error, or taken, and that is all.
-touched.
+"""Layers and documents spoiled at random: taken, or refused by one line, and nothing outside is touched.
 
 `make malformed` tries many more.
 """
@@ -31,6 +30,7 @@ SEED = int(os.environ.get("PYUNIONFS_SEED", "1"))
 LIMIT = 64 << 20
 
 NAMES = [b"a", b"a/b", b"a/b/c", b"d", b"d/f", b"s", b"s/x", b"../a", b"/a", b".wh.a", b"a/.wh..wh..opq"]
+NAMES += [b".wh..wh..opq", b".wh.s", b"./"]
 NAMES += [b"", b".", b"a\0b"]
 KINDS = [b"3", b"4", b"6", b"7", b"\0", b"S", b"V"]
 SPARSE = {b"GNU.sparse.size": b"5000", b"GNU.sparse.map": b"0,2,4096,2", b"SCHILY.xattr.user.a": b"v"}
@@ -81,7 +81,7 @@ def test_layers(tmp_path: Path, part: int) -> None:
     unpack(io.BytesIO(BASE + END), base, list, ROOT)
     canary = tmp_path / "canary"
     canary.mkdir()
-    before, taken = tree(base), 0
+    before, root, taken = tree(base), sorted(os.listdir("/")), 0
     refusals: list[str] = []
     for number in range(ROUNDS):
         stream = spoiled(chance, b"".join(drawn(chance) for _ in range(chance.randrange(1, 12))) + END)
@@ -100,6 +100,7 @@ def test_layers(tmp_path: Path, part: int) -> None:
     assert tree(base) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "canary"]
     assert not list(canary.iterdir())
+    assert sorted(os.listdir("/")) == root
     assert taken
     assert refusals
     assert not [each for each in refusals if "\n" in each]

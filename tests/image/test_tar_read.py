@@ -134,6 +134,11 @@ def names_of(stream: bytes) -> list[bytes]:
     return [each.name for each, _ in read(stream)]
 
 
+def checksummed(header: bytes) -> bytes:
+    total = sum(header[:148]) + sum(header[156:]) + 8 * 32
+    return header[:148] + b"%06o\0 " % total + header[156:]
+
+
 LEGAL: dict[str, tuple[bytes, list[bytes]]] = {
     "nothing at all": (b"", []),
     "no entry": (END, []),
@@ -141,6 +146,14 @@ LEGAL: dict[str, tuple[bytes, list[bytes]]] = {
     "one block of zeros": (entry(b"a") + bytes(512), [b"a"]),
     "records of zeros": (entry(b"a") + bytes(10240), [b"a"]),
     "a prefix": (entry(b"b", prefix=b"a") + END, [b"a/b"]),
+    "a prefix, without ustar's version": (
+        checksummed(entry(b"b", prefix=b"a")[:512].replace(b"ustar\x0000", b"ustar\0  ")),
+        [b"a/b"],
+    ),
+    "a prefix of star": (
+        checksummed(entry(b"b", prefix=b"a" * 131 + b"%011o\0" % 7 * 2)[:508] + b"tar\0"),
+        [b"a" * 131 + b"/b"],
+    ),
     "a V7 directory": (entry(b"a/", kind=b"\0") + END, [b"a/"]),
     "a contiguous file": (entry(b"a", kind=b"7", data=b"x") + END, [b"a"]),
     "a long name of GNU": (gnu_long(b"L", b"n" * 4000) + entry(b"n") + END, [b"n" * 4000]),

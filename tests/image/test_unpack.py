@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,6 +150,24 @@ ODD: dict[str, tuple[bytes, dict[str, object], bool]] = {
         {},
         False,
     ),
+    "an opaque root": (
+        entry(b".wh..wh..opq") + directory(b"d") + entry(b"d/n") + entry(b"new/x"),
+        {
+            "d": "opaque dir",
+            "d/n": b"",
+            "e": "whiteout",
+            "f": "whiteout",
+            "new": "dir",
+            "new/x": b"",
+            "s": "whiteout",
+        },
+        True,
+    ),
+    "a root that is opaque last": (
+        entry(b"f", data=b"1") + entry(b"./.wh..wh..opq"),
+        {"d": "whiteout", "e": "whiteout", "f": b"1", "s": "whiteout"},
+        True,
+    ),
     "a FIFO": (entry(b"p", b"6"), {"p": "p"}, False),
     "devices": (
         entry(b"n", b"3", device=(1, 3)) + entry(b"l", b"4", device=(7, 0)),
@@ -210,6 +229,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         directory(b"d") + entry(b"d/.wh..wh..opq") + link(b"a", b"d/f"),
         "not there",
     ),
+    "a link to what an opaque root hides": (entry(b".wh..wh..opq") + link(b"a", b"f"), "not there"),
     "a link to a directory": (directory(b"a") + link(b"b", b"a"), "no file"),
     "a link to a directory below": (link(b"b", b"d"), "directory"),
     "a link to the root": (link(b"b", b"."), "root"),
@@ -225,6 +245,19 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a device that is none": (entry(b"a", b"3", device=(1 << 13, 0)), "no device"),
     "a component that is too long": (pax({b"path": b"m" * 256}) + entry(b""), "too long"),
     "a symlink to nothing": (symlink(b"a", b""), "symlink"),
+    "an ACL that is none": (
+        pax({b"SCHILY.xattr.system.posix_acl_access": b"x"}) + entry(b"a"),
+        "posix_acl_access' is malformed",
+    ),
+    "an ACL of a directory that is none": (
+        pax({b"SCHILY.xattr.system.posix_acl_default": b"x"}) + directory(b"d") + entry(b"b"),
+        "'d' is refused: its attribute b'system.posix_acl_default' is malformed",
+    ),
+    "an attribute of 65,537 bytes": (pax({b"SCHILY.xattr.user.a": bytes(65537)}) + entry(b"a"), "too large"),
+    "files of more than the limit": (
+        pax({b"GNU.sparse.size": b"%d" % (1 << 62), b"GNU.sparse.map": b""}) + entry(b"a"),
+        "more than 68719476736 bytes; --max-layer-size",
+    ),
 }
 
 
@@ -287,6 +320,51 @@ def test_a_missing_directory_is_as_the_layers_below_show_it(tmp_path: Path) -> N
     assert os.getxattr(tmp_path / "top/d", "user.a") == b"v"
 
 
+def test_an_entry_gives_a_directory_all_attributes_wherever_it_stands(tmp_path: Path) -> None:
+    layer(pax({b"SCHILY.xattr.user.below": b"v"}) + directory(b"d"), tmp_path / "base")
+    above = (
+        entry(b"d/.wh..wh..opq") + entry(b"d/new") + pax({b"SCHILY.xattr.user.own": b"v"}) + directory(b"d")
+    )
+    layer(above, tmp_path / "top", [tmp_path / "base"])
+    assert sorted(os.listxattr(tmp_path / "top/d")) == ["trusted.overlay.opaque", "user.own"]
+
+
+def test_nothing_is_inherited_from_where_the_layer_is_made(tmp_path: Path) -> None:
+    acl = bytes.fromhex(
+        "0200000001000700ffffffff020007000500000004000500ffffffff10000700ffffffff20000500ffffffff"
+    )
+    os.setxattr(tmp_path, "system.posix_acl_default", acl)
+    layer(directory(b"d") + entry(b"d/f"), tmp_path / "top")
+    for name in (".", "d", "d/f"):
+        assert os.listxattr(tmp_path / "top" / name) == []
+
+
+def test_more_directories_than_files_may_be_open(tmp_path: Path) -> None:
+    stream = b"".join(directory(b"%d" % number) for number in range(600))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 200, hard))
+    try:
+        layer(stream, tmp_path / "top")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(os.listdir(tmp_path / "top")) == 600
+
+
+def test_a_sparse_file_of_a_layer_below_is_sparse_where_it_is_linked(tmp_path: Path) -> None:
+    layer(b"", tmp_path / "base")
+    with (tmp_path / "base/s").open("wb") as file:
+        file.truncate(1 << 30)
+        file.seek(1 << 29)
+        file.write(b"data")
+    layer(link(b"n", b"s"), tmp_path / "top", [tmp_path / "base"])
+    st = (tmp_path / "top/n").stat()
+    assert (st.st_size, st.st_nlink) == (1 << 30, 2)
+    assert st.st_blocks * 512 < 1 << 20
+    with (tmp_path / "top/n").open("rb") as file:
+        file.seek(1 << 29)
+        assert file.read(5) == b"data\0"
+
+
 def test_the_marks_of_union_filesystems_are_no_marks(tmp_path: Path) -> None:
     records = {
         b"SCHILY.xattr.trusted.overlay.opaque": b"y",
@@ -329,6 +407,7 @@ def test_a_users_layer_says_owners_in_attributes(tmp_path: Path) -> None:
     stream = (
         directory(b"d", 0o700)
         + entry(b"d/f", mode=0o4751, uid=7, gid=8, data=b"x")
+        + pax({b"SCHILY.xattr.security.a": b"v"})
         + entry(b"n", b"3", mode=0o666, device=(1, 3), uid=1)
         + entry(b".wh.gone")
     )
@@ -339,6 +418,7 @@ def test_a_users_layer_says_owners_in_attributes(tmp_path: Path) -> None:
     assert os.getxattr(top / "d", name) == b"0:0:700"
     assert os.getxattr(top / "d/f", name) == b"7:8:4751"
     assert os.getxattr(top / "n", name) == b"1:0:666:char-1-3"
+    assert os.getxattr(top / "n", "user.containers.override_security.a") == b"v"
     assert (top / "d/f").stat().st_uid == os.geteuid()
     assert shown(top / "gone") == "whiteout"
 

@@ -79,6 +79,7 @@ def test_overlayfs_of_the_namespace_shows_what_a_namespace_has_unpacked() -> Non
     ("layer", "about"),
     [
         (entry(b"f", uid=5), "5:0 has no id in this user namespace"),
+        (entry(b"a/d", b"5", uid=5), "'a/d' is refused: its owner 5:0 has no id in this user namespace"),
         (entry(b"n", b"3", device=(1, 3)), "a device, which only root can make"),
     ],
 )

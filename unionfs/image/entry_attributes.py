@@ -9,14 +9,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from unionfs.image.layer_form import LayerForm
 from unionfs.image.layer_parents import Found
 from unionfs.image.layer_tree import LayerTree, Names
 from unionfs.image.tar_read import Entry
+from unionfs.overlay.copy_data import copy_data
 
-_BLOCK = 1 << 20
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class RefusedError(Exception):
+    """What is wrong with an entry, in words. Never leaves this folder."""
 
 
 class Attributes:
@@ -27,9 +32,14 @@ class Attributes:
         self._form = form
         self._left_out = left_out
         self._directories: dict[Names, Entry] = {}
+        self._copied: set[Names] = set()
+        """Directories that have the extended attributes of layers below already."""
 
     def of_directory(self, names: Names, entry: Entry) -> None:
         """Note a directory's for `finish`; the last that are noted count."""
+        if names in self._copied:
+            self._copied.remove(names)
+            _remove_xattrs(self._tree.directory(names), keep=self._form.opaque)
         self._directories[names] = entry
 
     def forget(self, names: Names) -> None:
@@ -37,10 +47,13 @@ class Attributes:
         if names in self._directories:
             for each in [each for each in self._directories if each[: len(names)] == names]:
                 del self._directories[each]
+                self._copied.discard(each)
 
-    def finish(self) -> None:
-        """Set those of directories, what is deepest first."""
+    def finish(self) -> Iterator[Entry]:
+        """Set those of directories, what is deepest first; gives each before it is set."""
         for names, entry in sorted(self._directories.items(), key=lambda item: -len(item[0])):
+            yield entry
+            self._tree.trim()
             fd = self._tree.directory(names)
             if self._form.overrides:
                 os.fchmod(fd, 0o700)
@@ -74,6 +87,7 @@ class Attributes:
             fd = os.open(name, _NEW, 0o600, dir_fd=above)
             try:
                 self._form.set_override(fd, entry.uid, entry.gid, kind | entry.mode, device)
+                self._set_xattrs(fd, entry.xattrs)
                 os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
             finally:
                 os.close(fd)
@@ -99,6 +113,8 @@ class Attributes:
                     os.setxattr(target, stored, value, follow_symlinks=isinstance(target, int))
                     continue
                 except OSError as error:
+                    if error.errno in (errno.EINVAL, errno.ERANGE, errno.E2BIG):
+                        raise RefusedError(f"its attribute {name!r} is malformed or too large") from None
                     # The filesystem has none of this kind, or they are root's alone, or for files only.
                     if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
                         raise
@@ -112,7 +128,9 @@ class Attributes:
         st = self._form.shown(found.fd, found.st)
         copy_xattrs(found.fd, self._tree.directory(names), skip=self._form.opaque)
         mode = stat.S_IMODE(st.st_mode)
-        self.of_directory(names, Entry(b"", "dir", mode, st.st_uid, st.st_gid, st.st_mtime_ns))
+        name = b"/".join(names)
+        self.of_directory(names, Entry(name, "dir", mode, st.st_uid, st.st_gid, st.st_mtime_ns))
+        self._copied.add(names)
 
     def copy(self, found: Found, above: int, name: bytes) -> None:
         """Copy what is not a directory, with data and attributes, from a layer below."""
@@ -121,8 +139,7 @@ class Attributes:
             source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             target = os.open(name, _NEW, 0o600, dir_fd=above)
             try:
-                while os.sendfile(target, source, None, _BLOCK):
-                    pass
+                copy_data(source, target, st.st_size)
                 if not self._form.overrides:
                     os.fchown(target, st.st_uid, st.st_gid)
                 os.fchmod(target, stat.S_IMODE(st.st_mode))
@@ -148,3 +165,10 @@ def copy_xattrs(source: int, target: int, *, skip: str = "") -> None:
     for name in os.listxattr(source):
         if name != skip:
             os.setxattr(target, name, os.getxattr(source, name))
+
+
+def _remove_xattrs(fd: int, *, keep: str) -> None:
+    """All but one, and but for the labels that a security module gives each object."""
+    for name in os.listxattr(fd):
+        if name != keep and not name.startswith("security."):
+            os.removexattr(fd, name)

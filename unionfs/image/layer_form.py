@@ -102,7 +102,13 @@ class LayerForm:
         )
 
     def begin(self, root: int) -> None:
-        """Prepare a layer's root: it tells in which form the layer is."""
+        """Prepare a layer's root: it tells in which form the layer is, and has none of the store's ACLs."""
+        for name in ("system.posix_acl_default", "system.posix_acl_access"):
+            try:
+                os.removexattr(root, name)
+            except OSError as error:
+                if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                    raise
         if self.overrides:
             self.set_override(root, 0, 0, stat.S_IFDIR | 0o755)
 

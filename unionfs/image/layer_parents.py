@@ -53,6 +53,11 @@ def find(layers: Sequence[Path], names: Sequence[bytes], form: LayerForm) -> Fou
             os.close(directory)
 
 
+def names(layers: Sequence[Path]) -> set[bytes]:
+    """What any of the layers has in its root, whiteouts among them."""
+    return {os.fsencode(name) for layer in layers for name in os.listdir(layer)}
+
+
 def _look(directory: int, name: bytes) -> Found | None:
     try:
         st = os.stat(name, dir_fd=directory, follow_symlinks=False)

@@ -81,7 +81,7 @@ def one_pass(
             if blob != diff_id:  # else it is the tar itself, and is being verified already
                 tar = VerifyingReader(decompressed(fetched, what, limit), diff_id, None, f"{what}: content")
                 extracted = stages.start(tar, "extract")
-            unpacked = unpack(extracted, target, parents, form, what)
+            unpacked = unpack(extracted, target, parents, form, what, limit)
             drain(extracted)
             return unpacked
         except ImageError:

@@ -206,7 +206,9 @@ class TarReader:
             fields
         )
         name = self._name = name.partition(b"\0")[0]
-        if magic == b"ustar\x0000" and prefix[0]:
+        if magic.startswith(b"ustar\0") and prefix[0]:
+            if header.endswith(b"tar\0"):
+                prefix = prefix[:131]  # star's times follow
             name = prefix.partition(b"\0")[0] + b"/" + name
         values = {**self._global.values, **local.values}
         name = values.get(b"GNU.sparse.name") or values.get(b"path") or long_name or name

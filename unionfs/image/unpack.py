@@ -19,7 +19,7 @@ from pathlib import Path
 from unionfs.errors import ImageError
 from unionfs.image import layer_parents
 from unionfs.image.digest import Readable
-from unionfs.image.entry_attributes import Attributes
+from unionfs.image.entry_attributes import Attributes, RefusedError
 from unionfs.image.layer_form import LayerForm
 from unionfs.image.layer_parents import Found
 from unionfs.image.layer_tree import LayerTree, Names
@@ -49,13 +49,19 @@ class Unpacked:
 
 
 def unpack(
-    source: Readable, target: Path, parents: Parents, form: LayerForm, what: str = "layer"
+    source: Readable,
+    target: Path,
+    parents: Parents,
+    form: LayerForm,
+    what: str = "layer",
+    limit: int = 64 << 30,
 ) -> Unpacked:
     """Unpack a tar stream (not compressed) into an empty directory. *what* names the layer in messages.
 
-    Raises ImageError for what the layer must not be, OSError for what the machine refuses.
+    *limit*: how many bytes its files may have in all, holes counted. Raises ImageError for what the layer
+    must not be, OSError for what the machine refuses.
     """
-    unpacking = _Unpacking(source, target, parents, form, what)
+    unpacking = _Unpacking(source, target, parents, form, what, limit)
     try:
         return unpacking.run()
     finally:
@@ -63,19 +69,25 @@ def unpack(
 
 
 class _Unpacking:
-    """One layer. `_marked` are directories that hide what is below them."""
+    """One layer."""
 
-    def __init__(self, source: Readable, target: Path, parents: Parents, form: LayerForm, what: str) -> None:
+    def __init__(
+        self, source: Readable, target: Path, parents: Parents, form: LayerForm, what: str, limit: int
+    ) -> None:
         self._reader = TarReader(source, what)
         self._parents = parents
         self._form = form
         self._what = what
+        self._limit = limit
         self._tree = LayerTree(target)
         self._result = Unpacked()
         self._attributes = Attributes(self._tree, form, self._result.left_out)
-        self._name = b""
+        self._entry = Entry(b".", "dir", 0o755, 0, 0, 0)
+        """What messages are about."""
         self._nowhere: set[Names] = set()
         """Directories that were made here, and which the layers below do not have."""
+        self._hides_all = False
+        """Whether the root is opaque."""
 
     def close(self) -> None:
         self._tree.close()
@@ -83,23 +95,28 @@ class _Unpacking:
     def run(self) -> Unpacked:
         self._form.begin(self._tree.root)
         os.fchmod(self._tree.root, 0o755)
-        for entry in self._reader:
-            self._name = entry.name
-            self._result.entries += 1
-            self._tree.trim()
-            try:
+        try:
+            for entry in self._reader:
+                self._entry = entry
+                self._result.entries += 1
+                self._tree.trim()
                 self._apply(entry)
-            except OSError as error:
-                reason = self._reason(error, entry)
-                if reason is None:
-                    raise
-                raise self._refused(reason) from None
-        self._name = b""
-        self._attributes.finish()
+            if self._hides_all:
+                self._hide_all()
+            for entry in self._attributes.finish():
+                self._entry = entry
+        except RefusedError as error:
+            raise self._refused(str(error)) from None
+        except OSError as error:
+            reason = self._reason(error)
+            if reason is None:
+                raise
+            raise self._refused(reason) from None
         return self._result
 
-    def _reason(self, error: OSError, entry: Entry) -> str | None:
+    def _reason(self, error: OSError) -> str | None:
         """What is wrong with the layer, if that is what an error means."""
+        entry = self._entry
         if error.errno == errno.EPERM and entry.kind in ("char", "block"):
             return "a device, which only root can make"
         if error.errno == errno.EINVAL:
@@ -112,7 +129,7 @@ class _Unpacking:
         return None
 
     def _refused(self, why: str) -> ImageError:
-        return ImageError(f"{self._what}: {os.fsdecode(self._name)!r}"[:4200] + f" is refused: {why}")
+        return ImageError(f"{self._what}: {os.fsdecode(self._entry.name)!r}"[:4200] + f" is refused: {why}")
 
     # ---- entries
 
@@ -127,7 +144,9 @@ class _Unpacking:
             return
         if any(name.startswith(WHITEOUT) for name in names[:-1]):
             raise self._refused("it lies below a whiteout")
-        if names[-1] == OPAQUE:
+        if names == (OPAQUE,):
+            self._hides_all = True
+        elif names[-1] == OPAQUE:
             self._form.mark_opaque(self._directory(names[:-1]))
         elif names[-1].startswith(WHITEOUT):
             self._whiteout(names)
@@ -163,7 +182,7 @@ class _Unpacking:
             os.mkdir(names[-1], 0o755, dir_fd=above)
             if st is not None:
                 self._form.mark_opaque(self._tree.directory(names))
-            self._attributes.of_directory(names, Entry(b"", "dir", 0o755, 0, 0, 0))
+            self._attributes.of_directory(names, Entry(b"/".join(names), "dir", 0o755, 0, 0, 0))
             return
         try:
             if not stat.S_ISDIR(found.st.st_mode):
@@ -180,10 +199,21 @@ class _Unpacking:
         above = self._directory(names[:-1])
         st = self._lstat(above, hidden)
         if st is None:
-            os.mknod(hidden, stat.S_IFCHR | 0o000, os.makedev(0, 0), dir_fd=above)
+            self._make_whiteout(above, hidden)
         elif stat.S_ISDIR(st.st_mode):
             # Of the same layer: what is hidden is what lies below it, whichever of the two comes first.
             self._form.mark_opaque(self._tree.directory((*names[:-1], hidden)))
+
+    def _hide_all(self) -> None:
+        """Hide all that is below: overlayfs takes no notice of an opaque mark on the root of a layer."""
+        layers = self._parents()
+        self._result.depends = self._result.depends or bool(layers)
+        for name in layer_parents.names(layers):
+            st = self._tree.lstat((name,))
+            if st is None:
+                self._make_whiteout(self._tree.root, name)
+            elif stat.S_ISDIR(st.st_mode):
+                self._form.mark_opaque(self._tree.directory((name,)))
 
     def _make_directory(self, names: Names, entry: Entry) -> None:
         above = self._directory(names[:-1])
@@ -224,6 +254,11 @@ class _Unpacking:
             self._make_special(above, name, entry)
 
     def _make_file(self, above: int, name: bytes, entry: Entry) -> None:
+        self._result.size += entry.size
+        if self._result.size > self._limit:
+            raise self._refused(
+                f"its files have more than {self._limit} bytes; --max-layer-size sets the limit"
+            )
         fd = os.open(name, _NEW, 0o600, dir_fd=above)
         try:
             if entry.extents is None:
@@ -237,7 +272,6 @@ class _Unpacking:
                         _write(fd, block)
                         length -= len(block)
                 os.ftruncate(fd, entry.size)
-            self._result.size += entry.size
             self._attributes.of_file(fd, entry)
         finally:
             os.close(fd)
@@ -288,6 +322,8 @@ class _Unpacking:
 
     def _find_below(self, names: Names) -> Found | None:
         """What the layers below have there, unless this one hides it."""
+        if self._hides_all:
+            return None
         layers = self._parents()
         if not layers:
             return None
@@ -303,6 +339,10 @@ class _Unpacking:
     def _link(self, target: Names, above: int, name: bytes) -> None:
         at = self._tree.directory(target[:-1])
         os.link(target[-1], name, src_dir_fd=at, dst_dir_fd=above, follow_symlinks=False)
+
+    @staticmethod
+    def _make_whiteout(directory: int, name: bytes) -> None:
+        os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=directory)
 
     @staticmethod
     def _lstat(directory: int, name: bytes) -> os.stat_result | None:
