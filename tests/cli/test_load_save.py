@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from testing.images import Image, file, image, write_layout
+from testing.images import Image, directory, file, image, write_layout
 from testing.images.archives import archive
-from tests.support.stores import put
+from tests.support.mounts import needs_root
+from tests.support.stores import layers_in, put
 from unionfs.cli import main
+from unionfs.container import record
 from unionfs.image import index
 from unionfs.image.store import Store
 
@@ -125,3 +128,42 @@ def test_layers_have_lines_on_a_terminal_only(tmp_path: Path) -> None:
     assert b": Loaded layer\r\n" in typescript.read_bytes()
     done = subprocess.run([*PYUNIONFS, "load", name], check=True, capture_output=True, text=True)
     assert done.stdout == "Loaded image: a:1\nLoaded image: b/c:latest\n"
+
+
+@needs_root
+def test_a_committed_layer_is_saved_again_after_its_blob_was_freed(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its tar depends on nothing but its files; that of another program's layer does, and is missed."""
+    base = image(
+        [[directory("etc"), file("etc/gone"), file("etc/kept", b"old", 0o640, uid=3)]], {"Cmd": ["x"]}
+    )
+    assert main(["load", written("docker_old", **{"base:1": base})]) == 0
+    assert main(["create", "--name", "box", "base:1"]) == 0
+    upper = record.find(store, "box").upper
+    (upper / "etc").mkdir()
+    (upper / "etc/kept").write_text("new")
+    (upper / "etc/more").hardlink_to(upper / "etc/kept")
+    os.mknod(upper / "etc/gone", stat.S_IFCHR, 0)
+    os.setxattr(upper / "etc/kept", "user.x", b"\0value")
+    assert main(["commit", "--compression", "zstd", "box", "made:1"]) == 0
+    assert main(["save", "made:1", "-o", "before.tar"]) == 0
+    other = ["--store", str(tmp_path / "other")]
+    assert main(["load", *other, "before.tar"]) == 0
+    assert main(["prune", *other, "--force", "--blobs"]) == 0
+    capsys.readouterr()
+    assert main(["save", *other, "made:1", "-o", "after.tar"]) == 1
+    assert "a tar of its files is another" in capsys.readouterr().err
+    # With the layer of another program there, what commit has made is made again.
+    assert main(["load", *other, "archive.tar"]) == 0
+    for layer in layers_in(Store(tmp_path / "other"), "base:1"):
+        (tmp_path / "other" / "blobs" / "sha256" / layer.diff_id.hex).write_bytes(base.layers[0])
+    assert main(["save", *other, "made:1", "-o", "after.tar"]) == 0
+    assert Path("after.tar").read_bytes() == Path("before.tar").read_bytes()
+    assert main(["save", *other, "--format", "oci-archive", "made:1", "-o", "oci.tar"]) == 0
+    assert "saved uncompressed" in capsys.readouterr().err
+    assert main(["load", "--store", str(tmp_path / "third"), "oci.tar"]) == 0
+    assert [layer.diff_id for layer in layers_in(Store(tmp_path / "third"), "made:1")] == [
+        layer.diff_id for layer in layers_in(Store(tmp_path / "other"), "made:1")
+    ]
+    assert [*(tmp_path / "other" / "ingest").iterdir()] == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from unionfs.image.archive_read import CONTAINERD_NAME
 from unionfs.image.archive_tar import ArchiveTar
 from unionfs.image.digest import Digest, Readable, VerifyingReader, digest_of
 from unionfs.image.index import REF_NAME, Image
-from unionfs.image.layer_tar import open_tar, tar_size
+from unionfs.image.layer_tar import open_tar
 from unionfs.image.model import (
     OCI_INDEX,
     OCI_LAYER,
@@ -106,9 +106,8 @@ def save_docker(store: Store, chosen: Sequence[Chosen], fd: int) -> None:
             if diff_id in written:
                 continue
             written.add(diff_id)
-            size = None if archive.is_seekable else tar_size(store, layer, diff_id, chain)
-            with open_tar(store, layer, diff_id, chain) as source:
-                archive.add(f"{diff_id.hex}.tar", source, size)
+            with open_tar(store, layer, diff_id, chain) as tar:
+                archive.add(f"{diff_id.hex}.tar", tar, None if archive.is_seekable else tar.size())
     archive.finish()
 
 
@@ -198,46 +197,59 @@ def _save_layout(store: Store, chosen: Sequence[Chosen], sink: _Sink) -> list[Di
 
     Such a layer is written uncompressed: the image has the same id, and its manifest another digest.
     """
-    anew: list[Digest] = []
     entries: list[dict[str, Any]] = []
     small: dict[Digest, bytes] = {}
-    large: dict[Digest, tuple[Descriptor, Digest, Digest]] = {}
-    for each in chosen:
-        documents = _Documents(store, each.image)
-        replaced: dict[int, Descriptor] = {}
-        for number, (layer, diff_id, chain) in enumerate(documents.layers()):
-            if not blobs.has(store, layer.id):
-                replaced[number] = Descriptor(OCI_LAYER, diff_id, tar_size(store, layer, diff_id, chain))
-                anew.append(diff_id)
-            large[replaced.get(number, layer).id] = (layer, diff_id, chain)
-        content = documents.as_oci(replaced)
-        descriptor = {"mediaType": OCI_MANIFEST, "digest": digest_of(content), "size": len(content)}
-        small[digest_of(content)] = content
-        small[documents.manifest.config.id] = documents.config
-        for tag in each.tags:
-            annotations = {CONTAINERD_NAME: str(tag), REF_NAME: str(tag)}
-            entries.append({**descriptor, "annotations": annotations})
-        if not each.tags:
-            entries.append(descriptor)
-    sink.add_bytes("oci-layout", LAYOUT)
-    sink.add_bytes("index.json", encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}))
-    for digest, content in small.items():
-        sink.add_bytes(_path(digest), content)
-    for digest, (layer, diff_id, chain) in large.items():
-        _save_layer(store, sink, digest, layer, diff_id, chain)
-    return list(dict.fromkeys(anew))
+    large: dict[Digest, tuple[Descriptor, Readable]] = {}
+    anew: dict[Digest, Descriptor] = {}
+    with ExitStack() as stack:
+        for each in chosen:
+            documents = _Documents(store, each.image)
+            replaced: dict[int, Descriptor] = {}
+            for number, (layer, diff_id, chain) in enumerate(documents.layers()):
+                if blobs.has(store, layer.id):
+                    large[layer.id] = (layer, _Blob(store, layer))
+                    continue
+                if diff_id not in anew:
+                    tar = stack.enter_context(open_tar(store, layer, diff_id, chain))
+                    anew[diff_id] = Descriptor(OCI_LAYER, diff_id, tar.size())
+                    large[diff_id] = (anew[diff_id], tar)
+                replaced[number] = anew[diff_id]
+            content = documents.as_oci(replaced)
+            small[digest_of(content)] = content
+            small[documents.manifest.config.id] = documents.config
+            entries += _entries(each.tags, content)
+        sink.add_bytes("oci-layout", LAYOUT)
+        sink.add_bytes(
+            "index.json", encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+        )
+        for digest, content in small.items():
+            sink.add_bytes(_path(digest), content)
+        for digest, (layer, source) in large.items():
+            sink.add(_path(digest), source, layer.size)
+    return list(anew)
 
 
-def _save_layer(
-    store: Store, sink: _Sink, digest: Digest, layer: Descriptor, diff_id: Digest, chain: Digest
-) -> None:
-    if digest == layer.id and blobs.has(store, digest):
-        what = f"layer {digest}"
-        with blobs.open_blob(store, digest, what) as file:
-            sink.add(_path(digest), VerifyingReader(file, digest, layer.size, what), layer.size)
-    else:
-        with open_tar(store, layer, diff_id, chain) as source:
-            sink.add(_path(digest), source, tar_size(store, layer, diff_id, chain))
+def _entries(tags: Sequence[Reference], manifest: bytes) -> list[dict[str, Any]]:
+    """An image's entries in index.json: one for each name, or one without."""
+    descriptor = {"mediaType": OCI_MANIFEST, "digest": digest_of(manifest), "size": len(manifest)}
+    named = [{"annotations": {CONTAINERD_NAME: str(tag), REF_NAME: str(tag)}} for tag in tags]
+    return [{**descriptor, **annotations} for annotations in named or [{}]]
+
+
+class _Blob:
+    """A blob of the store, verified as it is read; it is open from the first byte to the last."""
+
+    def __init__(self, store: Store, layer: Descriptor) -> None:
+        self._blocks = self._read(store, layer)
+
+    def _read(self, store: Store, layer: Descriptor) -> Iterator[bytes]:
+        what = f"layer {layer.digest}"
+        with blobs.open_blob(store, layer.id, what) as file:
+            source = VerifyingReader(file, layer.id, layer.size, what)
+            yield from iter(lambda: source.read(_BLOCK), b"")
+
+    def read(self, size: int, /) -> bytes:
+        return next(self._blocks, b"")
 
 
 def _path(digest: Digest) -> str:
