@@ -20,7 +20,8 @@ from tests.support.flaky import Act, Flaky
 from tests.support.registries import Running, needs_registry, serving
 from tests.support.stores import put
 from unionfs.cli import main
-from unionfs.image import index
+from unionfs.image import blobs, index
+from unionfs.image.digest import Digest
 from unionfs.image.store import Store
 from unionfs.registry import credentials
 
@@ -168,6 +169,22 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (folder / "htpasswd").write_bytes(table)
     with serving(folder, auth={"htpasswd": {"realm": "x", "path": str(folder / "htpasswd")}}) as running:
         yield running
+
+
+def test_what_is_damaged_is_fetched_again(run: Run, store: Store, plain: Running) -> None:
+    name = f"{plain.name}/commands/damaged"
+    put(store, ONE, name)
+    run("push", name)
+    for content in (ONE.manifest, ONE.config, ONE.blobs[1]):
+        blobs.path_of(store, Digest(digest(content))).write_bytes(b"damaged")
+    status, lines, _ = run("verify")
+    assert (status, len(lines) > 3) == (1, True)
+    status, lines, error = run("verify", "--repair")
+    assert (status, error) == (0, "")
+    assert sum(line.endswith(": fetched again") for line in lines) == 3, lines
+    assert run("verify")[:2] == (0, ["everything in the store is as it must be"])
+    for content in (ONE.manifest, ONE.config, *ONE.blobs):
+        assert blobs.path_of(store, Digest(digest(content))).read_bytes() == content
 
 
 def test_login_and_logout(run: Run, users: Running, home: Path) -> None:

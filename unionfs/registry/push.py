@@ -22,7 +22,7 @@ from unionfs.image.store import Store
 from unionfs.registry import credentials
 from unionfs.registry.client import Client
 from unionfs.registry.connections import Options
-from unionfs.registry.download import Download
+from unionfs.registry.fetch import Fetcher
 from unionfs.registry.repository import Repository
 from unionfs.registry.upload import CHUNK, Sent, Upload
 
@@ -80,7 +80,7 @@ class _Push:
         self._store = store
         self._image = image
         self._target = target
-        self._options = options
+        self._fetch = Fetcher(options, observer)
         self._observer = observer
         self._chunk = chunk
         self._manifest = find.manifest_of(store, image.manifest)
@@ -126,11 +126,9 @@ class _Push:
         for each in self._image.repo_digests:
             if each.name == self._target.name:
                 continue
-            found = credentials.find(each.registry, each.repository)
-            repository = Repository(Client(each.registry, self._options, found), each.repository)
             try:
-                with Download(repository, blob, 0, self._observer) as source:
-                    blobs.put(self._store, source, blob, repository.about(blob))
+                with self._fetch(each, blob) as source:
+                    blobs.put(self._store, source, blob, f"{each.name}: blob {blob.digest}")
                 return
             except ImageError as error:
                 tried.append(str(error))
