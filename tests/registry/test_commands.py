@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 
 from testing.images import digest, directory, file, image
+from tests.support import users as users_of_machine
 from tests.support.flaky import Act, Flaky
 from tests.support.registries import Running, needs_registry, serving
 from tests.support.stores import put
 from unionfs.cli import main
-from unionfs.image import blobs, index
+from unionfs.image import blobs, index, names
 from unionfs.image.digest import Digest
 from unionfs.image.store import Store
 from unionfs.registry import credentials
+from unionfs.registry.pull import Puller
 
 pytestmark = [
     needs_registry,
@@ -248,3 +250,18 @@ def test_a_terminal_shows_what_is_under_way_and_keeps_the_lines(
     lines = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).replace(b"\r", b"\n").decode().splitlines()
     assert [line for line in lines if line == f"{short}: Pull complete"] != [], lines
     assert [line for line in lines if line.strip()][-1] == f"{name}:latest"
+
+
+def test_an_ordinary_user_pulls_and_pushes_by_a_store_of_its_own(
+    store: Store, run: Run, plain: Running
+) -> None:
+    name = f"{plain.name}/commands/user"
+    put(store, ONE, name)
+    run("push", name)
+    with users_of_machine.ordinary_user() as user, users_of_machine.open_home(user.pw_uid) as place:
+        theirs = place / "store"
+        command = users_of_machine.as_user(user, "tests.registry.user_pull", theirs, name)
+        assert users_of_machine.run_to_the_end(command).splitlines() == [f"{name}:latest", f"{name}:again"]
+        assert theirs.stat().st_uid == user.pw_uid
+        assert [str(tag) for each in index.images(Store(theirs)) for tag in each.tags] == [f"{name}:latest"]
+    assert sorted(Puller(store, names.parse(name)).tags()) == ["again", "latest"]

@@ -24,14 +24,10 @@ HUB = "https://index.docker.io/v1/"
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home without credentials; the tests' own environment has no part."""
-    for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_CONFIG_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    return tmp_path
+def home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home, with helpers in its bin."""
+    monkeypatch.setenv("PATH", f"{home / 'bin'}:{os.environ['PATH']}")
+    return home
 
 
 def write(path: Path, **document: Any) -> Path:
@@ -123,10 +119,14 @@ def test_the_first_file_that_has_any_counts(home: Path, monkeypatch: pytest.Monk
 
 
 def test_without_a_runtime_directory_the_file_is_the_one_that_podman_uses(
-    monkeypatch: pytest.MonkeyPatch,
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    assert credentials.files()[0] == Path(f"/run/containers/{os.getuid()}/auth.json")
+    monkeypatch.setattr(credentials, "_RUNTIME", home / "containers")
+    assert len(credentials.files()) == 2, "a directory that is not there, or that is not the user's, has none"
+    path = write(home / f"containers/{os.getuid()}/auth.json", auths={"a.example": {"auth": AUTH}})
+    assert credentials.files()[0] == path
+    assert credentials.find("a.example") == FOUND
 
 
 @pytest.mark.parametrize(

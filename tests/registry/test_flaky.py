@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -217,3 +221,32 @@ def test_a_download_that_is_left_ends_at_once(empty: Store, proxy: Flaky, name: 
     come.set()
     assert not reader.is_alive()
     assert "the download was ended" in str(failed[0])
+
+
+def test_a_pull_that_was_killed_goes_on_in_the_next_command(empty: Store, proxy: Flaky, name: str) -> None:
+    """SIGKILL at several moments of the download: each time what had come stays, and is not fetched again."""
+    words = [sys.executable, "-m", "unionfs", "pull", "-q", "--store", str(empty.root), name]
+    part = empty.ingest / f"blob-{Digest(LAYER).hex}" / "data"
+
+    def slowly(block: bytes) -> bytes:
+        time.sleep(0.01)
+        return block
+
+    proxy.wish(is_layer, Act(change=slowly))
+    for least in (1, 500_000, 1_500_000):
+        process = subprocess.Popen(words)
+        while (part.stat().st_size if part.exists() else 0) < least and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert index.images(empty) == []
+        assert part.stat().st_size < SIZE
+    assert subprocess.run(words, check=False).returncode == 0
+    assert content(empty, name) == LARGE.layers[0][512 : 512 + (3 << 20)]
+    begins = [int((each or "bytes=0-")[6:-1]) for each in ranges(proxy)]
+    assert begins == sorted(begins)
+    assert begins[0] == 0
+    assert begins[1] >= 1
+    assert begins[2] >= 500_000
+    assert begins[3] >= 1_500_000
+    assert [*empty.ingest.iterdir()] == []

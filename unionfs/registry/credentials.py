@@ -32,6 +32,8 @@ DOCKER_HUB = "https://index.docker.io/v1/"
 """The key of docker.io in Docker's file and helpers, a relic of the protocol's version 1."""
 HUB_HOSTS = ("docker.io", "index.docker.io", "registry-1.docker.io")
 
+_RUNTIME = Path("/run/containers")
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -66,14 +68,14 @@ def files(environ: Mapping[str, str] | None = None) -> list[Path]:
     if named:
         return [Path(named)]
     home = Path(environ.get("HOME") or os.path.expanduser("~"))
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    return [
-        Path(runtime, "containers/auth.json")
-        if runtime
-        else Path(f"/run/containers/{os.getuid()}/auth.json"),
+    runtime = Path(environ.get("XDG_RUNTIME_DIR") or _RUNTIME / str(os.getuid()))
+    found = [
+        runtime / ("containers/auth.json" if environ.get("XDG_RUNTIME_DIR") else "auth.json"),
         Path(environ.get("XDG_CONFIG_HOME") or home / ".config", "containers/auth.json"),
         Path(environ.get("DOCKER_CONFIG") or home / ".docker", "config.json"),
     ]
+    # Where root's podman has made /run/containers, no user gets through it.
+    return found if os.path.isdir(runtime) else found[1:]
 
 
 def find(registry: str, repository: str = "") -> Credentials | None:
