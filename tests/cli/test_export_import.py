@@ -154,6 +154,7 @@ def test_an_image_without_a_name(capsys: pytest.CaptureFixture[str], tmp_path: P
         (tar([file("../f")]), "leads out of the layer"),
         (gzip.compress(b"x" * 2000), "malformed tar"),
     ],
+    ids=["text", "nothing", "cut", "leading out", "compressed text"],  # gzip's header has the time
 )
 def test_bad_tars_make_no_image(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, why: str

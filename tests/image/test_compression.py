@@ -92,7 +92,11 @@ def test_a_stream_that_is_cut_short_anywhere_is_refused(stream: bytes) -> None:
             read(stream[:end])
 
 
-@pytest.mark.parametrize("stream", [gzip.compress(bytes(10 << 20)), zstd(bytes(10 << 20)), bytes(10 << 20)])
+@pytest.mark.parametrize(
+    "stream",
+    [gzip.compress(bytes(10 << 20)), zstd(bytes(10 << 20)), bytes(10 << 20)],
+    ids=["gzip", "zstd", "none"],
+)
 def test_no_more_is_given_than_the_limit(stream: bytes) -> None:
     assert len(read(stream, limit=10 << 20, block=1 << 16)) == 10 << 20
     content = decompressed(io.BytesIO(stream), "layer x", (10 << 20) - 1)
