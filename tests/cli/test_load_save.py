@@ -50,6 +50,17 @@ def test_an_image_without_a_name(store: Store, capsys: pytest.CaptureFixture[str
     assert len(index.images(store)) == 1
 
 
+@needs_root
+def test_load_says_which_attributes_a_store_cannot_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    xattrs = {"user.overlay.opaque": b"y"}
+    made = image([[directory("d", xattrs=xattrs), directory("e", xattrs={**xattrs, "user.mine": b"1"})]])
+    assert main(["load", "-q", written(a=made)]) == 0
+    error = capsys.readouterr().err
+    wanted = "extended attributes that this store cannot hold: user.overlay.opaque (2)"
+    assert error.startswith("pyunionfs: ")
+    assert error.endswith(f": {wanted}\n")
+
+
 @pytest.mark.parametrize(
     ("words", "about", "status"),
     [

@@ -316,6 +316,9 @@ def test_progress_is_reported(store: Store) -> None:
         def report(self, digest: Digest, state: State, done: int = 0, total: int | None = None) -> None:
             seen.append((digest, state, done, total))
 
+        def remark(self, digest: Digest, text: str) -> None:
+            raise AssertionError(text)
+
     for _ in range(2):
         layers.ensure(store, *documents(made), Source(made), Recorder())
     for layer in documents(made)[0].layers:
@@ -333,6 +336,9 @@ def test_layers_are_unpacked_from_the_lowest_up_and_fetched_meanwhile(store: Sto
     class Recorder:
         def report(self, digest: Digest, state: State, done: int = 0, total: int | None = None) -> None:
             order.append((state, digest))
+
+        def remark(self, digest: Digest, text: str) -> None:
+            raise AssertionError(text)
 
     first, second, last = (layer.id for layer in documents(made)[0].layers)
     source = Source(made)

@@ -320,6 +320,11 @@ def test_a_missing_directory_is_as_the_layers_below_show_it(tmp_path: Path) -> N
     assert os.getxattr(tmp_path / "top/d", "user.a") == b"v"
 
 
+def test_what_looked_below_depends_where_there_was_nothing_too(tmp_path: Path) -> None:
+    assert layer(entry(b"d/new"), tmp_path / "lowest").depends
+    assert not layer(BASE, tmp_path / "base").depends
+
+
 def test_an_entry_gives_a_directory_all_attributes_wherever_it_stands(tmp_path: Path) -> None:
     layer(pax({b"SCHILY.xattr.user.below": b"v"}) + directory(b"d"), tmp_path / "base")
     above = (

@@ -6,6 +6,7 @@ has its one line when it is finished.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -29,7 +30,8 @@ class LayerLines(AbstractContextManager["LayerLines"]):
     """An `image.progress.Observer` that prints. `_lock` guards what it knows.
 
     *labels* are what layers are called instead of their blob's digest, *words* what states are called instead
-    of a pull's. With *quiet* nothing is printed.
+    of a pull's. With *quiet* nothing is printed
+    but remarks, which go to standard error at the end.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class LayerLines(AbstractContextManager["LayerLines"]):
         self._lock = threading.Lock()
         self._under_way: dict[str, Row] = {}
         self._finished: set[str] = set()
+        self._remarks: list[str] = []
         self._rows = LiveRows(self._current, plain=quiet)
 
     def begin(self) -> None:
@@ -59,6 +62,10 @@ class LayerLines(AbstractContextManager["LayerLines"]):
                 self._under_way[digest] = Row(f"{self.label(digest)}: {self._words[state]}", done, total)
         if state in _ENDS:
             self.finish(digest, self._words[state])
+
+    def remark(self, digest: Digest, text: str) -> None:
+        with self._lock:
+            self._remarks.append(f"pyunionfs: {self.label(digest)}: {printable(text)}")
 
     def finish(self, digest: Digest, text: str) -> None:
         """Print what has become of a layer, once."""
@@ -89,3 +96,6 @@ class LayerLines(AbstractContextManager["LayerLines"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._rows.stop()
+        with self._lock:
+            for each in self._remarks:
+                print(each, file=sys.stderr)

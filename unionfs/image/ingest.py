@@ -88,8 +88,6 @@ class Ingest:
     has_made: bool = False
     _has_fetched: bool = False
     """Whether the blob has come before it was the layer's turn: one that is no layer is to go again."""
-    _depends: bool = False
-    """Whether it looked at the layers below: also where there were none, for elsewhere it has some."""
 
     def run(self) -> Layer:
         """The layer, made unless it is there. Raises ImageError, BrokenDownloadError or OSError."""
@@ -205,37 +203,37 @@ class Ingest:
     def _pass(self, place: Path, source: Readable, interrupt: Callable[[], None]) -> Record:
         settings = self.settings
 
-        def parents() -> Sequence[Path]:
-            self._depends = True
-            return self.below.trees()
-
         target = place / "tree" / DIFF
         if target.parent.exists():
             remove_tree(target.parent)
         target.mkdir(parents=True)
-        self._depends = False
         unpacked = one_pass(
             source,
             interrupt,
             self.blob.id,
             self.diff_id,
             target,
-            parents,
+            self.below.trees,
             settings.form,
             settings.max_layer_size,
             self.stages,
         )
         record = Record(
             self.diff_id,
-            self.chain.hex if self._depends else self.diff_id.hex,
+            self.chain.hex if unpacked.depends else self.diff_id.hex,
             unpacked.size,
             unpacked.entries,
             settings.form.name,
             self.blob.id,
             self.blob.size,
             self.parent,
-            self._depends,
+            unpacked.depends,
         )
+        if unpacked.left_out:
+            names = ", ".join(f"{name} ({count})" for name, count in sorted(unpacked.left_out.items()))
+            settings.observer.remark(
+                self.blob.id, f"extended attributes that this store cannot hold: {names}"
+            )
         # Without a blob there will be nothing else to compare the tree with.
         content = None if settings.keep_blobs else tree_digest(target)
         (place / "tree" / TREE_RECORD).write_bytes(encode(replace(record, content=content)))

@@ -38,9 +38,12 @@ Parents = Callable[[], Sequence[Path]]
 
 @dataclass(slots=True)
 class Unpacked:
-    """What came of it. *size* is that of all regular files, as Docker counts a layer; *depends* says that the
-    content was taken from layers below, so that it is right above these only. *left_out* counts the extended
-    attributes, by name, that this form or filesystem cannot hold."""
+    """What came of it.
+
+    *depends*: it has looked at the layers below, also where there were none, so the tree is right above these
+    only. *size* is that of all regular files, as Docker counts a layer. *left_out* counts the extended
+    attributes, by name, that this form or filesystem cannot hold.
+    """
 
     depends: bool = False
     size: int = 0
@@ -207,7 +210,7 @@ class _Unpacking:
     def _hide_all(self) -> None:
         """Hide all that is below: overlayfs takes no notice of an opaque mark on the root of a layer."""
         layers = self._parents()
-        self._result.depends = self._result.depends or bool(layers)
+        self._result.depends = True
         for name in layer_parents.names(layers):
             st = self._tree.lstat((name,))
             if st is None:
@@ -325,8 +328,6 @@ class _Unpacking:
         if self._hides_all:
             return None
         layers = self._parents()
-        if not layers:
-            return None
         self._result.depends = True
         for depth in range(1, len(names)):
             st = self._tree.lstat(names[:depth])
