@@ -66,7 +66,8 @@ def test_create_prints_the_id(store: Store, capsys: Say) -> None:
     ("words", "says"),
     [
         (["--name", "a/b", "debian:12"], "not a name of a container"),
-        (["debian:13"], "there is no image debian:13"),
+        (["--pull", "never", "debian:13"], "there is no image debian:13"),
+        (["127.0.0.1:1/x"], "image 127.0.0.1:1/x is not in the store and cannot be pulled: "),
         (["-e", "=x", "debian:12"], "invalid environment variable '=x'"),
         (["-w", "srv", "debian:12"], "invalid value 'srv' of --workdir"),
         (["-v", "data:/x", "debian:12"], "data is the name of a volume"),

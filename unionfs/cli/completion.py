@@ -40,6 +40,7 @@ _KIND_OF = {
     "COMMAND": None,
     "PATH": None,
     "RUNTIME": None,
+    "WHEN": None,
     "SRC:DST": None,
     "USER": None,
     "NAME": None,

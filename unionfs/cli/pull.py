@@ -9,6 +9,8 @@ from unionfs.cli.layer_lines import LayerLines
 from unionfs.cli.parser import Parser
 from unionfs.errors import OptionError
 from unionfs.image import names, platform
+from unionfs.image.layers import MAX_LAYER_SIZE
+from unionfs.image.model import Platform
 from unionfs.image.names import DEFAULT_TAG, Reference
 from unionfs.registry.pull import Puller
 
@@ -59,16 +61,32 @@ def run(words: list[str]) -> int:
                 lines.print(f"Using default tag: {DEFAULT_TAG}")
         is_new = False
         for each in wanted_names:
-            lines.begin()
-            lines.print(f"{_short(each)}: Pulling from {each.repository}")
-            pulled = puller.pull(each, wanted, max_layer_size=given.max_layer_size)
-            lines.print(f"Digest: {pulled.digest}")
-            is_new |= pulled.is_new
+            is_new |= pull_one(puller, each, lines, wanted, given.max_layer_size)
         shown = reference if given.all_tags else wanted_names[0]
-        what = "Downloaded newer image for" if is_new else "Image is up to date for"
-        lines.print(f"Status: {what} {shown.familiar}")
+        print_status(lines, shown, is_new=is_new)
     print(shown)
     return 0
+
+
+def pull_one(
+    puller: Puller,
+    reference: Reference,
+    lines: LayerLines,
+    wanted: Platform | None = None,
+    max_layer_size: int = MAX_LAYER_SIZE,
+) -> bool:
+    """Pull an image, with its lines; whether the store did not have it."""
+    lines.begin()
+    lines.print(f"{_short(reference)}: Pulling from {reference.repository}")
+    pulled = puller.pull(reference, wanted, max_layer_size=max_layer_size)
+    lines.print(f"Digest: {pulled.digest}")
+    return pulled.is_new
+
+
+def print_status(lines: LayerLines, reference: Reference, *, is_new: bool) -> None:
+    """The last of the lines."""
+    what = "Downloaded newer image for" if is_new else "Image is up to date for"
+    lines.print(f"Status: {what} {reference.familiar}")
 
 
 def _short(reference: Reference) -> str:

@@ -9,13 +9,16 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 from unionfs.cli.parser import Parser
+from unionfs.cli.text import printable
 from unionfs.container import record
 from unionfs.container.process import Wishes
 from unionfs.container.record import Container
 from unionfs.container.spec import Mount
-from unionfs.errors import OptionError
+from unionfs.errors import ImageError, NotFoundError, OptionError
+from unionfs.image import names
 from unionfs.image.store import Store
 
 RUNTIMES = ("crun", "runc")
@@ -53,6 +56,13 @@ def add(parser: Parser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="pass signals on and reap zombies by a process 1 of pyunionfs's; without, COMMAND is process 1",
+    )
+    parser.add_argument(
+        "--pull",
+        metavar="WHEN",
+        choices=("missing", "always", "never"),
+        default="missing",
+        help="whether the image is pulled: missing, if it is not in the store (default); always; never",
     )
     parser.add_argument(
         "--runtime",
@@ -106,26 +116,53 @@ def created(store: Store, given: argparse.Namespace) -> Container:
     for word in (*given.command, *given.env, given.workdir, given.user, *given.volume):
         if not _is_text(word):
             raise OptionError(f"{word!r} is not UTF-8: the record of a container cannot hold it")
-    return record.create(
-        store,
-        given.image,
-        Wishes(
-            command=given.command,
-            entrypoint=given.entrypoint,
-            env=environment(given.env, given.env_file),
-            workdir=workdir(given.workdir),
-            user=given.user,
-            hostname=given.hostname,
-            tty=given.tty,
-            interactive=given.interactive,
-            read_only=given.read_only,
-            init=given.init,
-            mounts=mounts(given.volume, given.tmpfs),
-        ),
-        name=given.name,
-        runtime=given.runtime,
-        auto_remove=given.rm,
+    wishes = Wishes(
+        command=given.command,
+        entrypoint=given.entrypoint,
+        env=environment(given.env, given.env_file),
+        workdir=workdir(given.workdir),
+        user=given.user,
+        hostname=given.hostname,
+        tty=given.tty,
+        interactive=given.interactive,
+        read_only=given.read_only,
+        init=given.init,
+        mounts=mounts(given.volume, given.tmpfs),
     )
+
+    def create() -> Container:
+        return record.create(
+            store, given.image, wishes, name=given.name, runtime=given.runtime, auto_remove=given.rm
+        )
+
+    if given.pull == "always":
+        _pull(store, given.image)
+    try:
+        return create()
+    except NotFoundError:
+        if given.pull != "missing":
+            raise
+        print(f"Unable to find image '{printable(given.image)}' locally", file=sys.stderr)
+        try:
+            _pull(store, given.image)
+        except ImageError as failure:
+            raise NotFoundError(
+                f"image {given.image} is not in the store and cannot be pulled: {failure}"
+            ) from failure
+        return create()
+
+
+def _pull(store: Store, text: str) -> None:
+    """Pull an image. Its lines go to standard error: the other output is the container's."""
+    # Most containers have their image, and this is slow to load.
+    from unionfs.cli.layer_lines import LayerLines
+    from unionfs.cli.pull import print_status, pull_one
+    from unionfs.registry.pull import Puller
+
+    reference = names.parse(text).tagged()
+    with redirect_stdout(sys.stderr), LayerLines() as lines:
+        is_new = pull_one(Puller(store, reference, observer=lines), reference, lines)
+        print_status(lines, reference, is_new=is_new)
 
 
 def _is_text(word: str) -> bool:
