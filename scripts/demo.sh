@@ -71,7 +71,7 @@ echo 'root:x:0:' > base/etc/group
 echo 'PRETTY_NAME="Demo base system"' > base/etc/os-release
 echo 'Welcome to the base system.' > base/etc/motd
 echo 'listen = 80' > base/etc/server.conf
-echo 'Nobody reads this.' > base/usr/share/doc/base/README
+echo 'Not read by any program.' > base/usr/share/doc/base/README
 mkdir -p app/{bin,etc,usr/share/doc/app}
 # shellcheck disable=SC2016
 printf '%s\n' '#!/bin/sh' 'echo "server: $(cat /etc/server.conf)"' 'echo "started $(id -un)" >> /var/log/server.log' > app/bin/server

@@ -121,9 +121,7 @@ def _arguments() -> argparse.Namespace:
     )
     for name in ("redirect", "index", "metacopy", "data", "user"):
         parser.add_argument(f"--{name}", choices=["on", "off"], help="drawn from the seed if not given")
-    parser.add_argument(
-        "--own", action="store_true", help="the union of an ordinary user, who mounts it himself"
-    )
+    parser.add_argument("--own", action="store_true", help="a union that an ordinary user mounts")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minimise", type=float, default=60, metavar="SECONDS", help="for each difference")
     parser.add_argument("--replay", type=Path, metavar="CASE", help="try this case file once")
@@ -153,7 +151,7 @@ def _config(options: argparse.Namespace, seed: int) -> Config:
         if given is not None:
             drawn[name] = given == "on"
     if drawn["data"]:
-        # Without these overlayfs refuses metacopies; who has asked for "off" is told so.
+        # Without these overlayfs refuses metacopies; an explicit "off" stays, and is refused.
         for name in ("redirect", "metacopy"):
             drawn[name] = getattr(options, name) != "off"
     if not drawn["redirect"] and options.metacopy is None:

@@ -7,7 +7,7 @@
 #   scripts/install.sh install|uninstall [PREFIX]
 #   SBIN= scripts/install.sh install        nothing for mount(8); SBIN=/another/directory: there
 #   PYTHON=python3.12 scripts/install.sh install    with this interpreter; else it is /usr/bin/python3 for root, and
-#                                           PATH's python3 where that is too old and for everybody else
+#                                           PATH's python3 where that is too old and for every other user
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,7 +34,7 @@ fi
 helper() { printf '%s' "$home/bin/${1%%.*}.fuse.pyunionfs"; }
 helper_is_ours() { [ -L "$sbin/$1" ] && [ "$(readlink "$sbin/$1")" = "$(helper "$1")" ]; }
 
-# Whose python3 is first on root's PATH may lie where nobody else can go.
+# The python3 that is first on root's PATH may lie where other users cannot reach it.
 choose_python() {
     local system=/usr/bin/python3
     if [ -n "${PYTHON:-}" ]; then

@@ -75,8 +75,8 @@ def mounted(fstype: str, target: Path, flags: int = 0, data: str = "") -> Iterat
 def private_mounts() -> None:
     """Give this process a mount namespace of its own.
 
-    Somebody else on the machine who makes a mount namespace gets a copy of every mount that is there, and
-    holds it: a daemon then lives on after its unmount, and an upper stays in use. To be called before the
+    Another process on the machine that makes a mount namespace gets a copy of every mount that is there,
+    and holds it: a daemon then lives on after its unmount, and an upper stays in use. To be called before the
     first mount, by a process that is not the test runner's.
     """
     if _libc.unshare(CLONE_NEWNS) != 0:

@@ -1,7 +1,7 @@
 """What an ordinary user needs of the machine, made in a mount namespace: /dev/fuse, Python and the checkout.
 
 On a usual machine there is nothing to mount. But /dev/fuse may be closed to users, and Python or the checkout
-may lie below a closed home. Nothing is taken away again: the namespace ends with those who are in it.
+may lie below a closed home. Nothing is undone: the namespace ends with the processes in it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MS_BIND = 4096
 
 
 def open_fuse_to_all() -> None:
-    """Put a /dev/fuse that everybody may open over one that only root may."""
+    """Put a /dev/fuse that every user may open over one that only root may."""
     info = os.stat("/dev/fuse")
     if info.st_mode & 0o006 == 0o006:
         return

@@ -19,7 +19,7 @@ def chosen() -> str:
 
 
 def mount_words() -> list[str]:
-    """What `pyunionfs mount` is told first of all; a later `-o transport=` counts more."""
+    """What `pyunionfs mount` gets first of all; a later `-o transport=` counts more."""
     return ["-o", f"transport={chosen()}"] if VARIABLE in os.environ else []
 
 

@@ -276,7 +276,7 @@ def _daemon_of(merged: Path) -> int:
 
 @contextmanager
 def _watchdog(mounted: Mounted, patience: float) -> Iterator[None]:
-    """Kill the daemon when the work takes too long: whoever waits for it then gets ENOTCONN."""
+    """Kill the daemon when the work takes too long: what waits for it then gets ENOTCONN."""
 
     def give_up() -> None:
         mounted.given_up.set()

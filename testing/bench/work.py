@@ -85,7 +85,7 @@ class Run:
     def warm_memory(self, size: int) -> None:
         """Have so much memory free that the machine has really given to this kernel.
 
-        Memory that a virtual machine touches for the first time is several times as slow, and whoever comes
+        Memory that a virtual machine touches for the first time is several times as slow, and what comes
         first would pay for that.
         """
         file = self.tools / "memory"

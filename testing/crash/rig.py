@@ -54,14 +54,14 @@ class Loss:
 
     def __str__(self) -> str:
         of_paths = [op for op in self.journal if not {*self.paths}.isdisjoint(map(str, op))]
-        told = f"{self.what}: {self.where}"
+        text = f"{self.what}: {self.where}"
         for heading, operations in (
             ("operations on these names:", of_paths),
             ("last operations of this part:", self.journal[-12:]),
         ):
             if operations:
-                told += f"\n  {heading}" + "".join(f"\n    {op}" for op in operations)
-        return told
+                text += f"\n  {heading}" + "".join(f"\n    {op}" for op in operations)
+        return text
 
 
 @dataclass
@@ -283,13 +283,13 @@ def _ended(process: multiprocessing.process.BaseProcess) -> Loss | None:
 
 def stacks(pid: int) -> str:
     """Where each thread of a process waits in the kernel."""
-    told = []
+    lines = []
     for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
         try:
-            told.append(f"{task.name} {(task / 'comm').read_text()}{(task / 'stack').read_text()}")
+            lines.append(f"{task.name} {(task / 'comm').read_text()}{(task / 'stack').read_text()}")
         except OSError as error:  # it has ended meanwhile
-            told.append(f"{task.name}: {error}")
-    return "\n".join(told)
+            lines.append(f"{task.name}: {error}")
+    return "\n".join(lines)
 
 
 def observe(merged: Path, part: str) -> dict[str, dict[str, Any]]:

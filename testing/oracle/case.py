@@ -55,10 +55,10 @@ class Op(NamedTuple):
     """Which of the two processes performs it; each has slots and locks of its own."""
 
     def __str__(self) -> str:
-        who = "" if self.uid == 0 else f"  as uid {self.uid}"
+        user = "" if self.uid == 0 else f"  as uid {self.uid}"
         mask = "" if self.umask == 0o022 else f"  umask {self.umask:03o}"
         actor = "  in the second process" if self.actor else ""
-        return f"{self.name}({', '.join(map(_short, self.args))}){who}{mask}{actor}"
+        return f"{self.name}({', '.join(map(_short, self.args))}){user}{mask}{actor}"
 
 
 def _short(value: object) -> str:

@@ -54,7 +54,7 @@ def run(
 ) -> tuple[Case, Difference | None]:
     """Try a case. Returns it with all its operations, and the first difference.
 
-    `until` names the last phase that is of interest: who shortens a case does not want to wait for the
+    `until` names the last phase that is of interest: shortening a case does not wait for the
     others.
     """
     with ExitStack() as cleanup:
@@ -266,7 +266,7 @@ def _changed_numbers(
     right: Stage, before: dict[bytes, tuple[int, int]], after: dict[bytes, tuple[int, int]]
 ) -> Difference | None:
     for path in before.keys() & after.keys():
-        # Whoever may not open a file by its handle, as mounters in a user namespace may not (the kernel asks
+        # A mounter that may not open a file by its handle, as in a user namespace (the kernel asks
         # for CAP_DAC_READ_SEARCH outside of it), does not know anymore from what a file was copied up.
         unknown = right.case.config.own and after[path][1] == _number_in_upper(right, path)
         if before[path][1] != after[path][1] and not unknown:

@@ -108,7 +108,7 @@ def _name(path: bytes) -> bytes:
 
 
 class OldReaders:
-    """Who reads a lower file by passthrough keeps that file when it is copied up.
+    """A reader of a lower file by passthrough keeps that file when it is copied up.
 
     The kernel's overlayfs gives old readers the upper file. Forgiven is a read through a descriptor that was
     opened for reading only, of a path that was written to since; with `coherent` there is nothing to forgive.

@@ -50,7 +50,7 @@ def generate(seed: int, config: Config) -> Case:
         stacks.append(Stack(elsewhere, redirect=rng.random() < 0.7))
         drawn = _Layer(rng, layer, links_anywhere=config.index, merging=merging)
         entries += drawn.entries
-        # After operations nobody here knows which directories the layers so far show.
+        # After operations it is not known here which directories the layers so far show.
         if merging is not None:
             merging = None if _stacked(seed, layer) else drawn.directories_shown()
     stacks.append(Stack(redirect=config.redirect or rng.random() < 0.5))
@@ -104,7 +104,7 @@ def _with_data_elsewhere(rng: random.Random, entries: list[Entry]) -> list[Entry
         where = rng.choice(DATA)
         data.append(Entry(where, name, "file", 0o444, size=entry.size, chunks=entry.chunks))
         if where == DATA[0] and rng.random() < 0.3:
-            # Nobody gets to see it: the first layer has the name.
+            # It is never seen: the first layer has the name.
             data.append(Entry(DATA[1], name, "file", 0o644, size=3, chunks=((0, 3, number),)))
         marks = ((METACOPY, b""), (REDIRECT, b"/" + name))
         made.append(entry._replace(chunks=(), xattrs=tuple(sorted((*entry.xattrs, *marks)))))

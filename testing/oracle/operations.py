@@ -1,9 +1,9 @@
 """The operations by path, as the system calls that a program would make, and what of their results counts.
 
-They run inside the mount (the worker has changed its root there), as whoever the operation says, and give
+They run inside the mount (the worker has changed its root there), as the operation's user, and give
 back what a program can see: data or errno. Must never compare, never retry and never look at the time: what
 comes back has to be the same on every correct filesystem. Object numbers, device numbers and times that
-were not set by somebody are therefore left out here, and looked at by the snapshots where they mean
+were not set by an operation are therefore left out here, and looked at by the snapshots where they mean
 something.
 """
 
@@ -64,7 +64,7 @@ class Slots:
         self._fds: dict[int, int] = {}
         self._openers: dict[int, int] = {}
         self.uid = 0
-        """Who performs the operation at hand."""
+        """The user of the operation at hand."""
 
     def put(self, slot: int, fd: int) -> None:
         self.close(slot)
@@ -72,7 +72,7 @@ class Slots:
         self._openers[slot] = self.uid
 
     def opener(self, slot: int) -> int:
-        """Who opened what is in this slot."""
+        """The user that opened what is in this slot."""
         return self._openers.get(slot, os.getuid())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 An ordinary user has two places. At home, a mount namespace in which /dev/fuse and this checkout are open to
 him, he mounts pyunionfs through fusermount3. In a user namespace of his own he mounts kernel overlayfs. What
-acts in either has none of the capabilities that mounting takes: permissions are checked as everybody's.
+acts in either has none of the capabilities that mounting takes: permissions are checked as for any user.
 
 All ids are the same inside and outside of the user namespace, so that an id means the same on both sides.
 That gives the mounter of overlayfs power over what belongs to others, but all that is in a layer is the
@@ -143,7 +143,7 @@ HERE = Places(_HERE, _HERE)
 
 @contextmanager
 def own_places(needed: Sequence[Path]) -> Iterator[Places]:
-    """The places of the user, who can reach these directories there, too."""
+    """The places of the user, which can reach these directories there, too."""
     for path in needed:
         path.chmod(0o755)
     with ExitStack() as stack:

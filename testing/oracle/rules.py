@@ -123,7 +123,7 @@ def is_other_check_first(op: Op, reference: Outcome, subject: Outcome) -> bool:
 
 
 def is_ghost_out_of_reach(case: Case, op: Op, reference: Outcome, subject: Outcome) -> bool:
-    """A whiteout that the kernel lists (`not_a_ghost`), seen by a user who may list the directory only.
+    """A whiteout that the kernel lists (`not_a_ghost`), where the user may list the directory only.
 
     Without search permission every name answers EACCES. Forgiven are names that only the reference has and
     that are whiteouts of a layer made by hand.
@@ -146,7 +146,7 @@ def with_one_errno_for_not_empty(op: Op, outcome: Outcome) -> Outcome:
 
 
 def with_counted_links(reference: Outcome, subject: Outcome, *, index: bool) -> Outcome:
-    """A directory shows one link from when it is in upper and in a lower, and nobody counts its links then.
+    """A directory shows one link from when it is in upper and in a lower, and its links are not counted then.
 
     The kernel puts it into upper in two cases where nothing changes: a setxattr in it that fails, and a
     change to a hard-linked file, copied up already, through its name there (FUSE hands changes on by
@@ -318,7 +318,7 @@ def _give_whiteouts_back(reference: Snapshot, subject: Snapshot, path: bytes) ->
     """Have a directory of the reference hold the whiteouts that it lacks, if it is opaque instead."""
     theirs, ours = reference.nodes[path], subject.nodes[path]
     if not isinstance(ours.get("names"), list) or not isinstance(theirs.get("names"), list):
-        return  # an errno: closed to the user who looks
+        return  # an errno: closed to this user
     more = [name for name in ours["names"] if name not in theirs["names"]]
     nodes = {path + b"/" + name: subject.nodes[path + b"/" + name] for name in more}
     if not more or theirs["xattrs"].get(OPAQUE) != b"y":

@@ -77,7 +77,7 @@ class Side(ABC):
         return False
 
     def cut_off(self) -> None:  # noqa: B027  (a side without a process of its own has nothing to cut)
-        """Make all who wait for this side's mount go on, with errors.
+        """Make all processes that wait for this side's mount go on, with errors.
 
         What does not serve from a process cannot.
         """
@@ -175,7 +175,7 @@ class PyUnionFS(Side):
 
     def _wait_for_mount(self) -> None:
         deadline = time.monotonic() + mounts.START_TIMEOUT
-        # Its own word, not the table of mounts: who unmounts before it is ready is an intruder to it.
+        # Its own word, not the table of mounts: an unmount before it is ready counts as another program's.
         while b" is mounted: " not in self._log.read_bytes():
             if self._gone() or time.monotonic() > deadline:
                 raise SideError(f"pyunionfs did not mount\n{self._log.read_text(errors='replace')}")

@@ -93,7 +93,7 @@ def _visit_directory(
             continue
         node["names"].append(name)
         if st_ino is None:
-            continue  # its errno is compared: the directory may be listed by whoever looks, but not searched
+            continue  # its errno is compared: the user may list the directory, but not search it
         if st_ino != d_ino:
             snapshot.complaints.append(f"{child!r} has st_ino {st_ino} but is listed with d_ino {d_ino}")
         if is_dir != (snapshot.nodes[child]["stat"][0] == "dir"):
@@ -155,11 +155,11 @@ def _fingerprint(path: bytes, st: os.stat_result) -> tuple[object, ...]:
 def raw_upper(root: bytes, marks: str = _PRIVATE) -> Snapshot:
     """Upper as it lies on disk, with its marks: what the other system will find there.
 
-    Left out are the marks that cannot be equal on two sides, or that mean nothing to whoever mounts it: an
+    Left out are the marks that cannot be equal on two sides, or that mean nothing to a mount of it: an
     origin is a file handle, of which only the presence counts, and not even that for a directory (the
-    kernel adds a missing one when a lookup merges the directory, so whoever looked around more has more of
+    kernel adds a missing one when a lookup merges the directory, so the side with more lookups has more of
     them). `impure` and `nlink` are the kernel's own hints, and `uuid` is what its statfs answers. A
-    whiteout is a whiteout: how many share one inode, and when it was made, is nobody's concern.
+    whiteout is a whiteout: how many share one inode, and when it was made, does not count.
     A directory's links are its subdirectories, which are compared by themselves.
     """
     snapshot = take(root)

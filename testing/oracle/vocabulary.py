@@ -55,7 +55,7 @@ def name(rng: random.Random) -> bytes:
 
 
 def time_ns(rng: random.Random) -> int:
-    """A time that somebody set: from 1971 to 2019, to the nanosecond."""
+    """A time that an operation set: from 1971 to 2019, to the nanosecond."""
     return rng.randrange(40_000_000, 1_550_000_000) * 10**9 + rng.randrange(10**9)
 
 
@@ -100,7 +100,7 @@ def acl(rng: random.Random, *, well_formed: bool = True) -> bytes:
     if not well_formed:
         tags = tags[1:]
     tags.sort()
-    entries = b"".join(struct.pack("<HHi", tag, rng.choice([7, 7, 6, 5, 4, 0]), who) for tag, who in tags)
+    entries = b"".join(struct.pack("<HHi", tag, rng.choice([7, 7, 6, 5, 4, 0]), id_) for tag, id_ in tags)
     return struct.pack("<I", 2) + entries
 
 
@@ -144,7 +144,7 @@ def rdev(rng: random.Random, kind: str) -> tuple[int, int]:
 
 
 def symlink_target(rng: random.Random) -> bytes:
-    """Relative, absolute (the mount is the root for whoever follows it), dangling, or looping."""
+    """Relative, absolute (the mount is the root for the process that follows it), dangling, or looping."""
     parts = [name(rng) for _ in range(rng.randrange(1, 4))]
     style = rng.randrange(8)
     if style <= 3:

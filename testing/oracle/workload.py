@@ -1,6 +1,6 @@
 """Draws random operations for the tree as it is.
 
-A generator that knows nothing of the tree would mostly collect ENOENT, so it is told after every change
+A generator that knows nothing of the tree would mostly collect ENOENT, so it gets after every change
 what the reference shows now. What it draws is written down as plain operations; replaying them needs no
 generator. Must never draw what would leave the mount or wait for ever (see `vocabulary.rdev` and
 `operations.ALWAYS`), and never a name starting with `.wh.`, which is a mark here and a plain name for
@@ -234,7 +234,7 @@ class Workload:
 
     def _owners(self) -> tuple[list[int], list[int]]:
         owners = [*words.OWNERS, -1]
-        # Root gives to anybody; an ordinary user to himself, and to a group that he is in.
+        # Root may give to any user; an ordinary user to itself, and to a group that it is in.
         if self._own:
             return [*owners, -1, -1, UID], [*owners, *words.OWN_GROUPS * 2]
         # A chown that leaves both is a change, too.

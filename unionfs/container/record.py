@@ -145,7 +145,7 @@ class Container:
 
     def note(self, run: Run) -> None:
         """Record a start, or how it ended."""
-        if self.record.auto_remove:  # nobody needs it after a crash of the machine
+        if self.record.auto_remove:  # of no use after a crash of the machine
             beside = self.path / f"{_STATE}.new"
             beside.write_bytes(encode(run))
             beside.rename(self.path / _STATE)

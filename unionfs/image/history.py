@@ -40,10 +40,10 @@ def steps(store: Store, image: Image) -> list[Step]:
     for descriptor, chain in zip(manifest.layers, chain_ids(config.diff_ids), strict=True):
         layer = find_layer(store, chain)
         sizes.append(descriptor.size if layer is None else layer.size)
-    told = config.history or []
-    untold = max(len(sizes) - sum(not each.empty_layer for each in told), 0)
-    entries = [*[History()] * untold, *told]
-    ids = {untold + count: digest for count, digest in built_on(store, config).items()}
+    recorded = config.history or []
+    without_entry = max(len(sizes) - sum(not each.empty_layer for each in recorded), 0)
+    entries = [*[History()] * without_entry, *recorded]
+    ids = {without_entry + count: digest for count, digest in built_on(store, config).items()}
     ids[len(entries)] = manifest.config.id
     tags = tuple(tag.familiar for tag in image.tags)
     found = []
