@@ -38,6 +38,7 @@ def main(orders: int, report: int) -> NoReturn:
     """Carry out the one order of this process: never returns, ends with the exit status of the program."""
     status = FAILED
     _stop_imports()
+    os.umask(0o022)
     try:
         # In the container's process list it would tell where things lie on the host.
         namespaces.set_command_line("pyunionfs-init")

@@ -56,7 +56,6 @@ def execute(process: Process, terminal: int) -> NoReturn:
     environment = dict(process["env"])
     environment.setdefault("HOME", user.home)
     with Step("make the working directory"):
-        os.umask(0o022)
         os.makedirs(process["cwd"], 0o755, exist_ok=True)
     _become(user)
     with Step("enter the working directory"):
@@ -79,7 +78,7 @@ def _set_up_descriptors(process: Process, terminal: int, uid: int) -> None:
     """
     with Step("set up standard input and output"):
         if terminal >= 0:
-            os.fchown(terminal, uid, -1)
+            _give(terminal, uid)
             fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
             for fd in range(3):
                 os.dup2(terminal, fd)
@@ -89,8 +88,16 @@ def _set_up_descriptors(process: Process, terminal: int, uid: int) -> None:
         for fd in range(3):
             if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
                 # The program's user must be able to open /dev/stdout.
-                os.fchown(fd, uid, -1)
+                _give(fd, uid)
         namespaces.close_on_exec_from(3)
+
+
+def _give(fd: int, uid: int) -> None:
+    try:
+        os.fchown(fd, uid, -1)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # an id that does not exist here, of which `_become` tells more
+            raise
 
 
 def _become(user: users.User) -> None:

@@ -140,9 +140,7 @@ def _make_target(path: str, is_directory: bool) -> None:
         pass
     else:
         if stat.S_ISDIR(found) != is_directory:
-            kind = (
-                "a directory, and what is to be mounted there is none" if not is_directory else "no directory"
-            )
+            kind = "no directory" if is_directory else "a directory, but no file"
             raise NotADirectoryError(errno.ENOTDIR, f"in the container it is {kind}", path)
         return
     os.makedirs(path if is_directory else os.path.dirname(path), 0o755, exist_ok=True)
