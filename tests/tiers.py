@@ -31,6 +31,8 @@ REST: dict[str, str] = {
     "tests/cli/test_install.py": LONG,
     "tests/container/test_runtime.py": ENGINES,
     "tests/container/test_user.py": LONG,
+    "tests/container/test_against_podman.py": ENGINES,
+    "tests/container/test_run_user.py::test_containers_of_an_ordinary_user[0]": VARIANT,
     "tests/containers/test_docs.py::test_the_command_for_podman": ENGINES,
     "tests/containers/test_engines.py": ENGINES,
     "tests/containers/test_mapped.py": ENGINES,
