@@ -41,4 +41,6 @@ def exec_launcher(orders: int, report: int, ignored: Iterable[signal.Signals]) -
     # -S: nothing of what is installed can slow it down or get into it.
     flags = ["-I", "-S", "-X", "utf8", *(["-B"] if sys.dont_write_bytecode else [])]
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    os.execve(tree, [program, *flags, "-c", _BOOT, package, str(orders), str(report)], {})
+    # No variable but what an interpreter may need to find its own library.
+    kept = {name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"}
+    os.execve(tree, [program, *flags, "-c", _BOOT, package, str(orders), str(report)], kept)
