@@ -3,8 +3,8 @@
 Not the filesystem that happens to be there, although that saves a layer: its age, fill and mount options
 decide about the result. (One without a journal, as virtual machines often have, does not reuse inodes that
 were freed in the last minutes and looks through all of them at each create: creating files after the
-`rm -r` of another program then seems to be twenty times as slow.) The loop device does direct I/O where it can,
-so that data is not in the page cache twice.
+`rm -r` of another program then seems to be twenty times as slow.) The loop device does direct I/O where it
+can, so that data is not in the page cache twice.
 """
 
 from __future__ import annotations
