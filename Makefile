@@ -12,7 +12,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-all lint fuzz malformed crash memory profile bench bench-images man options dist install uninstall clean
+.PHONY: help setup demo check test test-all lint fuzz malformed crash crash-images memory profile bench bench-images man options dist install uninstall clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -53,6 +53,9 @@ malformed: $(READY) ## a million requests and many layers at random, most spoile
 
 crash: $(READY) ## SIGKILL the daemon at random moments and look for loss (ARGS="--kills 500")
 	$(BIN)/python scripts/crash.py $(ARGS)
+
+crash-images: $(READY) ## SIGKILL commands that change the store of images and look at it (ARGS="--kills 200")
+	$(BIN)/python scripts/crash_images.py $(ARGS)
 
 memory: $(READY) ## the daemon's memory for each inode that the kernel knows
 	$(BIN)/python scripts/memory.py $(ARGS)

@@ -14,7 +14,7 @@ from unionfs.image.store import Store
 
 _DANGLING = "This will remove all dangling images."
 _ALL = "This will remove all images without at least one container associated to them."
-_BLOBS = "The blobs of unpacked layers go, too: a push makes them again, with other digests."
+_BLOBS = "The blobs of unpacked layers go, too: a push may have to fetch them from where they came from."
 
 
 def parser() -> Parser:
@@ -23,8 +23,8 @@ def parser() -> Parser:
         "Remove images without a name, and layers, blobs and interrupted downloads that no image, container"
         " or mount uses. Asks first.",
         "It waits for commands that are bringing images into the store. With --blobs the layers of images are"
-        " kept only once, unpacked: the blobs from which they were unpacked are freed. `save` and `push`"
-        " make them again.",
+        " kept only once, unpacked: the blobs from which they were unpacked are freed. A later `push` fetches"
+        " a blob from where the image came from, and `save` makes it anew, if the layer comes out the same.",
         examples=[
             ("pyunionfs prune", "images without a name"),
             ("pyunionfs prune -af", "all images of which there is no container, without asking"),

@@ -1,0 +1,168 @@
+"""Kills the commands that change a store of images at random moments, and looks whether the store is whole.
+
+After each kill everything in the store is read again, as `pyunionfs verify` does: nothing may be half. Then
+the same command runs to its end: nothing that the killed one left may be in its way, and what it answers must
+be there. At the end everything is removed, and nothing may be left.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from testing.images import debian_like, file, hard_link, image, write_layout
+from testing.images.layout import Image
+from testing.images.served import served
+from unionfs.image import index, layer_record
+from unionfs.image.store import Store
+from unionfs.image.verify import Verification
+
+_REPOSITORY = Path(__file__).parents[2]
+_PAUSE = 0.005
+"""Of the registry, for each 64 KiB."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, and what must be there (True) or gone (False) once it has ended well."""
+
+    words: tuple[str, ...]
+    names: dict[str, bool] = field(default_factory=dict)
+    may_fail: bool = False
+    """Whether it is refused where what it is about is not there."""
+
+
+@dataclass
+class StoreRig:
+    """One store, and the commands that change it. `problems` has all that was not as it must be."""
+
+    store: Path
+    commands: Sequence[Command]
+    chance: random.Random
+    durations: dict[tuple[str, ...], float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    kills: int = 0
+    """Of commands that had not ended by themselves."""
+
+    def round(self) -> None:
+        """Kill one command, look, and run it again."""
+        command = self.chance.choice(self.commands)
+        delay = self.chance.random() * self.durations.get(command.words, 1.0)
+        process = self._start(command)
+        try:
+            output, _ = process.communicate(timeout=delay)
+            killed = False
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            killed = process.returncode == -signal.SIGKILL
+        self.kills += killed
+        what = f"{' '.join(command.words)}, {f'killed after {delay:.3f} s' if killed else 'not killed'}"
+        if not killed:
+            self._judge(command, process.returncode, output, what)
+        self._look(what)
+        begin = time.monotonic()
+        process = self._start(command)
+        output, _ = process.communicate()
+        taken = time.monotonic() - begin
+        self.durations[command.words] = (self.durations.get(command.words, taken) + taken) / 2
+        self._judge(command, process.returncode, output, f"{what}, and run again")
+        self._look(f"{what}, and run again")
+
+    def finish(self) -> None:
+        """Remove everything, and look that nothing is left."""
+        printed = [
+            self._start(Command(words)).communicate()[0]
+            for words in (("rm", "-f", "killed"), ("prune", "-af"))
+        ]
+        self._look("everything removed")
+        left = [
+            str(path)
+            for folder in ("layers", "trees", "containers", "ingest", "blobs/sha256")
+            for path in (self.store / folder).iterdir()
+        ]
+        if left:
+            self.problems.append(f"left when everything was removed: {left}; the commands printed {printed}")
+
+    def _start(self, command: Command) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "unionfs", *command.words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=_REPOSITORY,
+            env={**os.environ, "PYUNIONFS_STORE": str(self.store)},
+        )
+
+    def _judge(self, command: Command, status: int, output: str, what: str) -> None:
+        """What an answer promises must be there."""
+        if "Traceback" in output or status not in ((0, 1) if command.may_fail else (0,)):
+            self.problems.append(f"{what}: status {status}: {output.strip()}")
+        if status == 0:
+            known = {tag.familiar for each in index.images(Store(self.store)) for tag in each.tags}
+            for name, is_there in command.names.items():
+                if (name in known) != is_there:
+                    self.problems.append(f"{what}: {name} is {'not ' if is_there else 'still '}there")
+
+    def _look(self, what: str) -> None:
+        store = Store(self.store)
+        with store.in_use():
+            self.problems += [f"{what}: {each.what}: {each.problem}" for each in Verification(store).run()]
+        known = {layer.path.parent.name for layer in layer_record.all_layers(store)}
+        stray = {path.name for path in store.trees.iterdir()} - known
+        if len(stray) > 3:
+            self.problems.append(f"{what}: trees without a layer pile up: {stray}")
+        store.sweep()
+        odd = [path.name for path in store.ingest.iterdir() if not path.name.startswith("blob-")]
+        if odd:
+            self.problems.append(f"{what}: what is half stays in ingest: {odd}")
+
+
+def images() -> tuple[Image, Image]:
+    """Two images with the same base, and layers that depend on those below."""
+    base = debian_like(files=300, size=3_000_000)[:2]
+    own = [file(f"own/{number}", os.urandom(40_000)) for number in range(10)]
+    name = next(each.name for each in base[0] if each.content)
+    return image([*base, own], {"Cmd": ["true"]}), image(
+        [*base, [hard_link("linked", name)]], {"Cmd": ["true"]}
+    )
+
+
+@contextmanager
+def store_rig(base: Path, seed: int) -> Iterator[StoreRig]:
+    """A rig in an empty directory, with a registry."""
+    one, two = images()
+    write_layout(base / "one", {"one:1": one})
+    write_layout(base / "both", {"one:1": one, "two:1": two})
+    upper = base / "upper"
+    (upper / "deep").mkdir(parents=True)
+    (upper / "deep" / "new").write_bytes(b"new" * 1000)
+    with served({"one:1": one, "two:1": two}, pause=_PAUSE) as registry:
+        pulled = {name: f"{registry}/{name}" for name in ("one:1", "two:1")}
+        commands = (
+            Command(("load", str(base / "one")), {"one:1": True}),
+            Command(("load", str(base / "both")), {"one:1": True, "two:1": True}),
+            *(Command(("pull", "-q", name), {name: True}) for name in pulled.values()),
+            Command(("commit", str(upper), "made:1"), {"made:1": True}),
+            Command(("commit", "--base", "one:1", str(upper), "over:1"), {"over:1": True}, may_fail=True),
+            Command(("tag", "one:1", "also:1"), {"also:1": True}, may_fail=True),
+            Command(("create", "--name", "killed", "one:1"), may_fail=True),
+            Command(("rm", "killed"), may_fail=True),
+            *(
+                Command(("rmi", "-f", name), {name: False}, may_fail=True)
+                for name in ("one:1", "two:1", "made:1", *pulled.values())
+            ),
+            Command(("prune", "-f")),
+            Command(("prune", "-af"), {"two:1": False}),
+            Command(("prune", "-f", "--blobs")),
+            Command(("verify", "--repair")),
+        )
+        yield StoreRig(base / "store", commands, random.Random(seed))
