@@ -19,8 +19,8 @@ def write(
 ) -> None:
     """Write a whole archive: the root, then all names sorted, a directory followed by what is in it.
 
-    *remark* is told of what is left out; *latest* as for `EntryWriter`. Raises ImageError for what cannot be
-    read.
+    *remark* is called with what is left out; *latest* as for `EntryWriter`. Raises ImageError for what cannot
+    be read.
     """
     archive = TarWriter(sink)
     writer = EntryWriter(view.fs, archive, remark, latest)
