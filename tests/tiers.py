@@ -43,6 +43,7 @@ REST: dict[str, str] = {
     "tests/crash/test_crash.py::test_killed_in_the_middle_of_a_copy_up[*-utime]": VARIANT,
     "tests/crash/test_crash.py::test_nothing_is_lost[*-['*": RANDOM,
     "tests/image/test_interop.py": ENGINES,
+    "tests/image/test_commit_programs.py": ENGINES,
     "tests/image/test_killed.py::test_the_store_stays_whole[2-40]": VARIANT,
     "tests/image/test_memory.py": LONG,
     "tests/image/test_commit_at_random.py::test_over_the_lowers_it_is_the_union[*-more]": RANDOM,

@@ -9,6 +9,7 @@ from typing import Any
 
 from unionfs.image import blobs, index, layer_record, names
 from unionfs.image.digest import Digest, digest_of
+from unionfs.image.layer_form import LayerForm
 from unionfs.image.layer_record import Record
 from unionfs.image.model import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, chain_ids, encode
 from unionfs.image.store import Store
@@ -73,7 +74,7 @@ def plant_layer(store: Store, layer: Tree | Filler) -> Digest:
 def _record(store: Store, diff_id: Digest, chain: Digest, parent: Digest | None) -> None:
     folder = layer_record.folder_of(store, chain)
     folder.mkdir(exist_ok=True)
-    record = Record(diff_id, diff_id.hex, 0, 0, "root", diff_id, 0, parent)
+    record = Record(diff_id, diff_id.hex, 0, 0, LayerForm.of_process().name, diff_id, 0, parent)
     (folder / layer_record.RECORD).write_bytes(encode(record))
     diff = folder / layer_record.DIFF
     if not diff.is_symlink():
