@@ -12,7 +12,8 @@ say() { printf 'test-programs: %s\n' "$*"; }
 packages=()
 for tier; do
     case $tier in
-        check) packages+=(groff-base man-db mandoc zsh fish libarchive-tools docker-registry apache2-utils openssl) ;;
+        check) packages+=(groff-base man-db mandoc zsh fish libarchive-tools docker-registry apache2-utils openssl
+                           busybox-static) ;;
         mounts) packages+=(fuse-overlayfs uidmap) ;;
         rest) packages+=(fuse-overlayfs uidmap podman buildah crun systemd skopeo umoci containerd busybox-static) ;;
         *) say "no tier $tier"; exit 2 ;;
