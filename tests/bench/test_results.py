@@ -95,6 +95,7 @@ def test_one_more_system_is_a_pyunionfs_with_these_options() -> None:
 
 def test_another_checkout_runs_its_own_code(tmp_path: Path) -> None:
     (tmp_path / "unionfs").mkdir()
+    (tmp_path / "unionfs/__init__.py").touch()  # else an installed package comes first
     (tmp_path / "unionfs/__main__.py").write_text("import sys\nprint(__file__, sys.argv[-1])\n")
     system = all_systems([], tmp_path)[-1]
     place = Place(tmp_path / "place")
