@@ -66,7 +66,7 @@ unionfs.mount(b"tree")  # wrong
 unionfs.mount(lowers=Path("tree"))  # wrong
 unionfs.mount({"tree"})  # wrong
 unionfs.mount([1])  # wrong
-unionfs.mount()  # wrong
+unionfs.mount(image=3)  # wrong
 unionfs.mount(["tree"], "merged", "upper")  # wrong
 unionfs.mount(["tree"], indx=True)  # wrong
 unionfs.mount(["tree"], index="on")  # wrong
