@@ -21,7 +21,8 @@ from typing import Protocol
 
 from unionfs.errors import ImageError, NotFoundError
 from unionfs.image import blobs
-from unionfs.image.archive_outer import HEAD, is_compressed, tar_of
+from unionfs.image.archive_outer import is_compressed, tar_of
+from unionfs.image.compression import HEAD
 from unionfs.image.digest import Digest, Readable
 from unionfs.image.model import MOST_BYTES
 from unionfs.image.store import Store, remove_tree

@@ -7,11 +7,8 @@ import lzma
 from collections.abc import Callable
 
 from unionfs.errors import ImageError
-from unionfs.image.compression import decompressed, kind_of
+from unionfs.image.compression import beginning, decompressed, kind_of
 from unionfs.image.digest import Readable
-
-HEAD = 6
-"""How many bytes tell by what a stream is compressed."""
 
 _BLOCK = 256 << 10
 _MOST_MEMORY = 256 << 20
@@ -27,13 +24,11 @@ _OTHERS: dict[bytes, tuple[str, Callable[[], _Decompressor]]] = {
 
 def tar_of(source: Readable, what: str, limit: int) -> Readable:
     """The content. Raises ImageError, while reading, for what is malformed or over *limit* bytes."""
-    head = b""
-    while len(head) < HEAD and (block := source.read(HEAD - len(head))):
-        head += block
+    head, begun = beginning(source)
     for magic, (name, make) in _OTHERS.items():
         if head.startswith(magic):
-            return _Other(head, source, make, f"{what}: {name}", limit)
-    return decompressed(_Begun(head, source), what, limit)
+            return _Other(begun, make, f"{what}: {name}", limit)
+    return decompressed(begun, what, limit)
 
 
 def is_compressed(head: bytes) -> bool:
@@ -41,27 +36,11 @@ def is_compressed(head: bytes) -> bool:
     return head.startswith(tuple(_OTHERS)) or kind_of(head) != "none"
 
 
-class _Begun:
-    """A source of which the first bytes have been read."""
-
-    def __init__(self, head: bytes, source: Readable) -> None:
-        self._head = head
-        self._source = source
-
-    def read(self, size: int, /) -> bytes:
-        if self._head:
-            block, self._head = self._head[:size], self._head[size:]
-            return block
-        return self._source.read(size)
-
-
 class _Other:
     """One or more streams of bzip2 or xz."""
 
-    def __init__(
-        self, head: bytes, source: Readable, make: Callable[[], _Decompressor], what: str, limit: int
-    ) -> None:
-        self._input = head
+    def __init__(self, source: Readable, make: Callable[[], _Decompressor], what: str, limit: int) -> None:
+        self._input = b""
         self._source = source
         self._make = make
         self._stream = make()

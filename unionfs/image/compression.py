@@ -29,6 +29,8 @@ _ZSTD_WINDOW = 128 << 20
 _IsalError = cast(type[Exception], isal_zlib.error)  # its stub says that it is an instance
 
 KINDS = ("none", "gzip", "zstd")
+HEAD = 6
+"""How many bytes tell by what a stream is compressed."""
 
 
 def decompressed(source: Readable, what: str, limit: int) -> Readable:
@@ -36,10 +38,7 @@ def decompressed(source: Readable, what: str, limit: int) -> Readable:
 
     The source is read to its end, so that a digest that is computed from it is complete.
     """
-    head = b""
-    while len(head) < 6 and (block := source.read(6 - len(head))):
-        head += block
-    begun = _Begun(head, source)
+    head, begun = beginning(source)
     if head.startswith(_GZIP):
         return _Limited(_Gzip(begun, what), what, limit)
     if head.startswith(_ZSTD) or _is_skippable(head):
@@ -51,7 +50,7 @@ def decompressed(source: Readable, what: str, limit: int) -> Readable:
 
 
 def kind_of(head: bytes) -> str:
-    """`gzip`, `zstd` or `none`, of a stream that begins with these bytes (six at least)."""
+    """`gzip`, `zstd` or `none`, of a stream that begins with these HEAD bytes."""
     if head.startswith(_GZIP):
         return "gzip"
     return "zstd" if head.startswith(_ZSTD) or _is_skippable(head) else "none"
@@ -59,6 +58,14 @@ def kind_of(head: bytes) -> str:
 
 def _is_skippable(head: bytes) -> bool:
     return len(head) >= 4 and head[0] & 0xF0 == _SKIPPABLE[1] and head[1:4] == _SKIPPABLE[0]
+
+
+def beginning(source: Readable) -> tuple[bytes, Readable]:
+    """The first HEAD bytes of a stream, or all if it has fewer; and the stream, which still has them."""
+    head = b""
+    while len(head) < HEAD and (block := source.read(HEAD - len(head))):
+        head += block
+    return head, _Begun(head, source)
 
 
 class _Begun:

@@ -14,15 +14,12 @@ import stat
 from dataclasses import dataclass
 from functools import cached_property
 
-from unionfs.errors import ImageError
+from unionfs.linux import process
 from unionfs.overlay.format import FUSE_OVERLAYFS_PREFIX
 from unionfs.overlay.owners import override_stat
 from unionfs.overlay.owners.override_stat import CONTAINERS, Override
 from unionfs.overlay.xattr_names import XattrNames
 
-_FIRST_USER_NAMESPACE = 0xEFFFFFFD
-"""PROC_USER_INIT_INO of linux/proc_ns.h."""
-_CAP_SYS_ADMIN = 21
 FOREIGN_MARKS = (
     *(b"trusted.overlay.", b"user.overlay.", FUSE_OVERLAYFS_PREFIX.encode()),
     *(b"user.containers.override_", b"security.fuseoverlayfs."),
@@ -42,8 +39,7 @@ class LayerForm:
         """The form in which this process can write layers, and mount them."""
         if os.geteuid() != 0:
             return cls(userxattr=True, overrides=True)
-        first = os.stat("/proc/self/ns/user").st_ino == _FIRST_USER_NAMESPACE
-        return cls(userxattr=not (first and _has_capability(_CAP_SYS_ADMIN)), overrides=False)
+        return cls(userxattr=not process.may_use_trusted_xattrs(), overrides=False)
 
     @property
     def name(self) -> str:
@@ -118,11 +114,3 @@ class LayerForm:
         plain = kind in (stat.S_IFREG, stat.S_IFDIR)
         override = Override(uid, gid, stat.S_IMODE(mode), 0 if plain else kind, rdev)
         os.setxattr(target, CONTAINERS, override.encode())
-
-
-def _has_capability(number: int) -> bool:
-    with open("/proc/self/status", "rb") as status:
-        for line in status:
-            if line.startswith(b"CapEff:"):
-                return bool(int(line[7:], 16) >> number & 1)
-    raise ImageError("/proc/self/status names no capabilities: is /proc mounted?")
