@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,8 @@ from unionfs.image.digest import Digest
 from unionfs.image.model import Descriptor
 from unionfs.image.store import Store
 from unionfs.registry import credentials
-from unionfs.registry.connections import Options
+from unionfs.registry.client import Client
+from unionfs.registry.connections import Options, Response
 from unionfs.registry.pull import Puller, pull
 from unionfs.registry.push import push
 from unionfs.registry.retry import Schedule
@@ -194,16 +197,25 @@ def test_redirects_in_a_circle_end(empty: Store, proxy: Flaky, name: str) -> Non
         pull(empty, names.parse(name), options=QUICK)
 
 
-def test_a_download_that_is_left_ends_at_once(empty: Store, proxy: Flaky, name: str) -> None:
-    """As with Ctrl-C: another thread waits in a read for bytes that do not come."""
-    come = threading.Event()
+@pytest.mark.parametrize("stalled", ["the response", "its content"])
+def test_a_download_that_is_left_ends_at_once(empty: Store, proxy: Flaky, name: str, stalled: str) -> None:
+    """As with Ctrl-C: another thread waits for what does not come."""
+    began, come = threading.Event(), threading.Event()
 
     def stall(block: bytes) -> bytes:
+        began.set()
         come.wait(60)
         return block
 
-    proxy.wish(is_layer, Act(change=stall))
-    source = Puller(empty, names.parse(name)).open_blob(Descriptor("x", LAYER, SIZE), 0)
+    def is_stalled(seen: Seen) -> bool:
+        if is_layer(seen):
+            stall(b"")
+        return False
+
+    if stalled == "the response":
+        proxy.wish(is_stalled, Act())
+    else:
+        proxy.wish(is_layer, Act(change=stall))
     failed: list[BaseException] = []
 
     def read() -> None:
@@ -212,15 +224,37 @@ def test_a_download_that_is_left_ends_at_once(empty: Store, proxy: Flaky, name: 
         except ImageError as error:
             failed.append(error)
 
-    with source as opened:
+    with Puller(empty, names.parse(name)).open_blob(Descriptor("x", LAYER, SIZE), 0) as opened:
         reader = threading.Thread(target=read)
         reader.start()
-        while not proxy.of("GET", LAYER) or proxy.of("GET", LAYER)[0].status == 0:
-            pass
+        assert began.wait(30)
     reader.join(30)
     come.set()
     assert not reader.is_alive()
     assert "the download was ended" in str(failed[0])
+
+
+def test_a_download_that_was_left_before_its_response_came_reads_nothing(
+    empty: Store, proxy: Flaky, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who leaves finds no response to end, and the one that comes then has no content."""
+    come = threading.Event()
+    proxy.wish(is_layer, Act(change=lambda block: block if come.wait(60) else b""))
+    download = Puller(empty, names.parse(name)).open_blob(Descriptor("x", LAYER, SIZE), 0)
+    send = Client.request
+
+    def left_meanwhile(self: Client, *args: Any, **keywords: Any) -> Response:
+        response = send(self, *args, **keywords)
+        leaving.close()
+        return response
+
+    monkeypatch.setattr(Client, "request", left_meanwhile)
+    with ExitStack() as leaving:
+        opened = leaving.enter_context(download)
+        with pytest.raises(ImageError, match="the download was ended"):
+            opened.read(1000)
+    assert not come.is_set()
+    come.set()
 
 
 def test_a_pull_that_was_killed_goes_on_in_the_next_command(empty: Store, proxy: Flaky, name: str) -> None:

@@ -19,6 +19,7 @@ from urllib3.exceptions import HTTPError, InsecureRequestWarning, SSLError
 
 from unionfs.errors import ImageError
 from unionfs.registry import tls
+from unionfs.registry.interrupt import POOLS
 from unionfs.registry.retry import Schedule
 
 Response = urllib3.BaseHTTPResponse
@@ -106,6 +107,7 @@ class Connections:
                 pool = urllib3.PoolManager(8, maxsize=16, ssl_context=context, blocksize=_BLOCK)
             else:
                 pool = urllib3.ProxyManager(proxy, 8, maxsize=16, ssl_context=context, blocksize=_BLOCK)
+            pool.pool_classes_by_scheme = POOLS
             pool = self._pools.setdefault((own, proxy), pool)
         return pool
 

@@ -16,6 +16,7 @@ from unionfs.errors import ImageError
 from unionfs.image.model import Descriptor
 from unionfs.image.progress import SILENT, Observer
 from unionfs.registry.connections import Response, Unreachable, discard, plain_reason
+from unionfs.registry.interrupt import Interrupt
 from unionfs.registry.repository import Repository
 
 _STEP = 64 << 10
@@ -37,6 +38,7 @@ class Download:
         self._at = offset
         self._observer = observer
         self._gone = threading.Event()
+        self._interrupt = Interrupt()
         self._attempts = repository.client.attempts(self._pause)
         self._safe_at = offset
         self._lock = threading.Lock()
@@ -78,6 +80,7 @@ class Download:
             self._left = True
             self._gone.set()
             if self._response is None:
+                self._interrupt.end()
                 return
             if not self._reading:
                 self._response.close()
@@ -88,19 +91,21 @@ class Download:
     def _open(self) -> None:
         """The response that goes on at `_at`."""
         headers = {"Range": f"bytes={self._at}-"} if self._at else {}
-        response = self._repository.client.request(
-            "GET",
-            self._repository.blob_path(self._blob.digest),
-            what=self._repository.about(self._blob),
-            expected=(200, 206),
-            scopes=self._repository.scopes,
-            headers=headers,
-            attempts=self._attempts,
-        )
+        with self._interrupt.covers():
+            response = self._repository.client.request(
+                "GET",
+                self._repository.blob_path(self._blob.digest),
+                what=self._repository.about(self._blob),
+                expected=(200, 206),
+                scopes=self._repository.scopes,
+                headers=headers,
+                attempts=self._attempts,
+            )
         with self._lock:
             self._response = response
             if self._left:
-                return  # which _exit sees
+                # Nobody ends what is read from here on: who has left found no response to end.
+                raise self._ended()
         begin = 0
         if response.status == 206:
             found = _RANGE.match(response.headers.get("Content-Range", ""))
@@ -121,12 +126,13 @@ class Download:
             self._attempts.failed(f"{self._repository.about(self._blob)}: the connection broke ({reason})")
 
     def _pause(self, seconds: float) -> None:
-        self._gone.wait(seconds)
+        if self._gone.wait(seconds):
+            raise self._ended()
 
     def _enter(self) -> None:
         with self._lock:
             if self._left:
-                raise ImageError(f"{self._repository.about(self._blob)}: the download was ended")
+                raise self._ended()
             self._reading = True
 
     def _exit(self) -> None:
@@ -134,6 +140,9 @@ class Download:
             self._reading = False
             if self._left and self._response is not None:
                 self._response.close()
+
+    def _ended(self) -> ImageError:
+        return ImageError(f"{self._repository.about(self._blob)}: the download was ended")
 
     def _finish(self) -> None:
         """Have the connection for the next request."""
