@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.mounts import Daemon, make_directories, overlayfs, pyunionfs, scratch
-from tests.support.users import become
+from tests.support.users import become, in_thread_of
 
 WAYS: Mapping[str, tuple[str, ...]] = {
     "default": ("transport=direct",),
@@ -107,6 +108,11 @@ def in_child(action: Callable[[], object], uid: int = 0, groups: Sequence[int] =
         outcome = pipe.read().decode()
     os.waitpid(pid, 0)
     return outcome
+
+
+def as_user(action: Callable[[], object], uid: int, groups: Sequence[int] = ()) -> str:
+    """`errno_of` an action of a user, or of root, in a thread: for what leaves no descriptor and no lock."""
+    return in_thread_of(uid, groups, functools.partial(errno_of, action))
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:

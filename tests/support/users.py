@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -18,6 +21,11 @@ from tests.support.mounts import environment, scratch
 _FIRST_ID = 700_000_000
 """Above what useradd hands out by itself."""
 _IDS = 65536
+
+Result = TypeVar("Result")
+_libc = ctypes.CDLL(None, use_errno=True)
+_SETRESUID, _SETRESGID, _SETGROUPS = (117, 119, 116) if os.uname().machine == "x86_64" else (147, 149, 159)
+"""System call numbers, those of x86-64 and of what is newer: libc's functions change all threads."""
 
 
 @contextmanager
@@ -60,6 +68,29 @@ def become(uid: int, groups: Sequence[int] = ()) -> None:
     os.setgroups(groups)
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
+
+
+def in_thread_of(uid: int, groups: Sequence[int], action: Callable[[], Result]) -> Result:
+    """Do something as an ordinary user and its group, or as root, in a thread of its own.
+
+    Credentials are a thread's to the kernel; it is libc that gives all threads the same. That is much cheaper
+    than a fork of the test runner, but descriptors, locks and the working directory are the process's.
+    """
+
+    def act() -> Result:
+        if uid:
+            _system_call(_SETGROUPS, len(groups), (ctypes.c_uint32 * len(groups))(*groups))
+            _system_call(_SETRESGID, uid, uid, uid)
+            _system_call(_SETRESUID, uid, uid, uid)
+        return action()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(act).result()
+
+
+def _system_call(number: int, *arguments: object) -> None:
+    if _libc.syscall(number, *arguments) != 0:
+        raise OSError(ctypes.get_errno(), "changing the thread's credentials")
 
 
 UNSHARE_USER = ["unshare", "--user", "--map-root-user", "--mount"]

@@ -104,7 +104,7 @@ class Download:
         with self._lock:
             self._response = response
             if self._left:
-                # Nobody ends what is read from here on: who has left found no response to end.
+                # Who has left found no response to shut down, so that a read would wait for its content.
                 raise self._ended()
         begin = 0
         if response.status == 206:
