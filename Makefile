@@ -7,9 +7,14 @@ PREFIX ?= /usr/local
 VENV   := .venv
 READY  := $(VENV)/.ready
 BIN    := $(VENV)/bin
-# Tests run side by side, two processes or as many as there are processors, at most four; -n 0 in ARGS runs all in
-# one. A process that has done its share takes over some of another's, so that none waits for a long file.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+# Tests run side by side, in one process more than there are processors, because they wait for daemons and
+# disks, and in four at most; -n 0 in ARGS runs all in one. A process that has done its share takes over some of
+# another's, so that none waits for a long file.
+JOBS   := $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# Python starts thousands of times here, and would compile all of its modules each time where this is set.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test test-all lint fuzz malformed crash crash-images memory profile bench bench-images man options dist install uninstall clean

@@ -74,5 +74,7 @@ say "installing pyunionfs and its test tools into .venv"
 # compat: a path in a .pth file, where an import hook would cost every start 13 ms.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[test]'
 .venv/bin/python -c 'import pyfuse3, trio, pytest'
+# Other users cannot store it here, and would compile all modules at each start.
+.venv/bin/python -m compileall -q unionfs
 touch .venv/.ready
 say "ready: .venv/bin/pyunionfs"

@@ -156,13 +156,14 @@ REST_OVER_PYFUSE3: dict[str, str] = {
 
 def tier_of(item: pytest.Item) -> str:
     """The one tier of a test."""
-    node = item.nodeid
-    if any(_begins(node, name) for name in REST):
+    matched = matches(item)
+    if not REST.keys().isdisjoint(matched):
         return "rest"
-    if over(item) == "pyfuse3" and any(_begins(node, name) for name in REST_OVER_PYFUSE3):
+    if matched and over(item) == "pyfuse3":
         return "rest"
     mounts = over(item) is not None or item.get_closest_marker("needs_fuse") is not None
-    return "mounts" if mounts else "check"
+    # A container has mounts of its own.
+    return "mounts" if mounts or "box" in getattr(item, "fixturenames", ()) else "check"
 
 
 def over(item: pytest.Item) -> str | None:
@@ -179,13 +180,15 @@ def named() -> list[str]:
 
 def matches(item: pytest.Item) -> list[str]:
     """Those with which this test's begins."""
-    return [name for name in named() if _begins(item.nodeid, name)]
+    node = item.nodeid
+    return [name for name in _named_in(node.partition("::")[0]) if _pattern(name).match(node)]
+
+
+@cache
+def _named_in(file: str) -> list[str]:
+    return [name for name in named() if name.partition("::")[0] == file]
 
 
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, name.split("*"))) + r"($|[/:[\]-])")
-
-
-def _begins(node: str, name: str) -> bool:
-    return _pattern(name).match(node) is not None
