@@ -23,9 +23,10 @@ from testing.bench import machine
 from testing.bench.images.programs import Programs, remove, run
 from testing.bench.images.work import Source, Work, all_work, timed
 from testing.bench.systems import BenchError
-from testing.mounts import REPOSITORY, private_mounts
+from testing.mounts import REPOSITORY, mount, mount_types, private_mounts
 
 DOCS = REPOSITORY / "docs"
+_CGROUPS = Path("/sys/fs/cgroup")
 NEEDED = ("umoci", "podman", "buildah", "skopeo", "docker-registry", "busybox")
 
 
@@ -37,6 +38,7 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     private_mounts()
+    _one_cgroup_version()
     rounds = given.rounds or (1 if given.quick else 3)
     base = Path(tempfile.mkdtemp(prefix="pyunionfs-bench-", dir=given.directory))
     try:
@@ -59,6 +61,12 @@ def main() -> int:
     if target is not None:
         target.write_text(page)
     return 0
+
+
+def _one_cgroup_version() -> None:
+    """crun, and so podman, refuses machines that have cgroups of both versions mounted."""
+    if "cgroup2" not in mount_types(_CGROUPS):
+        mount("none", _CGROUPS, "cgroup2")
 
 
 Times = dict[tuple[str, str], list[float]]
