@@ -76,7 +76,7 @@ bench-images: $(READY) ## time pulling, unpacking, committing and running images
 	$(BIN)/python -m testing.bench.images $(ARGS)
 
 $(VENV)/.bench: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[bench]'
 	@touch $@
 
 man: $(READY) ## make the man page build/pyunionfs.1 (read it with: man -l build/pyunionfs.1)

@@ -138,4 +138,36 @@ run getfattr -R -P -d --absolute-names -m '^trusted[.]overlay[.](redirect|opaque
 check 'site, app and base are as they were' test "$(digest | sha256sum)" = "$before"
 text '' "This is kernel overlayfs's own format: the same directories can be mounted with" \
      '  mount -t overlay -o lowerdir=site:app:base,upperdir=upper,workdir=work,redirect_dir=on overlay merged'
-printf '\n%sThat was a union filesystem. Next: the first mount of your own, in README.md.%s\n' "$bold" "$plain"
+
+title 'An image of the three layers, and a container of it'
+text 'Images lie in a store; this one is in a directory of the demo.' ''
+export PYUNIONFS_STORE=$scratch/store
+pyunionfs() {
+    local word line=''
+    for word; do
+        case $word in *[!A-Za-z0-9_./:-]*) line+=" '$word'" ;; *) line+=" $word" ;; esac
+    done
+    printf '%s$ pyunionfs%s%s\n' "$bold" "$line" "$plain"
+    "$pyunionfs" "$@"
+}
+pyunionfs mount site:app:base merged
+pyunionfs import -c 'CMD ["server"]' merged demo:base
+pyunionfs umount merged
+# shellcheck disable=SC2016
+pyunionfs run --name web demo:base sh -c 'echo "listen = 443" > /etc/server.conf; rm -r /usr/share/doc; server'
+pyunionfs diff web | tee said
+check 'the container has changes of its own' grep -qx 'C /etc/server.conf' said
+
+title 'Commit: the changes become the next layer'
+pyunionfs commit -m 'listen on 443' -a demo -c 'CMD ["server"]' web demo:443
+pyunionfs images
+pyunionfs history --format '{{.Size}}: {{.Comment}}' demo:443
+pyunionfs inspect --format '{{.Author}}: {{.Comment}}, {{len .RootFS.Layers}} layers, runs {{.Config.Cmd}}' demo:443 | tee said
+check 'the new image has one layer more' grep -qx 'demo: listen on 443, 2 layers, runs \[server\]' said
+
+title 'The committed image runs'
+pyunionfs run --rm demo:443 | tee said
+check 'with the changed file' grep -qx 'server: listen = 443' said
+pyunionfs run --rm demo:443 ls -C /etc /usr/share
+check 'site, app and base are as they were' test "$(digest | sha256sum)" = "$before"
+printf '\n%sThat was a union filesystem, and images on it. Next: the first mount of your own, in README.md.%s\n' "$bold" "$plain"

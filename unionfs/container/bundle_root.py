@@ -23,7 +23,7 @@ from unionfs.container.runtime import find_ids, host_files, limits_devices, runt
 from unionfs.container.spec import ProcessSpec, UnionSpec
 from unionfs.errors import ContainerError, NotFoundError
 from unionfs.image import find
-from unionfs.image.layers import layers_of
+from unionfs.image.layer_record import layers_of
 from unionfs.image.lowers import hold, release, tree_paths
 from unionfs.image.store import Store
 from unionfs.options.lists import join_lowers

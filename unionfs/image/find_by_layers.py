@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from unionfs.errors import ImageError, NotFoundError
 from unionfs.image import find, index
 from unionfs.image.index import Image
-from unionfs.image.layers import layers_of
+from unionfs.image.layer_record import layers_of
 from unionfs.image.lowers import tree_paths
 from unionfs.image.store import Store
 

@@ -9,7 +9,7 @@ from unionfs.errors import ImageError
 from unionfs.image import find, index
 from unionfs.image.digest import Digest
 from unionfs.image.index import Image
-from unionfs.image.layers import find as find_layer
+from unionfs.image.layer_record import find as find_layer
 from unionfs.image.model import Config, History, chain_ids
 from unionfs.image.store import Store
 from unionfs.image.summary import moment

@@ -13,8 +13,7 @@ from unionfs.errors import NotFoundError
 from unionfs.image import blobs, find, summary
 from unionfs.image.history import built_on
 from unionfs.image.index import Image
-from unionfs.image.layer_record import folder_of
-from unionfs.image.layers import Layer, layers_of
+from unionfs.image.layer_record import Layer, folder_of, layers_of
 from unionfs.image.model import Config, decode
 from unionfs.image.store import Store
 
