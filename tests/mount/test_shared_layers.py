@@ -25,7 +25,9 @@ from tests.support.mounts import (
 )
 from tests.support.transports import one_transport
 from unionfs.cli import mount_helper
+from unionfs.daemon import other_unions
 from unionfs.errors import MountError
+from unionfs.options import mount_options
 
 pytestmark = [needs_root, needs_fuse, one_transport]
 
@@ -129,6 +131,18 @@ def test_a_read_only_union_is_only_remarked_on(base: Path) -> None:
         done = run("mount", "-o", words, base / "merged2")
         run("umount", base / "merged2")
         assert f"lower {base}/upper is the upper of the union on {base}/merged: " in done.stderr
+
+
+def test_a_daemon_that_is_ready_early_is_no_other_union(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command looks for overlaps while its daemon starts."""
+    with pyunionfs([base / "free"], base / "upper", base / "work", base / "merged") as daemon:
+        words = [str(base / name) for name in ("free", "upper", "work", "merged")]
+        other_unions.warn_of_overlaps(mount_options.parse(words, []), daemon.pid)
+        assert capsys.readouterr().err == ""
+        other_unions.warn_of_overlaps(mount_options.parse(words, []))
+        assert "upper is the upper of the union on" in capsys.readouterr().err
 
 
 def test_checking_only_tells_the_same(base: Path) -> None:

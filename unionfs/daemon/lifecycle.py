@@ -90,7 +90,7 @@ def _mount_in_background(options: MountOptions, lock: Lock, owner: OwnerProcess 
         _daemon(options, lock, writer, owner)
     os.close(writer)
     try:
-        other_unions.warn_of_overlaps(options)
+        other_unions.warn_of_overlaps(options, pid)
         with open(reader, "rb") as pipe:
             reply = pipe.read()
     except KeyboardInterrupt:

@@ -41,9 +41,13 @@ def refuse_shared_layers(config: UnionConfig) -> None:
         )
 
 
-def warn_of_overlaps(options: MountOptions) -> None:
-    """Warn on standard error of overlaps that overlayfs accepts, too, but a user may not have meant."""
-    daemons = status_socket.query_daemons(seconds=_WARN_TIMEOUT)
+def warn_of_overlaps(options: MountOptions, own: int | None = None) -> None:
+    """Warn on standard error of overlaps that overlayfs accepts, too, but a user may not have meant.
+
+    *own* is the process of the new mount itself, which may be ready before the others have replied.
+    """
+    found = status_socket.query_daemons(seconds=_WARN_TIMEOUT)
+    daemons = [each for each in found if each.pid != own]
     config = options.config
     for text in _on_mountpoint(options.mountpoint, daemons):
         print(f"pyunionfs: {text}", file=sys.stderr)
