@@ -92,11 +92,12 @@ class Box:
 
 
 class Shop:
-    """A store with one image, `box`, and the commands of pyunionfs on it."""
+    """A store with one image, `box`, unless it is to be *empty*; and the commands of pyunionfs on it."""
 
-    def __init__(self, root: Path, **config: Any) -> None:
+    def __init__(self, root: Path, *, empty: bool = False, **config: Any) -> None:
         self.store = Store(root)
-        plant(self.store, "box", [make_tree], **{"Cmd": ["sh"], **config})
+        if not empty:
+            plant(self.store, "box", [make_tree], **{"Cmd": ["sh"], **config})
 
     def words(self, command: str, *words: str) -> list[str]:
         return [sys.executable, "-m", "unionfs", command, "--store", str(self.store.root), *words]

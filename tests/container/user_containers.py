@@ -68,6 +68,14 @@ def main(home: Path) -> None:
     run("cp", *place, "-q", str(home / "etc/shadow"), "web:/etc/copied")
     assert shown(box.upper / "etc/copied") == (0, 0o4711)
 
+    run("commit", *place, "-c", "CMD []", "web", "changed:1")
+    look = "stat -c %u:%a /etc/shadow; cat /etc/copied; ls /bin/wc || cat /made"
+    seen = run("run", *place, "--rm", "--hostname", "other", "changed:1", "sh", "-c", look).stdout
+    assert seen == f"0:4711\nsecret\n{box.id[:12]}\n"
+    tar = run("export", *place, "changed:1", "-o", str(home / "changed.tar"))
+    assert (tar.stdout, tar.stderr) == ("", "")
+    assert run("import", *place, str(home / "changed.tar"), "flat:1").stdout.startswith("sha256:")
+
     run("create", *place, "--name", "longer", "box", "sleep", "60")
     run("start", *place, "longer")
     longer = record.find(store, "longer")

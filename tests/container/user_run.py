@@ -18,7 +18,7 @@ def main(home: Path, ids: int) -> None:
     life(shop)
     if ids:
         with_ids(shop, ids)
-        loaded(shop, home)
+        loaded(Shop(home / "other", empty=True), home)
     else:
         without_ids(shop)
     assert shop.names() == []
@@ -77,6 +77,7 @@ def loaded(shop: Shop, home: Path) -> None:
     (closed,) = shop.store.trees.glob("*/diff/closed")
     assert closed.stat().st_uid not in (0, 1000, os.getuid())
     shop.do("rmi", "owners")
+    assert [*shop.store.containers.iterdir()] == []
 
 
 def without_ids(shop: Shop) -> None:

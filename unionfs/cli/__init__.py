@@ -91,8 +91,7 @@ def _run(words: list[str]) -> int:
     if os.geteuid() != 0 and command in {**IMAGES, **CONTAINERS} and "--help" not in rest:
         from unionfs.cli import user_ids
 
-        if command in user_ids.COMMANDS:
-            user_ids.enter()
+        user_ids.enter(command, rest)
     module = importlib.import_module(module_of(command))
     status: int = module.run(rest)
     return status

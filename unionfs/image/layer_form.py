@@ -20,6 +20,9 @@ from unionfs.overlay.owners import override_stat
 from unionfs.overlay.owners.override_stat import CONTAINERS, Override
 from unionfs.overlay.xattr_names import XattrNames
 
+ROOT, USERNS, OVERRIDE_STAT = "root", "userns", "override_stat"
+"""The names of the forms."""
+
 FOREIGN_MARKS = (
     *(b"trusted.overlay.", b"user.overlay.", FUSE_OVERLAYFS_PREFIX.encode()),
     *(b"user.containers.override_", b"security.fuseoverlayfs."),
@@ -43,8 +46,8 @@ class LayerForm:
 
     @property
     def name(self) -> str:
-        """As `layer.json` has it: `root`, `userns` or `override_stat`."""
-        return "override_stat" if self.overrides else "userns" if self.userxattr else "root"
+        """As `layer.json` has it."""
+        return OVERRIDE_STAT if self.overrides else USERNS if self.userxattr else ROOT
 
     @cached_property
     def _prefix(self) -> str:

@@ -118,6 +118,15 @@ def all_layers(store: Store) -> Iterator[Layer]:
             yield layer
 
 
+def form_of(root: Path) -> str | None:
+    """The form (`LayerForm.name`) of the layers of the store *root*; None where there is none yet."""
+    for place in root.glob(f"layers/*/{RECORD}"):
+        record = read(place)
+        if record is not None:
+            return record.form
+    return None
+
+
 def chain_of(name: str) -> Digest | None:
     """The ChainID for which a directory in layers/ stands; None for any other name."""
     try:
