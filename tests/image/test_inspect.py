@@ -8,8 +8,12 @@ import msgspec
 import pytest
 
 from testing.images import Image, digest, encode, file, image
+from tests.image.rig import Source, ensure
+from tests.support.mounts import needs_root
 from tests.support.stores import put
-from unionfs.image import find, index, inspect
+from unionfs.image import find, index, inspect, names
+from unionfs.image.commit import Above, commit
+from unionfs.image.new_image import About
 from unionfs.image.store import Store
 
 DOCKER = (
@@ -64,13 +68,34 @@ def test_an_image_that_says_nothing(store: Store) -> None:
     assert found["Config"]["Env"] is None
 
 
-def test_the_parent_is_the_image_that_it_goes_on_with(store: Store) -> None:
+@needs_root
+def test_the_parent_of_what_was_committed_here_is_its_base(store: Store, tmp_path: Path) -> None:
+    """Docker says no parent of what came from elsewhere, whatever is in the store; and none that is gone."""
     layers = [[file(name)] for name in "abc"]
-    one, two, three = (image(layers[:number]) for number in (1, 2, 3))
-    alike = changed(image(layers[:2]), history=[{"created_by": "another way"}] * 2)
-    for made in (one, two, alike, three):
-        put(store, made)
-    parents = {
-        each["Id"]: each["Parent"] for each in (inspect.image(store, found) for found in index.images(store))
-    }
-    assert parents == {one.id: "", two.id: one.id, alike.id: "", three.id: two.id}
+    one, two = (image(layers[:number]) for number in (1, 2))
+    without_history = changed(image(layers), history=None)
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    (upper / "new").touch()
+
+    def made_of(base: Image, number: int) -> index.Image:
+        ensure(store, base, Source(base))
+        put(store, base, f"base:{number}")
+        found = find.resolve(store, f"base:{number}")
+        tag = names.parse(f"new:{number}")
+        made = commit(store, Above([upper]), found, About(), lambda path, text: None, tag=tag).image
+        assert inspect.image(store, found)["Parent"] == ""
+        assert inspect.image(store, made)["Parent"] == base.id
+        return made
+
+    made_of(one, 0)
+    made_of(two, 1)
+    made = made_of(without_history, 2)
+    # Further names, and the loss of one, change nothing of it.
+    index.add(store, made.manifest, names.parse("other:1"))
+    index.remove_names(store, [made], made.tags)
+    (again,) = [each for each in index.images(store) if each.manifest.digest == made.manifest.digest]
+    assert [each.familiar for each in again.tags] == ["other:1"]
+    assert inspect.image(store, again)["Parent"] == without_history.id
+    index.remove_image(store, find.resolve(store, "base:2").manifest.id)
+    assert inspect.image(store, again)["Parent"] == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -37,6 +38,30 @@ CASES: dict[str, dict[str, Any]] = {
     "EXPOSE 80 53/udp 8000-8002": {
         "ExposedPorts": {"80/tcp": {}, "53/udp": {}, "8000/tcp": {}, "8001/tcp": {}, "8002/tcp": {}}
     },
+    'HEALTHCHECK CMD ["curl", "-f", "x y"]': {"Healthcheck": {"Test": ["CMD", "curl", "-f", "x y"]}},
+    "HEALTHCHECK CMD curl  -f $A || exit 1": {
+        "Healthcheck": {"Test": ["CMD-SHELL", "curl  -f $A || exit 1"]}
+    },
+    "healthcheck --interval=1m30s --timeout=1.5s --start-period=500ms --start-interval=1h0.5m \\\n"
+    " --retries=3  cmd true": {
+        "Healthcheck": {
+            "Test": ["CMD-SHELL", "true"],
+            "Interval": 90_000_000_000,
+            "Timeout": 1_500_000_000,
+            "StartPeriod": 500_000_000,
+            "StartInterval": 3_630_000_000_000,
+            "Retries": 3,
+        }
+    },
+    "HEALTHCHECK --retries=0 --interval=0 --timeout= CMD true": {
+        "Healthcheck": {"Test": ["CMD-SHELL", "true"]}
+    },
+    "HEALTHCHECK CMD --interval=5s": {"Healthcheck": {"Test": ["CMD-SHELL", "--interval=5s"]}},
+    "HEALTHCHECK --interval='5s' -- CMD x": {
+        "Healthcheck": {"Test": ["CMD-SHELL", "x"], "Interval": 5_000_000_000}
+    },
+    "HEALTHCHECK none": {"Healthcheck": {"Test": ["NONE"]}},
+    "HEALTHCHECK --retries=2 CMD x\nHEALTHCHECK NONE": {"Healthcheck": {"Test": ["NONE"]}},
     "LABEL a=1 \"b c\"='d e'": {"Labels": {"kind": "base", "a": "1", "b c": "d e"}},
     "LABEL kind=": {"Labels": {"kind": ""}},
     "ONBUILD RUN make": {"OnBuild": ["RUN make"]},
@@ -83,6 +108,25 @@ def test_the_shell_of_the_image_runs_commands() -> None:
         ("EXPOSE http", "'http' is no port"),
         ("EXPOSE 70000", "is no port"),
         ("EXPOSE 9-8", "is no port"),
+        ("HEALTHCHECK", "nothing follows it"),
+        ("HEALTHCHECK --retries=2", "NONE or CMD is missing"),
+        ("HEALTHCHECK TCP 80", "'TCP' is neither NONE nor CMD"),
+        ("HEALTHCHECK NONE now", "NONE takes no arguments"),
+        ("HEALTHCHECK CMD", "a command is missing"),
+        ("HEALTHCHECK CMD []", "a command is missing"),
+        ("HEALTHCHECK CMD [1]", "only strings"),
+        ("HEALTHCHECK --period=1s CMD x", "unknown flag: --period"),
+        ("HEALTHCHECK --interval CMD x", "--interval has no value"),
+        ("HEALTHCHECK --interval=1s --interval=2s CMD x", "--interval is given twice"),
+        ("HEALTHCHECK --interval=5 CMD x", "a duration is expected"),
+        ("HEALTHCHECK --timeout=-5s CMD x", "a duration is expected"),
+        ("HEALTHCHECK --timeout=+ CMD x", "a duration is expected"),
+        ("HEALTHCHECK --timeout=1.s.5s x CMD x", "'x' is neither"),
+        ("HEALTHCHECK --timeout=1d CMD x", "a duration is expected"),
+        ("HEALTHCHECK --timeout=999us CMD x", "shorter than 1ms"),
+        ("HEALTHCHECK --start-period=9999999h CMD x", "longer than 292 years"),
+        ("HEALTHCHECK --retries=-1 CMD x", "not negative"),
+        ("HEALTHCHECK --retries=2147483648 CMD x", "a number is expected"),
         ("ONBUILD ONBUILD RUN x", "ONBUILD cannot be"),
         ("ONBUILD from x", "FROM cannot be"),
         ("STOPSIGNAL SIGNOTHING", "'SIGNOTHING' is no signal"),
@@ -92,7 +136,7 @@ def test_the_shell_of_the_image_runs_commands() -> None:
     ],
 )
 def test_what_is_wrong_is_named(text: str, why: str) -> None:
-    with pytest.raises(OptionError, match="(?s)--change .*" + why.replace("+", r"\+")):
+    with pytest.raises(OptionError, match="(?s)--change .*" + re.escape(why)):
         apply(BASE, [text])
 
 

@@ -40,6 +40,7 @@ def parser() -> Parser:
         examples=[
             ("pyunionfs commit -m 'with the fix' web registry.example.org/web:2", "a container"),
             ("pyunionfs commit -c 'CMD [\"nginx\"]' -c 'EXPOSE 80' web web:2", "with another command"),
+            ("pyunionfs commit -c 'HEALTHCHECK CMD nc -z localhost 80' web web:3", "a check, for engines"),
             ("pyunionfs commit merged tools:new", "a mount of an image"),
             ("pyunionfs commit --base debian:12 upper tools:new", "an upper that is not mounted"),
         ],

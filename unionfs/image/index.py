@@ -22,19 +22,23 @@ from unionfs.image.store import Store
 REF_NAME = "org.opencontainers.image.ref.name"
 REPO_DIGESTS = "io.pyunionfs.repo-digests"
 """`NAME@DIGEST`s by which registries know the image, with spaces between; an index's where it came by one."""
+PARENT = "io.pyunionfs.parent"
+"""The id of the image on which this one was committed here."""
 TAGGED = "io.pyunionfs.tagged"
 """When the entry's name was given, by RFC 3339 (UTC)."""
 
 
 @dataclass(slots=True)
 class Image:
-    """One image of the store: its manifest, its tags and the digests of registries."""
+    """One image of the store: its manifest, its tags, the digests of registries, and its parent."""
 
     manifest: Descriptor
     tags: list[names.Reference] = field(default_factory=list)
     repo_digests: list[names.Reference] = field(default_factory=list)
     tagged: str | None = None
     """When it got its latest tag, by RFC 3339 (UTC)."""
+    parent: str | None = None
+    """The id of the image on which it was committed here, whether that is still in the store or not."""
 
 
 def read(store: Store) -> list[Descriptor]:
@@ -55,6 +59,7 @@ def images(store: Store) -> list[Image]:
         if name:
             image.tags.append(names.parse(name))
             image.tagged = max(filter(None, (image.tagged, entry.annotations.get(TAGGED))), default=None)
+        image.parent = image.parent or entry.annotations.get(PARENT)
         for each in entry.annotations.get(REPO_DIGESTS, "").split():
             reference = names.parse(each)
             if reference not in image.repo_digests:
@@ -67,8 +72,12 @@ def add(
     manifest: Descriptor,
     tag: names.Reference | None = None,
     repo_digest: names.Reference | None = None,
+    *,
+    parent: str | None = None,
 ) -> None:
     """Name an image, taking the name from the image that has it; or add it without a name.
+
+    *parent* is as of `Image`; None leaves it as it is.
 
     The caller holds `Store.in_use`, and everything that the manifest leads to is in the store.
     """
@@ -78,7 +87,10 @@ def add(
         for image in images(store):
             if image.manifest.digest == manifest.digest:
                 digests = [*image.repo_digests, *(each for each in digests if each not in image.repo_digests)]
+                parent = parent or image.parent
         known = {REPO_DIGESTS: " ".join(f"{each.name}@{each.digest}" for each in digests)} if digests else {}
+        if parent is not None:
+            known[PARENT] = parent
         changed = []
         for entry in entries:
             is_same = entry.digest == manifest.digest

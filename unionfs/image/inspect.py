@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from unionfs.errors import NotFoundError
-from unionfs.image import blobs, find, summary
-from unionfs.image.history import built_on
+from unionfs.image import blobs, find, index, summary
+from unionfs.image.digest import Digest
 from unionfs.image.index import Image
 from unionfs.image.layer_record import Layer, folder_of, layers_of
 from unionfs.image.model import Config, decode
@@ -56,7 +56,7 @@ def image(store: Store, found: Image) -> dict[str, Any]:
         "Id": manifest.config.digest,
         "RepoTags": [each.familiar for each in found.tags],
         "RepoDigests": [each.familiar for each in found.repo_digests],
-        "Parent": _parent(store, config),
+        "Parent": _parent(store, found),
         "Comment": document.get("comment") or (history[-1].comment if history else None) or "",
         "Created": config.created or NEVER,
         "DockerVersion": document.get("docker_version") or "",
@@ -91,7 +91,11 @@ def _directories(store: Store, config: Config) -> dict[str, str] | None:
     return directories(below, layers[-1].path, top / "work", top / "merged")
 
 
-def _parent(store: Store, config: Config) -> str:
-    """The id of the image that this one was made from: the longest one with whose history it begins."""
-    found = built_on(store, config)
-    return found[max(found)] if found else ""
+def _parent(store: Store, found: Image) -> str:
+    """The id of the image on which this one was committed here, as long as the store has that.
+
+    As in Docker, where it is empty for images that were pulled, loaded or imported.
+    """
+    if found.parent is None:
+        return ""
+    return found.parent if find.by_id(store, index.images(store), Digest(found.parent).hex) else ""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from unionfs.errors import OptionError
+from unionfs.image import healthcheck
 from unionfs.image.dockerfile_words import expand, split
 
 _SHELL = ("/bin/sh", "-c")
@@ -89,6 +90,10 @@ class _Config:
             **{each: {} for each in ports},
         }
 
+    def healthcheck(self, rest: str) -> None:
+        """The one before goes, as a whole."""
+        self.fields["Healthcheck"] = healthcheck.parse(_needed(rest), _json_strings)
+
     def volume(self, rest: str) -> None:
         paths = _json_strings(rest)
         found = [self.expand(each).strip() for each in (split(_needed(rest)) if paths is None else paths)]
@@ -131,6 +136,7 @@ INSTRUCTIONS: Mapping[str, Callable[[_Config, str], None]] = {
     "ENTRYPOINT": _Config.entrypoint,
     "ENV": _Config.env,
     "EXPOSE": _Config.expose,
+    "HEALTHCHECK": _Config.healthcheck,
     "LABEL": _Config.label,
     "ONBUILD": _Config.onbuild,
     "STOPSIGNAL": _Config.stopsignal,

@@ -129,7 +129,7 @@ def add(
     described = Descriptor(OCI_MANIFEST, blobs.put_bytes(store, content), len(content))
     blobs.put_bytes(store, config)
     layers.ensure(store, manifest, decode_config(config, manifest, "the new image"))
-    index.add(store, described, tag)
+    index.add(store, described, tag, parent=None if base is None else base.manifest.config.digest)
     image = next(each for each in index.images(store) if each.manifest.digest == described.digest)
     return Made(image, manifest.config.id, len(blob_of))
 
