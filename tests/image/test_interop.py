@@ -17,9 +17,11 @@ import pytest
 from testing.images import by_buildah, debian_like, image, like_debian, write_layout
 from testing.images.programs import Containerd, containerd, engine, missing, run
 from testing.images.trees import Node, differences, tree
+from tests.image.rig import add
 from tests.support import mounts
 from tests.support.stores import layers_in
-from unionfs.image import find
+from unionfs.image import find, index
+from unionfs.image.digest import digest_of
 from unionfs.image.lowers import tree_paths
 from unionfs.image.store import Store
 
@@ -236,6 +238,28 @@ def test_the_store_to_umoci_and_skopeo(
     assert_same(tree(tmp_path / "bundle" / "rootfs"), unpacked)
     run("skopeo", "copy", f"oci:{loaded.root}:{NAME}", f"oci:{tmp_path / 'copy'}:{NAME}")
     assert ids(tmp_path / "copy") == ids(layout)
+
+
+def test_a_store_of_dockers_types_to_umoci_skopeo_and_podman(store: Store, tmp_path: Path) -> None:
+    """They read it as it is, and find the same image; what they do to the layout takes nothing from it."""
+    made = image(debian_like(), like_debian.CONFIG, docker=True)
+    add(store, made, NAME, repo_digest=f"q.io/x/y@{made.digest}")
+    source = f"oci:{store.root}:{NAME}"
+    assert msgspec.json.decode(run("skopeo", "inspect", source))["Layers"] == [
+        digest_of(b) for b in made.blobs
+    ]
+    run("skopeo", "copy", source, f"oci:{tmp_path / 'copy'}:{NAME}")
+    assert ids(tmp_path / "copy") == our_ids(store) == (made.id, [digest_of(each) for each in made.layers])
+    run("umoci", "unpack", "--image", f"{store.root}:{NAME}", tmp_path / "bundle")
+    assert_same(our_tree(store, tmp_path), tree(tmp_path / "bundle" / "rootfs"))
+    with engine("podman") as podman:
+        podman.run("pull", source)
+        assert podman.run("images", "--quiet", "--no-trunc").split() == [made.id]
+    assert run("umoci", "list", "--layout", store.root).split() == [NAME]
+    run("umoci", "gc", "--layout", store.root)
+    (found,) = index.images(store)
+    assert (found.manifest.digest, len(found.repo_digests)) == (made.digest, 1)
+    assert pyunionfs(store, "verify") == "everything in the store is as it must be\n"
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -17,7 +17,7 @@ from unionfs.image import names, platform
 from unionfs.image.archive_members import Members, read_small
 from unionfs.image.compression import kind_of
 from unionfs.image.digest import Digest, Hasher, digest_of
-from unionfs.image.index import REF_NAME
+from unionfs.image.index import REF_NAME, as_came
 from unionfs.image.model import (
     INDEXES,
     OCI_CONFIG,
@@ -115,7 +115,7 @@ class _Layout:
         if not isinstance(index, Index):
             raise ImageError(f"{what}: no index, but the manifest of an image")
         found: dict[str, Found] = {}
-        for name, entries in _by_name(index).items():
+        for name, entries in _by_name(as_came(index.manifests)).items():
             for entry in entries if name is None else [self._chosen(entries, what)]:
                 for manifest in self._manifests(entry):
                     image = found.get(manifest.digest)
@@ -198,10 +198,10 @@ def _verify(content: bytes, descriptor: Descriptor, what: str) -> None:
         )
 
 
-def _by_name(index: Index) -> dict[names.Reference | None, list[Descriptor]]:
+def _by_name(entries: Sequence[Descriptor]) -> dict[names.Reference | None, list[Descriptor]]:
     """The entries of each name; None: those without one, or with one that names no image."""
     found: dict[names.Reference | None, list[Descriptor]] = {}
-    for entry in index.manifests:
+    for entry in entries:
         found.setdefault(_name(entry.annotations), []).append(entry)
     return found
 

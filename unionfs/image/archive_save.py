@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unionfs.errors import ImageError
-from unionfs.image import blobs, find, index, names
+from unionfs.image import blobs, find, index, names, oci_form
 from unionfs.image.archive_read import CONTAINERD_NAME
 from unionfs.image.archive_tar import ArchiveTar
 from unionfs.image.digest import Digest, Readable, VerifyingReader, digest_of
@@ -25,7 +25,6 @@ from unionfs.image.model import (
     OCI_LAYER,
     OCI_MANIFEST,
     Descriptor,
-    as_oci,
     chain_ids,
     decode,
     encode,
@@ -177,12 +176,12 @@ class _Documents:
     def as_oci(self, replaced: Mapping[int, Descriptor]) -> bytes:
         """The manifest with OCI's media types, since skopeo, podman and umoci find no others in a layout, and
         with other descriptors of some layers. One in which nothing is to be changed keeps its bytes."""
-        if self.descriptor.media_type == OCI_MANIFEST and not replaced:
+        media_type = self.descriptor.media_type
+        document = oci_form.document(self._manifest, media_type, "manifest")
+        if document is None and not replaced:
             return self._manifest
-        document = decode(self._manifest, dict[str, Any], "manifest")
-        document["mediaType"] = OCI_MANIFEST
-        for descriptor in (document["config"], *document["layers"]):
-            descriptor["mediaType"] = as_oci(descriptor["mediaType"])
+        if document is None:
+            document = decode(self._manifest, dict[str, Any], "manifest")
         for number, other in replaced.items():
             document["layers"][number] = other
         return encode(document)

@@ -58,6 +58,7 @@ def in_use(store: Store, directories: Iterable[str] = ()) -> InUse:
     found = InUse()
     for entry in index.read(store):
         _add(store, entry, found)
+    found.blobs.update(each.id for each in index.oci_forms(store).values())
     for image in index.images(store):
         # An index by which it came: a pull that finds it unchanged fetches nothing.
         found.blobs.update(each.digest for each in image.repo_digests if each.digest is not None)

@@ -4,19 +4,25 @@ An image is one descriptor of a manifest (of one platform). Its names are entrie
 annotation `org.opencontainers.image.ref.name`, which skopeo, umoci and podman read: the whole name
 (`docker.io/library/debian:12`). An image whose last name has gone to another stays, as in Docker, without a
 name. Readers take no lock: the file is replaced whole.
+
+Where the manifest has other media types than OCI's, which those programs do not read, its names are at its
+OCI form (`oci_form.py`), with the annotation `io.pyunionfs.came-as`, and the manifest is listed without one.
+Only `as_came` and `_listed` know of it: for all others the image is the manifest as it came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import msgspec
 
-from unionfs.image import names
+from unionfs.errors import ImageError
+from unionfs.image import blobs, names, oci_form
 from unionfs.image.digest import Digest
-from unionfs.image.model import OCI_INDEX, Descriptor, Index, decode, encode
+from unionfs.image.model import DOCKER_MANIFEST, OCI_INDEX, Descriptor, Index, decode, encode
 from unionfs.image.store import Store
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -26,6 +32,8 @@ PARENT = "io.pyunionfs.parent"
 """The id of the image on which this one was committed here."""
 TAGGED = "io.pyunionfs.tagged"
 """When the entry's name was given, by RFC 3339 (UTC)."""
+CAME_AS = "io.pyunionfs.came-as"
+"""At an OCI form: the digest of the manifest that it is the form of, and that the image has."""
 
 
 @dataclass(slots=True)
@@ -43,6 +51,30 @@ class Image:
 
 def read(store: Store) -> list[Descriptor]:
     """The entries. A descriptor whose annotations name it, or one without a name."""
+    return as_came(_read(store))
+
+
+def as_came(entries: Sequence[Descriptor]) -> list[Descriptor]:
+    """Entries of an index.json, and for OCI forms the manifests as they came.
+
+    A form whose manifest another program has removed from the list is an image by itself.
+    """
+    originals = {each.digest: each for each in entries if CAME_AS not in each.annotations}
+    found = []
+    for each in entries:
+        annotations = {key: value for key, value in each.annotations.items() if key != CAME_AS}
+        original = originals.get(each.annotations.get(CAME_AS, ""), each)
+        found.append(_annotated(original, annotations))
+    return found
+
+
+def oci_forms(store: Store) -> dict[str, Descriptor]:
+    """The OCI forms that are listed, by the digests of the manifests."""
+    found = {each.annotations.get(CAME_AS): _plain(each) for each in _read(store)}
+    return {digest: form for digest, form in found.items() if digest is not None}
+
+
+def _read(store: Store) -> list[Descriptor]:
     try:
         content = store.index.read_bytes()
     except FileNotFoundError:
@@ -103,7 +135,7 @@ def add(
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         extra = {REF_NAME: str(tag), TAGGED: now} if tag is not None else {}
         changed.append(_annotated(manifest, {**extra, **known}))
-        _write(store, changed)
+        _write(store, changed, manifest.digest)
 
 
 def remove_names(store: Store, images: Sequence[Image], going: Collection[names.Reference]) -> None:
@@ -127,21 +159,49 @@ def remove_image(store: Store, digest: Digest) -> None:
         _write(store, [each for each in read(store) if each.digest != digest])
 
 
-def _write(store: Store, entries: list[Descriptor]) -> None:
-    """An entry without a name is there only for an image that has none."""
-    named = {each.digest for each in entries if REF_NAME in each.annotations}
+def _write(store: Store, entries: list[Descriptor], added: str = "") -> None:
+    """An entry without a name is there only for an image that has none, or beside its OCI form.
+
+    *added* is the digest of an image of which it is not known yet whether it has such a form.
+    """
+    named = {each.digest: each for each in entries if REF_NAME in each.annotations}
     kept: list[Descriptor] = []
     for each in entries:
         unnamed = REF_NAME not in each.annotations
         if unnamed and (each.digest in named or any(each.digest == other.digest for other in kept)):
             continue
         kept.append(each)
+    forms = oci_forms(store)
+    for digest, each in named.items():
+        is_there = digest in forms and blobs.has(store, forms[digest].id)
+        if not is_there and (each.media_type == DOCKER_MANIFEST or digest in forms or digest == added):
+            # One whose manifest is lost stays in the list as it is: `verify` tells of it.
+            with suppress(ImageError):
+                form = oci_form.put(store, _plain(each))
+                if form is not None:
+                    forms[digest] = form
     document: dict[str, object] = {
         "schemaVersion": 2,
         "mediaType": OCI_INDEX,
-        "manifests": kept,
+        "manifests": _listed(kept, forms),
     }
     store.write(store.index, msgspec.json.format(encode(document)))
+
+
+def _listed(entries: Sequence[Descriptor], forms: Mapping[str, Descriptor]) -> list[Descriptor]:
+    """The entries as they stand in index.json."""
+    found: list[Descriptor] = []
+    originals: set[str] = set()
+    for each in entries:
+        form = forms.get(each.digest)
+        if form is None or REF_NAME not in each.annotations:
+            found.append(each)
+            continue
+        if each.digest not in originals:
+            originals.add(each.digest)
+            found.append(_without_name(each))
+        found.append(_annotated(form, {**each.annotations, CAME_AS: each.digest}))
+    return found
 
 
 def _plain(entry: Descriptor) -> Descriptor:

@@ -136,8 +136,9 @@ def _image_usages(images: Sequence[_Looked], made: Mapping[str, int]) -> list[Im
 
 
 def _blobs(store: Store, images: Sequence[_Looked]) -> Part:
-    """All blobs but images' manifests and configs."""
-    documents = {each.id for each in images} | {each.image.manifest.id for each in images}
+    """All blobs but images' manifests, in both forms, and configs."""
+    documents = {each.id for each in index.oci_forms(store).values()}
+    documents |= {each.id for each in images} | {each.image.manifest.id for each in images}
     documents |= {each.digest for one in images for each in one.image.repo_digests if each.digest is not None}
     needed = {blob for each in images for blob, layer in each.layers if layer is None}
     sizes = {digest: size for digest, size in blobs.all_blobs(store) if digest not in documents}

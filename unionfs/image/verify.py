@@ -18,7 +18,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from unionfs.errors import ImageError
-from unionfs.image import blobs, find, index, layers
+from unionfs.image import blobs, find, index, layers, oci_form
 from unionfs.image.digest import Digest, Hasher, Readable
 from unionfs.image.in_use import containers
 from unionfs.image.index import Image
@@ -142,12 +142,27 @@ class Verification:
             manifest = find.manifest_of(self.store, owner.manifest)
             yield from self._restore(manifest.config, "config", owner)
             owner.documents = manifest, find.config_of(self.store, manifest)
+            yield from self._read_oci_form(owner)
         except ImageError as error:
             done = ""
             if self.mend and owner.image is not None:
                 index.remove_image(self.store, owner.manifest.id)
                 done = "the image was removed from the list: pull or load it again"
             yield Finding(owner.what, str(error), done)
+
+    def _read_oci_form(self, owner: _Owner) -> Iterator[Finding]:
+        listed = index.oci_forms(self.store).get(owner.manifest.digest)
+        if listed is None or self._is_sound(listed.id):
+            return
+        problem = "damaged" if listed.id in self._bad else "missing"
+        done = ""
+        made = oci_form.of(self.store, owner.manifest)
+        if self.mend and made is not None and made[0].digest == listed.digest:
+            blobs.path_of(self.store, listed.id).unlink(missing_ok=True)
+            blobs.put_bytes(self.store, made[1])
+            self._bad.pop(listed.id, None)
+            done = "made again"
+        yield Finding(owner.what, f"its manifest for other programs, {listed.digest}, is {problem}", done)
 
     def _restore(self, document: Descriptor, kind: str, owner: _Owner) -> Iterator[Finding]:
         if not self._is_sound(document.id):
