@@ -11,10 +11,11 @@ what was changed after the beginning may be in the layer or not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from unionfs.image import layers, new_image, platform
+from unionfs.image.digest import Digest
 from unionfs.image.index import Image
 from unionfs.image.layer_blob import LayerBlob, new_layer
 from unionfs.image.layer_content import LayerContent
@@ -66,43 +67,61 @@ def commit(
         check_layer("layer", str(path))
     with store.in_use():
         found = None if base is None else new_image.base_of(store, base)
-        below: list[Path] = list(above.lowers or ())
+        stack = _Stack(list(above.lowers or ()), are_known=found is not None or above.lowers is not None)
         if found is not None:
-            below = tree_paths(layers.ensure(store, found.manifest, found.config))
-        are_known = found is not None or above.lowers is not None
+            there = layers.ensure(store, found.manifest, found.config)
+            stack.below = tree_paths(there)
+            stack.diff_ids = list(found.config.diff_ids)
+            stack.trees = [layer.path for layer in reversed(there)]
         made = []
         for path in reversed(above.directories):
             index = above.index if path == above.directories[0] else None
-            made.append(
-                _layer(store, path, below, above, about, remark, compression, index, are_known=are_known)
-            )
-            below.insert(0, path)
+            made.append(_layer(store, path, stack, above, about, remark, compression, index))
+            stack.below.insert(0, path)
         return new_image.add(store, found, made, about, tag, platform.host())
+
+
+@dataclass(slots=True)
+class _Stack:
+    """What lies below the next layer: `below` as the union has it, the others as the new image does.
+
+    Paths are topmost first, DiffIDs lowest first. `are_known`: whether `below` is all that the union has.
+    """
+
+    below: list[Path]
+    are_known: bool
+    diff_ids: list[Digest] = field(default_factory=list)
+    trees: list[Path] = field(default_factory=list)
 
 
 def _layer(
     store: Store,
     path: Path,
-    below: Sequence[Path],
+    stack: _Stack,
     above: Above,
     about: About,
     remark: Remark,
     compression: str,
     index: Path | None,
-    *,
-    are_known: bool,
 ) -> LayerBlob | None:
     """One directory as a layer in the store; None where it shows nothing of its own."""
     userxattr = uses_userxattr(str(path)) if above.userxattr is None else above.userxattr
-    lowers, data_lowers = [str(each) for each in below], [str(each) for each in above.data_lowers]
+    lowers, data_lowers = [str(each) for each in stack.below], [str(each) for each in above.data_lowers]
     with open_view(str(path), lowers, data_lowers, userxattr=userxattr) as view:
         content = LayerContent(
-            view, remark, index=None if index is None else str(index), marks=not are_known and not below
+            view,
+            remark,
+            index=None if index is None else str(index),
+            marks=not stack.are_known and not stack.below,
         )
         if not content:
             return None
-        with new_layer(store, compression) as stream:
+        with new_layer(store, compression, stack.diff_ids, stack.trees) as stream:
             writer = TarWriter(stream.write)
             content.write(EntryWriter(view.fs, writer, remark, latest_mtime(about.now)))
             writer.close()
-    return stream.blob
+    blob = stream.blob
+    assert blob is not None
+    stack.diff_ids.append(blob.diff_id)
+    stack.trees.insert(0, blob.layer.path)
+    return blob

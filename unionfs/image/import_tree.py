@@ -101,7 +101,7 @@ def _add(
     compression: str,
 ) -> Made:
     with store.in_use():
-        with new_layer(store, compression) as stream:
+        with new_layer(store, compression, (), ()) as stream:
             fill(stream)
         made: list[LayerBlob | None] = [stream.blob]
         return new_image.add(store, None, made, about, tag, platform)

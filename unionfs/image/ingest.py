@@ -46,6 +46,7 @@ from unionfs.image.one_pass import Stages, one_pass, read_all
 from unionfs.image.progress import Observer, State
 from unionfs.image.store import Store, clear, remove_tree, sync_filesystem
 from unionfs.image.tree_digest import tree_digest
+from unionfs.image.unpack import Unpacked
 
 _T = TypeVar("_T")
 
@@ -72,6 +73,15 @@ class Below(Protocol):
         """Their trees, topmost first, once all are there."""
 
 
+@dataclass(frozen=True, slots=True)
+class MadeTree:
+    """The tree of a layer that is made here, unpacked from what its blob is made of; it may be moved away."""
+
+    tree: Path
+    """The directory that holds `diff`, on the store's filesystem."""
+    unpacked: Unpacked
+
+
 @dataclass(slots=True)
 class Ingest:
     """The making of one layer, by one thread. `stages.stop` ends it from another."""
@@ -84,6 +94,7 @@ class Ingest:
     below: Below
     check_stopped: Callable[[], None]
     """Is called while another process makes the same; raises to give up."""
+    made: MadeTree | None = None
     stages: Stages = field(default_factory=Stages)
     has_made: bool = False
     _has_fetched: bool = False
@@ -157,8 +168,15 @@ class Ingest:
                 self._has_fetched = True
 
     def _unpack(self, place: Path) -> Record:
-        """Leave `tree` and `layer` in *place*, on disk, and the blob in the store."""
+        """Leave `tree` and `layer` in *place*, on disk, and the blob in the store.
+
+        Of what was made here, the maker gives the blob its place; it is on disk by then, too, if it is on the
+        same filesystem.
+        """
         settings = self.settings
+        if self.made is not None:
+            os.rename(self.made.tree, place / "tree")
+            return self._record(place, self.made.unpacked)
 
         def use(source: Readable, interrupt: Callable[[], None]) -> Record:
             return self._pass(place, source, interrupt)
@@ -218,6 +236,11 @@ class Ingest:
             settings.max_layer_size,
             self.stages,
         )
+        return self._record(place, unpacked)
+
+    def _record(self, place: Path, unpacked: Unpacked) -> Record:
+        """Write what is known of the tree in *place*, and have all of it on disk."""
+        settings = self.settings
         record = Record(
             self.diff_id,
             self.chain.hex if unpacked.depends else self.diff_id.hex,
@@ -235,7 +258,7 @@ class Ingest:
                 self.blob.id, f"extended attributes that this store cannot hold: {names}"
             )
         # Without a blob there will be nothing else to compare the tree with.
-        content = None if settings.keep_blobs else tree_digest(target)
+        content = None if settings.keep_blobs else tree_digest(place / "tree" / DIFF)
         (place / "tree" / TREE_RECORD).write_bytes(encode(replace(record, content=content)))
         _write_layer(place, record)
         sync_filesystem(place)

@@ -1,114 +1,130 @@
-"""The tar stream of a new layer becomes a blob of the store: its DiffID, compressed, its digest, in one pass.
+"""The tar stream of a new layer becomes a blob of the store and a tree, in one pass:
 
-What makes the stream runs beside this: hashing, compressing and writing release the interpreter lock. Nothing
-gets a place among the blobs before all of it was written.
+    what makes the stream | DiffID, compression, digest, blob file
+    ---- the caller ----- | ------------- one thread -------------
+                          | tar entries, files
+                          | - another thread -
+
+Hashing, compressing and writing release the interpreter lock. Nothing gets a place before all was written.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
-from unionfs.image import blobs
+from unionfs.image import blobs, layers
 from unionfs.image.compression import Compressor
-from unionfs.image.digest import Digest, Hasher
+from unionfs.image.digest import Digest, Hasher, Readable
+from unionfs.image.ingest import MadeTree
+from unionfs.image.layer_form import LayerForm
+from unionfs.image.layer_record import DIFF, Layer
 from unionfs.image.model import OCI_LAYER, Descriptor
-from unionfs.image.store import Store
+from unionfs.image.store import Store, clear
+from unionfs.image.unpack import Unpacked, unpack
+from unionfs.image.write_behind import WriteBehind
 
-_DEPTH = 8
-"""Blocks that are waiting, of a MiB at most (`tar_write`)."""
+_BLOCK = 1 << 20
 _SUFFIX = {"none": "", "gzip": "+gzip", "zstd": "+zstd"}
 
 
 @dataclass(frozen=True, slots=True)
 class LayerBlob:
-    """A layer in the store: what it is called compressed, and what its content is."""
+    """A layer in the store: what it is called compressed, what its content is, and its tree."""
 
     descriptor: Descriptor
     diff_id: Digest
+    layer: Layer
 
 
 class LayerStream:
     """What `new_layer` gives: `write` takes the tar; after the block is over, `blob` is what it became."""
 
-    def __init__(self, file: BinaryIO, compression: str) -> None:
-        self._file = file
-        self._diff = Hasher()
-        self._stored = Hasher()
-        self._compressor = Compressor(self._store, compression)
-        self._is_plain = compression == "none"
-        self._blocks: queue.Queue[bytes] = queue.Queue(_DEPTH)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="layer", daemon=True)
-        self._thread.start()
+    def __init__(self, compressed: WriteBehind[Stored], unpacked: WriteBehind[Unpacked]) -> None:
+        self._compressed = compressed
+        self._unpacked = unpacked
         self.blob: LayerBlob | None = None
 
     def write(self, block: bytes) -> None:
-        """Take a block of the tar. Raises what has failed meanwhile."""
-        if self._error is not None:
-            raise self._error
-        if block:
-            self._blocks.put(block)
+        """Take a block of the tar. Raises what has failed meanwhile.
 
-    def end(self) -> None:
-        """Wait until all that was taken is written; more than once does no harm."""
-        if self._thread.is_alive():
-            self._blocks.put(b"")
-            self._thread.join()
-        if self._error is not None:
-            raise self._error
+        What is wrong with the tar, `new_layer` raises after the last block: what makes the stream may know
+        better what it is.
+        """
+        if self._compressed.error is not None:
+            raise self._compressed.error
+        self._compressed.write(block)
+        self._unpacked.write(block)
 
-    def digests(self) -> tuple[Digest, Digest, int]:
-        """DiffID, the blob's digest and its size, after the end."""
-        stored = self._diff if self._is_plain else self._stored
-        return self._diff.digest(), stored.digest(), stored.size
 
-    def _run(self) -> None:
-        """After a failure blocks are still taken, so that no writer waits for ever."""
-        while block := self._blocks.get():
-            if self._error is not None:
-                continue
-            try:
-                self._diff.update(block)
-                self._compressor.write(block)
-            except BaseException as error:
-                self._error = error
-        if self._error is None:
-            try:
-                self._compressor.close()
-            except BaseException as error:
-                self._error = error
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a stream became in a file."""
 
-    def _store(self, block: bytes) -> None:
-        if not self._is_plain:
-            self._stored.update(block)
-        self._file.write(block)
+    diff_id: Digest
+    digest: Digest
+    size: int
+
+
+def _compress(source: Readable, file: BinaryIO, compression: str) -> Stored:
+    diff, stored = Hasher(), Hasher()
+
+    def store(block: bytes) -> None:
+        if compression != "none":
+            stored.update(block)
+        file.write(block)
+
+    compressor = Compressor(store, compression)
+    while block := source.read(_BLOCK):
+        diff.update(block)
+        compressor.write(block)
+    compressor.close()
+    file.flush()
+    if compression == "none":
+        return Stored(diff.digest(), diff.digest(), diff.size)
+    return Stored(diff.digest(), stored.digest(), stored.size)
 
 
 @contextmanager
-def new_layer(store: Store, compression: str) -> Iterator[LayerStream]:
-    """A layer whose tar is written in the block; it is a blob of the store when the block ends.
+def new_layer(
+    store: Store, compression: str, diff_ids: Sequence[Digest], below: Sequence[Path]
+) -> Iterator[LayerStream]:
+    """A layer whose tar is written in the block; at its end it is in the store, unpacked and as a blob.
 
-    *compression*: none, gzip or zstd. If the block raises, nothing is stored. The caller holds
-    `Store.in_use` until something refers to the blob.
+    *compression*: none, gzip or zstd. *diff_ids* are those of the layers below it, lowest first, and *below*
+    their trees, topmost first. If the block raises, nothing is stored. Raises ImageError for what the layer
+    must not be. The caller holds `Store.in_use` until something refers to the blob.
     """
-    with store.claim(f"layer-blob-{os.getpid()}-{threading.get_native_id()}") as place:
-        part = place / "data"
+    form = LayerForm.of_process()
+    with store.claim(f"new-layer-{os.getpid()}-{threading.get_native_id()}") as place:
         try:
+            clear(place)
+            part, tree = place / "data", place / "tree"
+            (tree / DIFF).mkdir(parents=True)
             with part.open("wb") as file:
-                stream = LayerStream(file, compression)
+                stages = (
+                    WriteBehind(lambda source: _compress(source, file, compression), "compress"),
+                    WriteBehind(
+                        lambda source: unpack(source, tree / DIFF, lambda: below, form, "the new layer"),
+                        "unpack",
+                    ),
+                )
                 try:
+                    stream = LayerStream(*stages)
                     yield stream
+                    stored, unpacked = stages[0].end(), stages[1].end()
                 finally:
-                    stream.end()
-            diff_id, digest, size = stream.digests()
-            if not blobs.has(store, digest):
-                blobs.publish(store, part, digest)
-            stream.blob = LayerBlob(Descriptor(OCI_LAYER + _SUFFIX[compression], digest, size), diff_id)
+                    for stage in stages:
+                        stage.stop()
+            described = Descriptor(OCI_LAYER + _SUFFIX[compression], stored.digest, stored.size)
+            layer = layers.add(store, described, stored.diff_id, diff_ids, MadeTree(tree, unpacked), form)
+            if not blobs.has(store, stored.digest):
+                blobs.publish(store, part, stored.digest)
+            stream.blob = LayerBlob(described, stored.diff_id, layer)
         finally:
-            part.unlink(missing_ok=True)
+            clear(place)

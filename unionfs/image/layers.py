@@ -1,6 +1,7 @@
 """The layers of an image, unpacked: the face of this folder for what mounts, runs or changes images.
 
-`layers_of` gives what is there; `ensure` unpacks what is missing, several layers at a time.
+`layers_of` gives what is there; `ensure` unpacks what is missing, several layers at a time; `add` takes one
+that was made and unpacked here.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from unionfs.errors import NotFoundError
-from unionfs.image.digest import Readable
+from unionfs.image.digest import Digest, Readable
 from unionfs.image.download import BrokenDownloadError, OpenLayer
-from unionfs.image.ingest import Ingest, Settings
+from unionfs.image.ingest import Ingest, MadeTree, Settings
 from unionfs.image.layer_form import LayerForm
 from unionfs.image.layer_record import Layer, find, layers_of
 from unionfs.image.model import Config, Descriptor, Manifest, chain_ids
@@ -21,7 +22,7 @@ from unionfs.image.progress import SILENT, Observer
 from unionfs.image.read_ahead import StoppedError
 from unionfs.image.store import Store, sync_directory
 
-__all__ = ["Layer", "OpenLayer", "ensure", "find", "from_store", "layers_of"]
+__all__ = ["Layer", "OpenLayer", "add", "ensure", "find", "from_store", "layers_of"]
 
 MAX_LAYER_SIZE = 64 << 30
 """Bytes of a layer's tar, if nothing else is said."""
@@ -61,6 +62,39 @@ def ensure(
         store, open_layer, observer, form or LayerForm.of_process(), keep_blobs, max_layer_size
     )
     return _Image(settings, manifest, config).run()
+
+
+def add(
+    store: Store, blob: Descriptor, diff_id: Digest, below: Sequence[Digest], made: MadeTree, form: LayerForm
+) -> Layer:
+    """Give a layer its place that was made here, with its tree; *below* are the DiffIDs of those under it.
+
+    What the store has already stays. The blob is the caller's to give its place, and on disk where the tree
+    is, if it is on that filesystem. Raises as `ensure`.
+    """
+    chains = chain_ids([*below, diff_id])
+    settings = Settings(store, from_store, SILENT, form, keep_blobs=True, max_layer_size=MAX_LAYER_SIZE)
+    parent = chains[-2] if below else None
+    ingest = Ingest(settings, blob, diff_id, chains[-1], parent, _Nothing(), lambda: None, made)
+    layer = ingest.run()
+    if ingest.has_made:
+        _sync_names(store)
+    return layer
+
+
+def _sync_names(store: Store) -> None:
+    for folder in (store.blobs / "sha256", store.trees, store.layers):
+        sync_directory(folder)
+
+
+class _Nothing:
+    """What is below one that is unpacked: nothing that is still looked at."""
+
+    def are_there(self) -> bool:
+        return True
+
+    def trees(self) -> Sequence[Path]:
+        return ()
 
 
 class _Image:
@@ -103,9 +137,7 @@ class _Image:
             cause = self._error.__cause__ if isinstance(self._error, BrokenDownloadError) else None
             raise cause or self._error
         if any(each.has_made for each in self._ingests):
-            store = self._settings.store
-            for folder in (store.blobs / "sha256", store.trees, store.layers):
-                sync_directory(folder)
+            _sync_names(self._settings.store)
         return [layer for layer in self._layers if layer is not None]
 
     def _work(self) -> None:
