@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from unionfs.cli.commands import ALIASES, COMMANDS, CONTAINERS, IMAGES, module_of
+from unionfs.cli.standard_streams import exit_with, open_missing
 from unionfs.cli.text import RAW_OR_ESCAPED, printable
 from unionfs.errors import OptionError, PyUnionFSError, explain
 
@@ -22,11 +23,9 @@ _OTHER_NAME = "fuse-overlayfs"
 
 
 def command() -> NoReturn:
-    """Run the command of this process and exit without the interpreter's finalization, which takes long."""
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    """Run the command of this process, and exit."""
+    open_missing()
+    exit_with(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(words)
         finally:
             # Here, for SystemExit of argparse, too, and not at the interpreter's exit: see below.
-            sys.stdout.flush()
+            _flush()
     except PyUnionFSError as error:
         _print_error(str(error))
         return 2 if isinstance(error, OptionError) else 1
@@ -53,6 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _print_error(explain(error))
         return 1
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def _print_error(text: str) -> None:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from unionfs import __version__
 from unionfs.cli.parser import Parser
+from unionfs.cli.standard_streams import exit_with, open_missing
 from unionfs.cli.text import printable
 from unionfs.errors import OptionError, PyUnionFSError, explain
 
@@ -65,12 +66,9 @@ class HelperParser(Parser):
 
 def end(run: Callable[[str, list[str]], int]) -> NoReturn:
     """Run a helper under the name that it was run by, and exit."""
+    open_missing()
     program = os.path.basename(sys.argv[0])
-    status = status_of(run, program, sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Without the interpreter's finalization, which takes long.
-    os._exit(status)
+    exit_with(status_of(run, program, sys.argv[1:]))
 
 
 def status_of(run: Callable[[str, list[str]], int], program: str, words: list[str]) -> int:
