@@ -154,7 +154,8 @@ def test_from_python(base: Path, store: Store) -> None:
     with unionfs.mount(image="debian:12", tmpdir=base) as merged:
         assert contents(merged) == IMAGE
         (merged / "etc/a").unlink()
-        top = Path(unionfs.mounts()[-1].lowers[0])
+        (found,) = (each for each in unionfs.mounts() if each.path == merged)
+        top = Path(found.lowers[0])
         assert merged.stat().st_mode == top.stat().st_mode
     with unionfs.mount([base / "lower"], image="debian:12", store=store.root, ro=True) as merged:
         assert contents(merged) == IMAGE | {"file": b"lower\n"}
