@@ -36,6 +36,8 @@ def main() -> int:
     if missing or os.geteuid() != 0:
         print(f"bench: must run as root, with {', '.join(missing or NEEDED)}", file=sys.stderr)
         return 2
+    # Each start of pyunionfs would compile its modules.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     private_mounts()
     _one_cgroup_version()
