@@ -12,7 +12,6 @@ import pytest
 from testing.images import Image, directory, file, hard_link, image
 from tests.image.rig import Source, add, documents, ensure
 from tests.support.mounts import needs_root
-from unionfs.errors import ImageError
 from unionfs.image import blobs, index, layers, lowers, names, usage
 from unionfs.image.digest import Digest
 from unionfs.image.in_use import in_use
@@ -210,16 +209,6 @@ def test_a_blob_that_is_still_needed_is_not_freed(store: Store) -> None:
     index.add(store, Descriptor(other.media_type, other.digest, len(other.manifest)), names.parse("b:1"))
     done = pruned(store, layer_blobs=True)
     assert done.blobs == [documents(over)[0].layers[0].id]
-
-
-def test_nothing_goes_while_it_is_not_known_what_is_used(store: Store) -> None:
-    first = add(store, FIRST, "a:1")
-    add(store, SECOND, "b:1")
-    index.remove_image(store, Digest(FIRST.digest))
-    blobs.path_of(store, documents(SECOND)[0].config.id).write_bytes(b"{}")
-    with pytest.raises(ImageError, match="config"):
-        pruned(store)
-    assert is_whole(store, FIRST, first)
 
 
 def test_an_index_of_another_program_keeps_its_images(store: Store) -> None:

@@ -137,6 +137,12 @@ def test_a_repository_that_does_not_have_it_any_more_is_no_hindrance(store: Stor
     )
 
 
+def test_another_image_that_is_broken_is_no_hindrance(store: Store, plain: Running) -> None:
+    put(store, ONE, "broken:1", repo_digest=f"{plain.name}/other@{ONE.digest}")
+    blobs.path_of(store, Digest(ONE.digest)).unlink()
+    assert pushed(store, TWO, f"{plain.name}/beside") == TWO.digest
+
+
 def test_a_push_makes_the_registrys_digest_known(store: Store, plain: Running) -> None:
     name = f"{plain.name}/known"
     pushed(store, ONE, name, f"{name}:other")

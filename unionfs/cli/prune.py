@@ -7,6 +7,7 @@ import sys
 from unionfs.cli import listing, store_option
 from unionfs.cli.mounted_layers import directories_in_use
 from unionfs.cli.parser import Parser
+from unionfs.cli.text import printable
 from unionfs.errors import ImageError
 from unionfs.image import prune
 from unionfs.image.prune import Pruned
@@ -24,7 +25,9 @@ def parser() -> Parser:
         " or mount uses. Asks first.",
         "It waits for commands that are bringing images into the store. With --blobs the layers of images are"
         " kept only once, unpacked: the blobs from which they were unpacked are freed. A later `push` fetches"
-        " a blob from where the image came from, and `save` makes it anew, if the layer comes out the same.",
+        " a blob from where the image came from, and `save` makes it anew, if the layer comes out the same."
+        " Where the manifest or the config of an image is damaged, what that image may need stays, which is"
+        " said, and the exit status is 1.",
         examples=[
             ("pyunionfs prune", "images without a name"),
             ("pyunionfs prune -af", "all images of which there is no container, without asking"),
@@ -45,8 +48,11 @@ def run(words: list[str]) -> int:
     store = store_option.opened(given)
     if not given.force and not _confirmed(_ALL if given.all else _DANGLING, blobs=given.blobs):
         raise ImageError("prune was cancelled: nothing was removed (-f does not ask)")
-    print_pruned(_prune(store, all_images=given.all, layer_blobs=given.blobs))
-    return 0
+    done = _prune(store, all_images=given.all, layer_blobs=given.blobs)
+    print_pruned(done)
+    for broken in done.broken:
+        print(f"pyunionfs: prune: {printable(str(broken))}", file=sys.stderr)
+    return 1 if done.broken else 0
 
 
 def _prune(store: Store, *, all_images: bool, layer_blobs: bool) -> Pruned:

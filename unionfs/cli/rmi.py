@@ -55,11 +55,16 @@ def run(words: list[str]) -> int:
                 print(f"Untagged: {name.familiar}")
             for digest in removed.deleted:
                 print(f"Deleted: {digest}")
+            for broken in removed.broken:
+                print(f"pyunionfs: rmi: {printable(str(broken))}", file=sys.stderr)
     return status
 
 
 def _users(store: Store) -> list[User]:
-    return [User(each.name, Digest(each.record.image_id), each.state().running) for each in containers(store)]
+    return [
+        User(each.name, Digest(each.record.image_id), each.state().running, each.record.manifest.digest)
+        for each in containers(store)
+    ]
 
 
 def _report_busy() -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from unionfs.errors import ImageError, NotFoundError
 from unionfs.image import blobs, index, names
+from unionfs.image.digest import Digest
 from unionfs.image.index import Image
 from unionfs.image.model import Config, Descriptor, Index, Manifest, decode_config, decode_manifest
 from unionfs.image.store import Store
@@ -25,6 +26,14 @@ def config_of(store: Store, manifest: Manifest) -> Config:
     """An image's config."""
     what = f"config {manifest.config.digest}"
     return decode_config(blobs.read_small(store, manifest.config, what), manifest, what)
+
+
+def id_of(store: Store, image: Image) -> Digest:
+    """The id of an image: the digest of its config; of its manifest, where that cannot be read."""
+    try:
+        return manifest_of(store, image.manifest).config.id
+    except ImageError:
+        return image.manifest.id
 
 
 def resolve(store: Store, text: str) -> Image:
@@ -47,7 +56,7 @@ def resolve(store: Store, text: str) -> Image:
             elif any((each.name, each.digest) == (wanted.name, wanted.digest) for each in image.repo_digests):
                 return image
     found = by_id(store, every, text.removeprefix("sha256:"))
-    ids = {manifest_of(store, image.manifest).config.digest for image in found}
+    ids = {id_of(store, image) for image in found}
     if len(ids) > 1:
         raise ImageError(f"{text}: {len(ids)} images have an id that begins so: give more of it")
     if found:

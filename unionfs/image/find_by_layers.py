@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from unionfs.errors import ImageError, NotFoundError
+from unionfs.errors import ImageError
 from unionfs.image import find, index
 from unionfs.image.index import Image
 from unionfs.image.layer_record import layers_of
@@ -29,8 +29,8 @@ def image_of(store: Store, lowers: Sequence[str], name: str | None = None) -> tu
     for image in index.images(store):
         try:
             below = lowers_of(store, image)
-        except NotFoundError:
-            continue  # not unpacked, so not mounted
+        except ImageError:
+            continue  # not unpacked, so not mounted; or broken, and no reason not to find another one
         if below and list(lowers[-len(below) :]) == below:
             found.append((len(below), image))
     if not found:

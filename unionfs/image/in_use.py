@@ -14,17 +14,16 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
 
-from unionfs.errors import NotFoundError
+from unionfs.errors import ImageError
 from unionfs.image import blobs, find, index
 from unionfs.image.digest import Digest
 from unionfs.image.layer_record import all_layers
 from unionfs.image.lowers import is_mounted
-from unionfs.image.model import INDEXES, Descriptor, Index, chain_ids, decode, decode_manifest
+from unionfs.image.model import Descriptor, Index, chain_ids, decode, decode_manifest
 from unionfs.image.store import Store
 
 _LOWER = re.compile(r"([0-9a-f]{64}(?:[0-9a-f]{64})?)/diff(?![^:,\s])")
@@ -40,6 +39,24 @@ class ContainerRecord(msgspec.Struct, frozen=True):
     layers: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """An image whose documents are missing or damaged: what of the store it needs is not known."""
+
+    name: str
+    problem: ImageError
+    has_manifest: bool
+    """Whether only its config is broken: then its blobs are known, and not its layers."""
+
+    def __str__(self) -> str:
+        kept = "layers" if self.has_manifest else "layers and blobs"
+        return (
+            f"image {self.name} is broken: {self.problem}: {kept} that no other image has were kept, for it"
+            f" may need them: `pyunionfs verify --repair` fetches what it lacks, `pyunionfs rmi {self.name}`"
+            " removes it; then prune again"
+        )
+
+
 @dataclass(slots=True)
 class InUse:
     """What is in use."""
@@ -48,24 +65,43 @@ class InUse:
     chains: set[Digest] = field(default_factory=set)
     trees: set[str] = field(default_factory=set)
     """Names in trees/."""
+    layers: list[tuple[Digest, Digest | None]] = field(default_factory=list)
+    """Blob and ChainID of each layer of the images; None: the image's config is broken."""
+    broken: list[Broken] = field(default_factory=list)
+    """Images that may use anything else."""
+
+    @property
+    def knows_layers(self) -> bool:
+        """Whether nothing but `chains` and `trees` can be in use."""
+        return not self.broken
+
+    @property
+    def knows_blobs(self) -> bool:
+        """Whether nothing but `blobs` can be in use."""
+        return all(each.has_manifest for each in self.broken)
 
 
 def in_use(store: Store, directories: Iterable[str] = ()) -> InUse:
     """What is in use; *directories* are further ones that are, such as the lowers of mounts without an image.
 
-    Raises ImageError where an image's documents are broken: then it is not known what it uses.
+    Raises ImageError where the list of images or a container's record is malformed.
     """
     found = InUse()
-    for entry in index.read(store):
-        _add(store, entry, found)
+    for image in index.images(store):
+        for problem, has_manifest in _add(store, image.manifest, found):
+            found.broken.append(Broken(image.shown, problem, has_manifest))
     found.blobs.update(each.id for each in index.oci_forms(store).values())
     for image in index.images(store):
         # An index by which it came: a pull that finds it unchanged fetches nothing.
         found.blobs.update(each.digest for each in image.repo_digests if each.digest is not None)
     for container in containers(store):
         found.chains.update(map(Digest, container.layers))
-        with suppress(NotFoundError):  # it needs its layers only
-            _add(store, container.manifest, found)
+        # It needs its layers only: documents that are missing or damaged cost it nothing.
+        other = InUse()
+        for _ in _add(store, container.manifest, other):
+            pass
+        found.blobs |= other.blobs
+        found.chains |= other.chains
     found.trees = mounted_trees(store, directories)
     for layer in all_layers(store):
         if layer.chain in found.chains:
@@ -73,23 +109,34 @@ def in_use(store: Store, directories: Iterable[str] = ()) -> InUse:
     return found
 
 
-def _add(store: Store, entry: Descriptor, found: InUse) -> None:
-    """What a manifest leads to, or an index, as other programs may put one here: manifests that are there."""
+def _add(store: Store, entry: Descriptor, found: InUse) -> Iterator[tuple[ImageError, bool]]:
+    """What a manifest leads to, or an index, as other programs may put one here: manifests that are there.
+
+    Gives what cannot be read, and whether the manifest could be.
+    """
     if entry.id in found.blobs:
         return
     found.blobs.add(entry.id)
-    if entry.media_type in INDEXES:
-        what = f"index {entry.digest}"
+    try:
+        what = f"manifest {entry.digest}"
         document = decode_manifest(blobs.read_small(store, entry, what), entry.media_type, what)
-        assert isinstance(document, Index)
+    except ImageError as error:
+        yield error, False
+        return
+    if isinstance(document, Index):
         for each in document.manifests:
             if blobs.has(store, each.id):
-                _add(store, each, found)
+                yield from _add(store, each, found)
         return
-    manifest = find.manifest_of(store, entry)
-    found.blobs.add(manifest.config.id)
-    found.blobs.update(layer.id for layer in manifest.layers)
-    found.chains.update(chain_ids(find.config_of(store, manifest).diff_ids))
+    found.blobs.add(document.config.id)
+    found.blobs.update(layer.id for layer in document.layers)
+    chains: list[Digest | None] = [None] * len(document.layers)
+    try:
+        chains = [*chain_ids(find.config_of(store, document).diff_ids)]
+    except ImageError as error:
+        yield error, True
+    found.layers += zip((layer.id for layer in document.layers), chains, strict=True)
+    found.chains.update(chain for chain in chains if chain is not None)
 
 
 def containers(store: Store) -> list[ContainerRecord]:

@@ -48,6 +48,11 @@ class Image:
     parent: str | None = None
     """The id of the image on which it was committed here, whether that is still in the store or not."""
 
+    @property
+    def shown(self) -> str:
+        """Its first name, else the digest of its manifest: commands take either."""
+        return next((each.familiar for each in (*self.tags, *self.repo_digests)), self.manifest.digest)
+
 
 def read(store: Store) -> list[Descriptor]:
     """The entries. A descriptor whose annotations name it, or one without a name."""

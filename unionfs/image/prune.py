@@ -13,10 +13,9 @@ from pathlib import Path
 
 from unionfs.image import blobs, find, index
 from unionfs.image.digest import Digest
-from unionfs.image.in_use import InUse, containers, in_use
+from unionfs.image.in_use import Broken, InUse, containers, in_use
 from unionfs.image.layer_record import RECORD, TREE_RECORD, Layer, chain_of, read
 from unionfs.image.layer_record import find as find_layer
-from unionfs.image.model import chain_ids
 from unionfs.image.store import Store, remove_tree
 from unionfs.image.tree_check import note_content
 
@@ -35,6 +34,8 @@ class Pruned:
     """Blobs of layers that are in use; those that went with their image are not named."""
     freed: int = 0
     """Bytes of files and of blobs."""
+    broken: list[Broken] = field(default_factory=list)
+    """Images for the sake of which other things were kept."""
 
 
 def prune(
@@ -43,27 +44,38 @@ def prune(
     """Remove images without a name, or with *all_images* those of no container, and all that nothing uses.
 
     With *layer_blobs* the blobs of unpacked layers go, too. *directories* are in use besides. The caller
-    holds `Store.pruning`. Raises ImageError, having removed nothing, where an image's documents are broken.
+    holds `Store.pruning`. Where an image that stays is broken, so does what it may need: `Pruned.broken`.
+    Raises ImageError, having removed nothing, where the list of images or a container's record is malformed.
     """
-    directories = tuple(directories)
-    in_use(store, directories)
     done = Pruned()
     kept = {container.manifest.digest for container in containers(store)}
     for image in index.images(store):
         if image.manifest.digest in kept or (image.tags and not all_images):
             continue
         done.untagged += [each.familiar for each in (*image.tags, *image.repo_digests)]
-        done.images.append(find.manifest_of(store, image.manifest).config.id)
+        done.images.append(find.id_of(store, image))
         index.remove_image(store, image.manifest.id)
-    remove_unused(store, in_use(store, directories), done)
+    used = in_use(store, directories)
+    remove_unused(store, used, done)
     if layer_blobs:
-        _free_blobs(store, done)
+        _free_blobs(store, used, done)
     store.sweep(keep="")
     return done
 
 
 def remove_unused(store: Store, used: InUse, done: Pruned) -> None:
     """Remove layers, trees and blobs that are not *used*. The caller holds `Store.pruning`."""
+    done.broken = used.broken
+    if used.knows_layers:
+        _remove_layers(store, used, done)
+    if used.knows_blobs:
+        for digest, size in sorted(blobs.all_blobs(store)):
+            if digest not in used.blobs:
+                blobs.path_of(store, digest).unlink()
+                done.freed += size
+
+
+def _remove_layers(store: Store, used: InUse, done: Pruned) -> None:
     sizes: dict[str, int] = {}
     for path in sorted(store.layers.iterdir()):
         chain = chain_of(path.name)
@@ -79,25 +91,20 @@ def remove_unused(store: Store, used: InUse, done: Pruned) -> None:
             record = read(path / TREE_RECORD)
             done.freed += record.size if record is not None else sizes.get(path.name, 0)
             _remove(store, path)
-    for digest, size in sorted(blobs.all_blobs(store)):
-        if digest not in used.blobs:
-            blobs.path_of(store, digest).unlink()
-            done.freed += size
 
 
-def _free_blobs(store: Store, done: Pruned) -> None:
+def _free_blobs(store: Store, used: InUse, done: Pruned) -> None:
     """Remove the blobs of layers that are unpacked wherever an image has them."""
+    if not used.knows_blobs:
+        return
     of_unpacked: dict[Digest, list[Layer]] = {}
     needed: set[Digest] = set()
-    for image in index.images(store):
-        manifest = find.manifest_of(store, image.manifest)
-        chains = chain_ids(find.config_of(store, manifest).diff_ids)
-        for blob, chain in zip(manifest.layers, chains, strict=True):
-            layer = find_layer(store, chain)
-            if layer is None:
-                needed.add(blob.id)
-            else:
-                of_unpacked.setdefault(blob.id, []).append(layer)
+    for blob, chain in used.layers:
+        layer = None if chain is None else find_layer(store, chain)
+        if layer is None:
+            needed.add(blob)
+        else:
+            of_unpacked.setdefault(blob, []).append(layer)
     for digest, layers in of_unpacked.items():
         if digest not in needed and blobs.has(store, digest):
             path = blobs.path_of(store, digest)

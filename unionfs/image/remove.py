@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from unionfs.errors import ImageError
 from unionfs.image import find, index, names
 from unionfs.image.digest import Digest
-from unionfs.image.in_use import in_use
+from unionfs.image.in_use import Broken, in_use
 from unionfs.image.names import Reference
 from unionfs.image.prune import Pruned, remove_unused
 from unionfs.image.store import Store
@@ -25,6 +25,8 @@ class User:
     image: Digest
     """The image's id."""
     running: bool
+    manifest: str = ""
+    """The digest of the image's manifest, by which a broken image is known."""
 
 
 @dataclass(slots=True)
@@ -34,6 +36,8 @@ class Removed:
     untagged: list[Reference] = field(default_factory=list)
     deleted: list[Digest] = field(default_factory=list)
     """Ids of images and layers (ChainIDs)."""
+    broken: list[Broken] = field(default_factory=list)
+    """Other images, which may need what the image had: that was kept."""
 
 
 def remove(
@@ -52,11 +56,12 @@ def remove(
     a container of it runs.
     """
     image = find.resolve(store, text)
-    identifier = find.manifest_of(store, image.manifest).config.id
+    identifier = find.id_of(store, image)
     # Manifests that have one config are one image, as for Docker.
     same = find.by_id(store, index.images(store), identifier.hex)
     references = [each for one in same for each in (*one.tags, *one.repo_digests)]
-    using = [user for user in users if user.image == identifier]
+    manifests = {one.manifest.digest for one in same}
+    using = [user for user in users if user.image == identifier or user.manifest in manifests]
     named = _named(text, references)
     if named is not None:
         _check_name(named, references, using, force=force)
@@ -72,6 +77,7 @@ def remove(
     done = Pruned()
     remove_unused(store, in_use(store, directories), done)
     removed.deleted += reversed(done.layers)
+    removed.broken = done.broken
     return removed
 
 

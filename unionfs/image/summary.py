@@ -44,7 +44,7 @@ def summaries(store: Store) -> tuple[list[Summary], list[ImageError]]:
         except ImageError as error:
             # One that is being removed is no problem.
             if any(entry.digest == image.manifest.digest for entry in index.read(store)):
-                problems.append(error)
+                problems.append(ImageError(f"image {image.shown}: {error}"))
     found.sort(key=lambda each: each.created.timestamp() if each.created else 0.0, reverse=True)
     return found, problems
 

@@ -91,7 +91,7 @@ def usage(store: Store, directories: Iterable[str] = ()) -> Usage:
         try:
             images.append(_look(store, image, layers))
         except ImageError as error:
-            problems.append(error)
+            problems.append(ImageError(f"image {image.shown}: {error}"))
     trees = {layer.record.tree: layer.size for layer in layers.values()}
     made = containers(store)
     kept = mounted_trees(store, directories)

@@ -126,8 +126,7 @@ class Verification:
     def _owners(self) -> list[_Owner]:
         found = []
         for image in index.images(self.store):
-            name = next((each.familiar for each in (*image.tags, *image.repo_digests)), image.manifest.digest)
-            found.append(_Owner(f"image {name}", image.manifest, image.repo_digests, image))
+            found.append(_Owner(f"image {image.shown}", image.manifest, image.repo_digests, image))
         known = {owner.manifest.digest: owner for owner in found}
         for container in containers(self.store):
             if container.manifest.digest not in known:

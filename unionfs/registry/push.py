@@ -151,7 +151,10 @@ def _sources(store: Store, target: Reference) -> dict[str, list[str]]:
         ]
         if not repositories:
             continue
-        manifest = find.manifest_of(store, image.manifest)
+        try:
+            manifest = find.manifest_of(store, image.manifest)
+        except ImageError:
+            continue  # it is broken, and no reason not to push another one
         for blob in (manifest.config, *manifest.layers):
             known = found.setdefault(blob.digest, [])
             known.extend(each for each in repositories if each not in known)
