@@ -33,6 +33,7 @@ REST: dict[str, str] = {
     "tests/cli/test_install.py": LONG,
     "tests/container/test_against_podman.py": ENGINES,
     "tests/container/test_run_user.py::test_containers_of_an_ordinary_user[0]": VARIANT,
+    "tests/container/test_round_trip.py": DEBIAN,
     "tests/container/test_runtime.py": ENGINES,
     "tests/container/test_user.py": LONG,
     "tests/containers/test_docs.py::test_the_command_for_podman": ENGINES,
