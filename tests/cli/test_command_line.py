@@ -158,6 +158,19 @@ def test_refusing_loads_neither_trio_nor_pyfuse3() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_committing_a_container_loads_nothing_of_mounts() -> None:
+    """The start is a third of a small commit."""
+    program = (
+        "import sys, unionfs.cli.commit;"
+        "names = {'socket', 'unionfs.control.status_socket', 'unionfs.options.mount_options'};"
+        "sys.exit(' '.join(names & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_reader_that_has_enough_is_no_error() -> None:
     script = f"{sys.executable} -m unionfs mount --help | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

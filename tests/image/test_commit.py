@@ -23,6 +23,8 @@ from unionfs.image.layers import layers_of
 from unionfs.image.model import OCI_LAYER, OCI_MANIFEST, decode
 from unionfs.image.new_image import SOURCE_DATE_EPOCH, About, Made, source_date_epoch
 from unionfs.image.store import Store
+from unionfs.overlay.format import OPAQUE_FILE
+from unionfs.overlay.layer import RealDir
 
 pytestmark = needs_root
 
@@ -252,3 +254,27 @@ def test_what_cannot_be_read_stores_nothing(store: Store, tmp_path: Path) -> Non
         make(store, upper)
     assert sorted(blobs.all_blobs(store)) == before
     assert list(store.ingest.iterdir()) == []
+
+
+def test_no_mark_files_are_looked_for_in_layers_of_the_store(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is unpacked; in other lowers there may be some."""
+    asked: list[bytes] = []
+    lstat = RealDir.lstat
+
+    def noting(directory: RealDir, name: bytes) -> os.stat_result | None:
+        if name.startswith(b".wh.") and name != OPAQUE_FILE and not directory.layer.is_upper:
+            asked.append(name)
+        return lstat(directory, name)
+
+    monkeypatch.setattr(RealDir, "lstat", noting)
+    other = build(tmp_path / "other", {".wh.second": "", "third": ""})
+    made = make(store, build(tmp_path / "upper", {**CHANGES, "second": "again"}))
+    assert tree(store, made)["second"] == "again"
+    assert asked == []
+    changed = build(tmp_path / "changed", {"second": ""})
+    lowers = [other, build(tmp_path / "lowest", {"second": "hidden"})]
+    made = make(store, changed, "other:1", base=None, lowers=lowers)
+    assert tree(store, made) == {"second": ""}
+    assert b".wh.second" in asked

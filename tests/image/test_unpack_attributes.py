@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
 
-from tests.image.tar_made import entry, pax
+import pytest
+
+from tests.image.tar_made import END, entry, pax
 from tests.image.test_unpack import BASE, SINGLE, directory, layer, link, shown
 from tests.support.mounts import needs_root
+from unionfs.image.layer_form import LayerForm
+from unionfs.image.unpack import unpack
+from unionfs.linux import process
 
 pytestmark = needs_root
 
@@ -149,3 +155,75 @@ def test_a_users_layer_says_owners_in_attributes(tmp_path: Path) -> None:
     assert os.getxattr(top / "n", "user.containers.override_security.a") == b"v"
     assert (top / "d/f").stat().st_uid == os.geteuid()
     assert shown(top / "gone") == "whiteout"
+
+
+DEFAULT_ACL = bytes.fromhex(  # u::rwx,u:3:rwx,g::---,m::rwx,o::---
+    "0200000001000700ffffffff020007000300000004000000ffffffff10000700ffffffff20000000ffffffff"
+)
+
+
+def test_nothing_is_inherited_from_a_directory_of_the_layers_below(tmp_path: Path) -> None:
+    """It stands in no entry of this layer, and has its default ACL only when all is in it."""
+    base = pax({b"SCHILY.xattr.system.posix_acl_default": DEFAULT_ACL}) + entry(
+        b"d", b"5", mode=0o2755, gid=5
+    )
+    layer(base, tmp_path / "base")
+    layer(entry(b"d/new", mode=0o644) + entry(b"d/e/new", mode=0o644), tmp_path / "top", [tmp_path / "base"])
+    top = tmp_path / "top"
+    assert os.getxattr(top / "d", "system.posix_acl_default") == DEFAULT_ACL
+    assert stat.S_IMODE((top / "d").stat().st_mode) == 0o2755
+    for name, mode in (("d/new", 0o644), ("d/e", 0o755), ("d/e/new", 0o644)):
+        st = (top / name).stat()
+        assert (stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid) == (mode, 0, 0), name
+        assert [each for each in os.listxattr(top / name) if "acl" in each] == [], name
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
+@pytest.mark.parametrize("place", ["plain", "setgid", "strange"])
+def test_files_are_as_their_entries_say_wherever_they_are_made(tmp_path: Path, mask: int, place: str) -> None:
+    """Owner and mode are set only where a new file has others: by umask, or by the directory's group."""
+    tmp_path = tmp_path / "place"
+    tmp_path.mkdir()
+    os.chown(tmp_path, 0, 7 if place == "setgid" else 0)
+    tmp_path.chmod(0o2755 if place == "setgid" else 0o755)
+    modes = (0o644, 0o600, 0o755, 0o777, 0o000, 0o444, 0o4755, 0o2755, 0o1777, 0o666)
+    stream = entry(b"d", b"5", mode=0o2777, gid=9)
+    for number, mode in enumerate(modes):
+        stream += entry(b"d/%d" % number, mode=mode, data=b"x") + entry(
+            b"d/other%d" % number, mode=mode, gid=3
+        )
+    before = os.umask(mask)
+    try:
+        top = tmp_path / "top"
+        top.mkdir(mode=0o755)
+        if place == "strange":
+            os.chown(top, 3, 4)
+        unpack(io.BytesIO(stream + END), top, list, LayerForm(userxattr=False, overrides=False))
+    finally:
+        os.umask(before)
+    for number, mode in enumerate(modes):
+        for name, gid in ((f"d/{number}", 0), (f"d/other{number}", 3)):
+            st = (top / name).stat()
+            assert (stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid) == (mode, 0, gid), name
+
+
+def test_a_file_with_the_usual_owner_and_mode_takes_no_call_to_set_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str) -> None:
+        call = getattr(os, name)
+
+        def counting(*words: int) -> None:
+            calls.append(name)
+            call(*words)
+
+        monkeypatch.setattr(os, name, counting)
+
+    counted("fchown")
+    counted("fchmod")
+    layer(entry(b"plain", mode=0o644 & ~process.umask()), tmp_path / "plain")
+    assert calls == ["fchmod"], "of the root"
+    layer(entry(b"other", mode=0o4755, uid=1), tmp_path / "other")
+    assert calls[1:] == ["fchmod", "fchown", "fchmod"]

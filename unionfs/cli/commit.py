@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unionfs.cli import new_image_options, remarks, store_option
-from unionfs.cli.mounted_layers import Layers, layers_of_mount, refuse_inside
 from unionfs.cli.parser import Parser
 from unionfs.container import committed, record
 from unionfs.container.record import Container, NoContainerError
@@ -22,7 +21,9 @@ from unionfs.image.new_image import About, base_of
 from unionfs.image.store import Store
 from unionfs.linux.syscalls import syncfs
 from unionfs.offline.changes import check_layer
-from unionfs.options.mount_options import resolve_mountpoint
+
+if TYPE_CHECKING:
+    from unionfs.cli.mounted_layers import Layers
 
 _BY = "pyunionfs commit"
 
@@ -100,6 +101,10 @@ def _subject(store: Store, what: str, base: str | None) -> _Subject:
         raise NotFoundError(
             f"there is no container and no directory {what}: `pyunionfs ps -a` lists containers"
         )
+    # Not for containers: what looks at mounts takes a sixth of the start.
+    from unionfs.cli.mounted_layers import layers_of_mount, refuse_inside
+    from unionfs.options.mount_options import resolve_mountpoint
+
     path = resolve_mountpoint(what)
     layers = layers_of_mount(path)
     if layers is not None:

@@ -107,7 +107,8 @@ def _layer(
     """One directory as a layer in the store; None where it shows nothing of its own."""
     userxattr = uses_userxattr(str(path)) if above.userxattr is None else above.userxattr
     lowers, data_lowers = [str(each) for each in stack.below], [str(each) for each in above.data_lowers]
-    with open_view(str(path), lowers, data_lowers, userxattr=userxattr) as view:
+    unpacked = {str(each) for each in stack.trees}
+    with open_view(str(path), lowers, data_lowers, userxattr=userxattr, unpacked=unpacked) as view:
         content = LayerContent(
             view,
             remark,

@@ -15,8 +15,10 @@ from unionfs.image.layer_form import LayerForm
 from unionfs.image.layer_parents import Found
 from unionfs.image.layer_tree import LayerTree, Names
 from unionfs.image.tar_read import Entry
+from unionfs.linux import process
 from unionfs.overlay.copy_data import copy_data
 
+_DEFAULT_ACL = "system.posix_acl_default"
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -34,6 +36,26 @@ class Attributes:
         self._directories: dict[Names, Entry] = {}
         self._copied: set[Names] = set()
         """Directories that have the extended attributes of layers below already."""
+        self._owner: tuple[int, int] | None = None
+        """Whose a new file is, if that is known; no directory is set-gid before `finish`."""
+        self._at_once = 0
+        """Which bits of its mode a new file can be given when it is made."""
+
+    def begin(self) -> None:
+        """See what new files get by themselves, which then need not be set: two of six calls for each."""
+        st = os.fstat(self._tree.root)
+        user = os.geteuid(), os.getegid()
+        if not self._form.overrides and (st.st_uid, st.st_gid) == user and not st.st_mode & stat.S_ISGID:
+            self._owner = user
+            self._at_once = 0o777 & ~process.umask()
+
+    def first_mode(self, entry: Entry) -> int:
+        """The mode with which a regular file is to be made."""
+        return entry.mode if self._is_whole(entry) else 0o600
+
+    def _is_whole(self, entry: Entry) -> bool:
+        """Whether a regular file has its owner and mode when it is made."""
+        return not entry.mode & ~self._at_once and (entry.uid, entry.gid) == self._owner
 
     def of_directory(self, names: Names, entry: Entry) -> None:
         """Note a directory's for `finish`; the last that are noted count."""
@@ -66,8 +88,10 @@ class Attributes:
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def of_file(self, fd: int, entry: Entry) -> None:
-        """Those of a regular file, open for writing."""
-        if self._form.overrides:
+        """Those of a regular file, open for writing, that was made with `first_mode`."""
+        if self._is_whole(entry):
+            pass
+        elif self._form.overrides:
             os.fchmod(fd, 0o600 | entry.mode & 0o111)
             self._form.set_override(fd, entry.uid, entry.gid, stat.S_IFREG | entry.mode)
         else:
@@ -126,10 +150,16 @@ class Attributes:
     def as_found(self, names: Names, found: Found) -> None:
         """Note a directory's attributes as a layer below has them."""
         st = self._form.shown(found.fd, found.st)
-        copy_xattrs(found.fd, self._tree.directory(names), skip=self._form.opaque)
+        xattrs = _stored_xattrs(found.fd)
+        xattrs.pop(self._form.opaque, None)
+        # At the end, as an entry's: what is made in the directory meanwhile would inherit it.
+        inherited = xattrs.pop(_DEFAULT_ACL, None)
+        _set_stored(self._tree.directory(names), xattrs)
         mode = stat.S_IMODE(st.st_mode)
-        name = b"/".join(names)
-        self.of_directory(names, Entry(name, "dir", mode, st.st_uid, st.st_gid, st.st_mtime_ns))
+        entry = Entry(b"/".join(names), "dir", mode, st.st_uid, st.st_gid, st.st_mtime_ns)
+        if inherited is not None:
+            entry.xattrs[_DEFAULT_ACL.encode()] = inherited
+        self.of_directory(names, entry)
         self._copied.add(names)
 
     def copy(self, found: Found, above: int, name: bytes) -> None:
@@ -143,7 +173,7 @@ class Attributes:
                 if not self._form.overrides:
                     os.fchown(target, st.st_uid, st.st_gid)
                 os.fchmod(target, stat.S_IMODE(st.st_mode))
-                copy_xattrs(source, target)
+                _set_stored(target, _stored_xattrs(source))
                 os.utime(target, ns=(st.st_mtime_ns, st.st_mtime_ns))
             finally:
                 os.close(source)
@@ -160,11 +190,14 @@ class Attributes:
         os.utime(name, ns=(st.st_mtime_ns, st.st_mtime_ns), dir_fd=above, follow_symlinks=False)
 
 
-def copy_xattrs(source: int, target: int, *, skip: str = "") -> None:
-    """All of them, as they are stored, but for one."""
-    for name in os.listxattr(source):
-        if name != skip:
-            os.setxattr(target, name, os.getxattr(source, name))
+def _stored_xattrs(fd: int) -> dict[str, bytes]:
+    """All extended attributes, as they are stored."""
+    return {name: os.getxattr(fd, name) for name in os.listxattr(fd)}
+
+
+def _set_stored(fd: int, xattrs: dict[str, bytes]) -> None:
+    for name, value in xattrs.items():
+        os.setxattr(fd, name, value)
 
 
 def _remove_xattrs(fd: int, *, keep: str) -> None:

@@ -98,6 +98,7 @@ class _Unpacking:
     def run(self) -> Unpacked:
         self._form.begin(self._tree.root)
         os.fchmod(self._tree.root, 0o755)
+        self._attributes.begin()
         try:
             for entry in self._reader:
                 self._entry = entry
@@ -232,6 +233,8 @@ class _Unpacking:
         self._attributes.of_directory(names, entry)
 
     def _make_other(self, names: Names, entry: Entry) -> None:
+        if entry.kind == "file" and self._make_file(self._directory(names[:-1]), names[-1], entry):
+            return
         target = self._link_target(entry, names) if entry.kind == "link" else ()
         above = self._directory(names[:-1])
         st = self._lstat(above, names[-1])
@@ -256,13 +259,17 @@ class _Unpacking:
         else:
             self._make_special(above, name, entry)
 
-    def _make_file(self, above: int, name: bytes, entry: Entry) -> None:
-        self._result.size += entry.size
-        if self._result.size > self._limit:
+    def _make_file(self, above: int, name: bytes, entry: Entry) -> bool:
+        """Make a file; False where something is there already."""
+        if self._result.size + entry.size > self._limit:
             raise self._refused(
                 f"its files have more than {self._limit} bytes; --max-layer-size sets the limit"
             )
-        fd = os.open(name, _NEW, 0o600, dir_fd=above)
+        try:
+            fd = os.open(name, _NEW, self._attributes.first_mode(entry), dir_fd=above)
+        except FileExistsError:
+            return False
+        self._result.size += entry.size
         try:
             if entry.extents is None:
                 while block := self._reader.read(_BLOCK):
@@ -278,6 +285,7 @@ class _Unpacking:
             self._attributes.of_file(fd, entry)
         finally:
             os.close(fd)
+        return True
 
     def _make_special(self, above: int, name: bytes, entry: Entry) -> None:
         kind = {"fifo": stat.S_IFIFO, "char": stat.S_IFCHR, "block": stat.S_IFBLK}[entry.kind]

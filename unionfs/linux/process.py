@@ -33,6 +33,18 @@ def effective_capabilities() -> int:
     return 0
 
 
+def umask() -> int:
+    """The file mode creation mask; all bits where the kernel does not tell it (before Linux 4.7).
+
+    umask(2) tells it only by changing it, for all threads.
+    """
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o777
+
+
 def has_capability(capability: int) -> bool:
     return bool(effective_capabilities() >> capability & 1)
 

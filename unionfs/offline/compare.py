@@ -59,7 +59,8 @@ def attribute_differences(fmt: Format, ours: Hit, theirs: Hit) -> list[str]:
         found.append("mode")
     if (ours.st.st_uid, ours.st.st_gid) != (theirs.st.st_uid, theirs.st.st_gid):
         found.append("owner")
-    if attributes(fmt, ours) != attributes(fmt, theirs):
+    # What the lookup of a moment ago has seen to be none is not asked for again: most files have none.
+    if not (ours.no_xattrs and theirs.no_xattrs) and attributes(fmt, ours) != attributes(fmt, theirs):
         found.append("xattrs")
     if _protection(fmt, ours) != _protection(fmt, theirs):
         found.append("flags")

@@ -7,7 +7,7 @@ real objects of a name, in the union and in its lowers alone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from unionfs.overlay.config import OwnersConfig, UnionConfig
 from unionfs.overlay.fs import OverlayFs
@@ -60,11 +60,17 @@ class LayerView:
 
 @contextlib.contextmanager
 def open_view(
-    upper: str | None, lowers: Sequence[str], data_lowers: Sequence[str] = (), *, userxattr: bool
+    upper: str | None,
+    lowers: Sequence[str],
+    data_lowers: Sequence[str] = (),
+    *,
+    userxattr: bool,
+    unpacked: Collection[str] = (),
 ) -> Iterator[LayerView]:
     """Open the layers (absolute paths, lowers top first), one at least.
 
-    Raises MountError where one cannot be opened.
+    *unpacked* are those of the lowers that a store has unpacked, in which no name begins with `.wh.`. Raises
+    MountError where one cannot be opened.
     """
     config = UnionConfig(
         tuple(lowers),
@@ -80,6 +86,8 @@ def open_view(
     )
     fs = open_fs(config, Use.LOOK, most_dir_fds=_MAX_DIR_FDS)
     try:
+        for layer in fs.lowers:
+            layer.may_have_wh_files = layer.path not in unpacked
         yield LayerView(fs, fs.upper)
     finally:
         fs.close()

@@ -92,6 +92,7 @@ class Layer:
     `lend`, where there is one, gives the right to search a directory of it that its mode denies (`fs.py`).
     `stat_xattrs` are the xattrs that hold owner and mode here (`override_stat.py`), its own first.
     `isolates_security` says that it has `security.` attributes under another name (`override_stat.isolated`).
+    `may_have_wh_files` is False where nothing in it can be called `.wh.*`, and no lookup has to ask for that.
     `numbers_listed` says that its listings tell the numbers that stat(2) does, `dir_numbers_listed` that they
     do so of directories, too.
     """
@@ -104,6 +105,7 @@ class Layer:
         "idx",
         "isolates_security",
         "lend",
+        "may_have_wh_files",
         "numbers_listed",
         "path",
         "root",
@@ -123,6 +125,7 @@ class Layer:
         self.lend: Lend | None = None
         self.stat_xattrs: tuple[str, ...] = ()
         self.isolates_security = False
+        self.may_have_wh_files = True
         kind = syscalls.filesystem_type(root_fd)
         self.numbers_listed = kind in _TELL_NUMBERS
         self.dir_numbers_listed = self.numbers_listed and kind != _BTRFS

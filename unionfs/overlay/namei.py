@@ -224,7 +224,7 @@ def _next_place(places: tuple[int, ...] | None, start: int) -> int | None:
 
 
 def _has_wh_file(directory: RealDir, name: bytes) -> bool:
-    return is_mark_file(directory.lstat(WHITEOUT_PREFIX + name))
+    return directory.layer.may_have_wh_files and is_mark_file(directory.lstat(WHITEOUT_PREFIX + name))
 
 
 def _is_mark(parent: Directory, name: bytes) -> bool:
