@@ -157,7 +157,7 @@ def test_one_that_does_not_answer_is_found(place: Path) -> None:
     with answering(place, None):
         started = time.monotonic()
         assert [each.pid for each in status_socket.find_daemons(parse_mount(entry()))] == [os.getpid()]
-        assert time.monotonic() - started < 0.2
+        assert time.monotonic() - started < status_socket._TIMEOUT
 
 
 def test_those_that_do_not_answer_cost_their_time_once(place: Path) -> None:
@@ -167,7 +167,7 @@ def test_those_that_do_not_answer_cost_their_time_once(place: Path) -> None:
         stack.enter_context(answering(place, json.dumps(STATUS).encode(), "2-b@0:77.sock"))
         started = time.monotonic()
         found = status_socket.query_daemons()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5 * status_socket._TIMEOUT
         assert [each.status for each in found] == [None] * 6 + [STATUS]
 
 

@@ -7,7 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from tests.mount.rig import gone, mount, run
+from tests.mount.rig import eventually, gone, mount, run
 from tests.support.mounts import mount_types, needs_fuse, needs_root, umount
 from tests.support.transports import one_transport
 from unionfs.linux.mount import mount_at
@@ -24,8 +24,7 @@ def test_what_is_served_is_left_alone(base: Path) -> None:
     detach(entry.device, only_dead=True)
     assert (base / "merged/file").read_text() == "lower\n"
     os.kill(pid, signal.SIGKILL)
-    while not gone(pid):
-        pass
+    assert eventually(lambda: gone(pid))
     detach(entry.device, only_dead=True)
     assert mount_types(base / "merged") == []
 
