@@ -70,8 +70,14 @@ def test_create_prints_the_id(store: Store, capsys: Say) -> None:
         (["127.0.0.1:1/x"], "image 127.0.0.1:1/x is not in the store and cannot be pulled: "),
         (["-e", "=x", "debian:12"], "invalid environment variable '=x'"),
         (["-w", "srv", "debian:12"], "invalid value 'srv' of --workdir"),
-        (["-v", "data:/x", "debian:12"], "data is the name of a volume"),
-        (["-v", "/x", "debian:12"], "write SRC:DST"),
+        (["-v", "d:/x", "debian:12"], "d is no name of a volume"),
+        (["-v", "a b:/x", "debian:12"], "for a directory write ./a b:/x"),
+        (["-v", ":/x", "debian:12"], "write SRC:DST"),
+        (["-v", "/x:ro", "debian:12"], "invalid target 'ro' of --volume"),
+        (["-v", "/", "debian:12"], "invalid target '/' of --volume"),
+        (["-v", "data:/x:ro,rw", "debian:12"], "invalid mode 'ro,rw'"),
+        (["-v", "/tmp:/x:nocopy", "debian:12"], "invalid mode 'nocopy'"),
+        (["-v", "data:/x", "-v", "/tmp:/x", "debian:12"], "duplicate mount point /x"),
         (["-v", "/x:/", "debian:12"], "invalid target '/'"),
         (["-v", "/x:y", "debian:12"], "invalid target 'y'"),
         (["-v", "/x:/y:shared", "debian:12"], "invalid mode 'shared'"),
@@ -104,6 +110,16 @@ def test_mounts_come_outer_first() -> None:
     assert [each.target for each in found] == ["/x", "/x/y", "/x/y/z"]
     assert found[0].source == str(Path("b").absolute())
     assert found[2].options == ("size=1m", "mode=700")
+
+
+def test_volumes_by_name_and_without() -> None:
+    found = run_options.mounts(["data:/a:ro,nocopy", "/b", "/b/", "./c:/b"], [])
+    assert found == [
+        Mount("volume", "/a", "data", read_only=True, options=("nocopy",)),
+        Mount("volume", "/b", anonymous=True),
+        Mount("volume", "/b", anonymous=True),
+        Mount("bind", "/b", str(Path("c").absolute())),
+    ]
 
 
 def test_ps(store: Store, capsys: Say, running: Run) -> None:

@@ -103,6 +103,7 @@ def test_df(capsys: pytest.CaptureFixture[str]) -> None:
         ["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"],
         ["Images", "3", "1", "6.11kB", "1.11kB", "(18%)"],
         ["Containers", "1", "0", "20B", "20B", "(100%)"],
+        ["Local", "Volumes", "0", "0", "0B", "0B"],
         ["Layer", "Blobs", "4", "0", f"{blobs}B", f"{blobs}B", "(100%)"],
         ["Downloads", "0", "0", "0B", "0B"],
     ]

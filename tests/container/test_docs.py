@@ -17,6 +17,7 @@ from tests.support.pages import ShellBlock
 from tests.support.registries import needs_registry, serving
 from tests.support.transports import one_transport
 from unionfs.container.record import containers
+from unionfs.container.volumes import volumes
 from unionfs.image.store import Store
 
 pytestmark = [needs_root, needs_fuse, one_transport]
@@ -44,6 +45,7 @@ def space(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         run("import", "-c", 'CMD ["sh"]', root, DEBIAN)
         yield where / "here"
         assert containers(Store(where / "store")) == []
+        assert volumes(Store(where / "store")) == []
         assert mount_types(where / "here/tree") == []
 
 
@@ -115,3 +117,13 @@ def test_one_that_stays(shell_block: ShellBlock, space: Path, tmp_path: Path) ->
     assert "C /etc\nC /etc/motd\n" in said
     assert "exited 0\n" in said
     assert (space / "motd").read_text() == "welcome\none more\none more\n"
+
+
+@pytest.mark.shell_block(RUN, "Volumes")
+def test_volumes(shell_block: ShellBlock, space: Path, tmp_path: Path) -> None:
+    said = shell_block.run(space, tmp_path)
+    assert "row\n" in said
+    assert "\n1\n2\n" in said
+    assert "/cache: /" in said
+    assert "Deleted Volumes:\nstate\n" in said
+    assert (space / "pages").read_text() == "page\npage\n"

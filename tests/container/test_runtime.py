@@ -100,6 +100,27 @@ class TestStarted:
         assert run(*words) == "/new/dir\n"
         assert record.containers(store) == []
 
+    def test_volumes(self, store: Store, runtime: str, tmp_path: Path) -> None:
+        mounts = [Mount("volume", "/etc/mine", "named"), Mount("volume", "/new", anonymous=True)]
+        script = "cat /etc/mine/file; echo new >/new/file; touch /etc/mine/$0"
+        box = create(store, runtime, "sh", "-c", script, "run", mounts=mounts)
+        data = [store.volumes / mount.source / "_data" for mount in box.record.process.mounts]
+        (new, named) = data
+        (named / "file").write_text("kept\n")
+        assert run(*command("start", "-a", "web")) == "kept\n"
+        assert (new / "file").read_text() == "new\n"
+        printed = run(*command("bundle", "web", str(tmp_path / "bundle")))
+        config = json.loads((tmp_path / "bundle/config.json").read_text())
+        assert [each["source"] for each in config["mounts"][-2:]] == [str(new), str(named)]
+        (named / "run").unlink()
+        lines = printed.replace("crun ", f"{runtime} ").splitlines()
+        assert (
+            run("sh", "-c", f'pyunionfs() {{ {" ".join(command())} "$@"; }}\n' + "\n".join(lines)) == "kept\n"
+        )
+        assert (named / "run").exists()
+        run(*command("rm", "-v", "web"))
+        assert os.listdir(store.volumes) == ["named"]
+
     def test_a_program_that_cannot_be_started(self, store: Store, runtime: str) -> None:
         box = create(store, runtime, "/nothing")
         assert "/nothing" in run(*command("start", "-a", "web"), status=127)

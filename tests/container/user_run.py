@@ -16,6 +16,7 @@ from tests.support.mounts import mount_types
 def main(home: Path, ids: int) -> None:
     shop = Shop(home / "store")
     life(shop)
+    with_volumes(Shop(home / "volumes", empty=True), home, (1000, 1001) if ids else (0, 0))
     if ids:
         with_ids(shop, ids)
         loaded(Shop(home / "other", empty=True), home)
@@ -45,6 +46,43 @@ def life(shop: Shop) -> None:
         "/dev/pts/0\n/sys/class\n"
     )
     assert shop.do("run", "--rm", "box", "nosuch", status=127).endswith("not found in $PATH\n")
+
+
+def with_volumes(shop: Shop, home: Path, owner: tuple[int, int]) -> None:
+    """They are filled with the owners of the image, or with the one that there is."""
+    ids: dict[str, Any] = {"uid": 1000, "gid": 1001}
+    layer = [
+        directory("bin"),
+        file("bin/busybox", Path(BUSYBOX).read_bytes(), 0o755),
+        *(symlink(f"bin/{each}", "busybox") for each in ("sh", "stat", "touch", "chmod")),
+        directory("data", 0o700, **ids),
+        file("data/file", b"x", 0o600, xattrs={"user.mark": b"value"}, **ids),
+        directory("data/closed", 0, **ids),
+        file("data/closed/file", b"y", 0, **ids),
+    ]
+    made = image([layer], {"Volumes": {"/data": {}}, "Cmd": ["sh"]})
+    write_layout(home / "with-volumes", {"vol:latest": made})
+    shop.do("load", "-i", str(home / "with-volumes"))
+    script = "stat -c '%u %g %a' /data /data/file /data/closed /data/closed/file; touch /data/closed/new"
+    uid, gid = owner
+    seen = f"{uid} {gid} 700\n{uid} {gid} 600\n{uid} {gid} 0\n{uid} {gid} 0\n"
+    for words in (["--rm"], ["--rm", "-v", "named:/data"], ["--name", "one"]):
+        assert shop.do("run", *words, "vol", "sh", "-c", script) == seen
+    named = shop.store.volumes / "named/_data"
+    if uid == 0:
+        assert os.getxattr(named / "file", "user.mark") == b"value"
+    else:
+        assert named.stat().st_uid not in (0, uid, os.getuid())
+    shop.do("cp", "-q", "one:/data/file", str(home / "copied"))
+    assert (home / "copied").read_bytes() == b"x"
+    shop.do("cp", "-q", str(home / "copied"), "one:/data/closed/copied")
+    assert shop.do("run", "--rm", "-v", "named:/data", "vol", "sh", "-c", "chmod 0 /data") == ""
+    assert "Local Volumes   2         1" in shop.do("df")
+    shop.do("rm", "-v", "one")
+    assert [each.name for each in shop.store.volumes.iterdir()] == ["named"]
+    shop.do("prune", "-f", "--volumes=all")
+    assert [*shop.store.volumes.iterdir()] == []
+    shop.do("rmi", "vol")
 
 
 def with_ids(shop: Shop, ids: int) -> None:

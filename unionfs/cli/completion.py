@@ -43,6 +43,7 @@ _KIND_OF = {
     "WHEN": None,
     "SRC:DST": None,
     "USER": None,
+    "WHICH": None,
     "NAME": None,
     "PASSWORD": None,
     "REGISTRY": None,

@@ -22,7 +22,8 @@ def parser() -> Parser:
         " what is in the directory. - stands for a tar stream.",
         "Modes and times are kept. What is copied into a container belongs to its root, what is copied here"
         " to the user; with --archive, and of a tar stream, owners are kept. Symlinks on the way are resolved"
-        " in the container's root. Of a container that does not run, --volume and --tmpfs are not there.",
+        " in the container's root. Of a container that does not run, volumes and what --volume shows are"
+        " there, and no tmpfs.",
         usage=(
             "pyunionfs cp [OPTION...] CONTAINER:SRC DEST|-",
             "pyunionfs cp [OPTION...] SRC|- CONTAINER:DEST",

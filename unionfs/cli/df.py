@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from unionfs.cli import listing, ps, store_option
@@ -13,9 +15,13 @@ from unionfs.cli.mounted_layers import directories_in_use
 from unionfs.cli.parser import Parser
 from unionfs.cli.text import printable
 from unionfs.container import record
+from unionfs.container import volumes as volume_store
 from unionfs.container.record import Container
 from unionfs.container.state import State
+from unionfs.container.volumes import Volume
 from unionfs.errors import OptionError
+from unionfs.image import tree_walk
+from unionfs.image.store import Store
 from unionfs.image.usage import ImageUsage, Part, Usage, usage
 
 HEADERS = {
@@ -37,25 +43,36 @@ _IMAGE_HEADERS = {
     "UniqueSize": "UNIQUE SIZE",
     "Containers": "CONTAINERS",
 }
+_VOLUME_HEADERS = {"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"}
 _CONTAINER_COLUMNS = ("ID", "Image", "Command", "Size", "RunningFor", "Status", "Names")
+
+
+@dataclass(frozen=True, slots=True)
+class _VolumeUsage:
+    """A volume, how many containers have it, and its bytes."""
+
+    volume: Volume
+    links: int
+    size: int
 
 
 def parser() -> Parser:
     made = Parser(
         "df",
-        "Show how much of the disk images, containers and the blobs of layers take, and how much of it could"
-        " be freed.",
+        "Show how much of the disk images, containers, volumes and the blobs of layers take, and how much of"
+        " it could be freed.",
         "Layers that images share count once; with --verbose the images are listed, each with what it shares"
         " and what only it has. RECLAIMABLE is what `prune -a` frees of images, `rm` of containers that do"
-        " not run, `prune --blobs` of blobs and `prune` of downloads. Sizes are those of files. The fields of"
+        " not run, `prune --volumes=all` of volumes, `prune --blobs` of blobs and `prune` of downloads. Sizes"
+        " are those of files. The fields of"
         " TEMPLATE are .Type, .TotalCount, .Active, .Size and .Reclaimable.",
         examples=[
             ("pyunionfs df", "the whole store"),
-            ("pyunionfs df -v", "each image and container"),
+            ("pyunionfs df -v", "each image, container and volume"),
             ("pyunionfs df --json", "for programs, in bytes"),
         ],
     )
-    made.add_argument("-v", "--verbose", action="store_true", help="list images and containers")
+    made.add_argument("-v", "--verbose", action="store_true", help="list images, containers and volumes")
     made.add_argument("--json", action="store_true", help="print a JSON object, for programs")
     made.add_argument(
         "--format", metavar="TEMPLATE", help="a Go template for each line, `table ...` or `json`"
@@ -71,20 +88,32 @@ def run(words: list[str]) -> int:
     store = store_option.opened(given)
     found = usage(store, directories_in_use())
     containers = [(each, each.state()) for each in record.containers(store)]
+    volumes = _volumes(store, [each for each, _ in containers])
+    parts = _parts(found, containers, volumes)
     if given.json:
-        print(json.dumps(_document(found, containers), indent=2))
+        print(json.dumps(_document(found, containers, volumes, parts), indent=2))
     elif given.verbose:
-        _print_all(found, containers)
+        _print_all(found, containers, volumes, parts)
     else:
         form = given.format if given.format not in (None, "table") else listing.table(*HEADERS)
-        for line in listing.listing([_row(*each) for each in _parts(found, containers)], form, HEADERS):
+        for line in listing.listing([_row(*each) for each in parts], form, HEADERS):
             print(line)
     for problem in found.problems:
         print(f"pyunionfs: {printable(str(problem))}", file=sys.stderr)
     return 1 if found.problems else 0
 
 
-def _parts(found: Usage, containers: Sequence[tuple[Container, State]]) -> list[tuple[str, Part]]:
+def _volumes(store: Store, containers: Sequence[Container]) -> list[_VolumeUsage]:
+    links = Counter(name for each in containers for name in volume_store.named(each.record.process.mounts))
+    return [
+        _VolumeUsage(each, links[each.name], tree_walk.size(each.data))
+        for each in volume_store.volumes(store)
+    ]
+
+
+def _parts(
+    found: Usage, containers: Sequence[tuple[Container, State]], volumes: Sequence[_VolumeUsage]
+) -> list[tuple[str, Part]]:
     sizes = [(found.containers.get(each.id, 0), state.running) for each, state in containers]
     of_containers = Part(
         len(sizes),
@@ -92,9 +121,16 @@ def _parts(found: Usage, containers: Sequence[tuple[Container, State]]) -> list[
         sum(size for size, _ in sizes),
         sum(size for size, running in sizes if not running),
     )
+    of_volumes = Part(
+        len(volumes),
+        sum(each.links > 0 for each in volumes),
+        sum(each.size for each in volumes),
+        sum(each.size for each in volumes if not each.links),
+    )
     return [
         ("Images", found.layers),
         ("Containers", of_containers),
+        ("Local Volumes", of_volumes),
         ("Layer Blobs", found.blobs),
         ("Downloads", found.downloads),
     ]
@@ -111,7 +147,12 @@ def _row(kind: str, part: Part) -> dict[str, object]:
     }
 
 
-def _print_all(found: Usage, containers: Sequence[tuple[Container, State]]) -> None:
+def _print_all(
+    found: Usage,
+    containers: Sequence[tuple[Container, State]],
+    volumes: Sequence[_VolumeUsage],
+    parts: Sequence[tuple[str, Part]],
+) -> None:
     print("Images space usage:\n")
     rows = [_image_row(each) for each in found.images]
     for line in listing.listing(rows, listing.table(*_IMAGE_HEADERS), _IMAGE_HEADERS):
@@ -124,7 +165,13 @@ def _print_all(found: Usage, containers: Sequence[tuple[Container, State]]) -> N
     headers = {**ps.HEADERS, "Size": "SIZE"}
     for line in listing.listing(rows, listing.table(*_CONTAINER_COLUMNS), headers):
         print(line)
-    for kind, part in _parts(found, containers)[2:]:
+    print("\nLocal Volumes space usage:\n")
+    rows = [
+        {"Name": each.volume.name, "Links": each.links, "Size": listing.size(each.size)} for each in volumes
+    ]
+    for line in listing.listing(rows, listing.table(*_VOLUME_HEADERS), _VOLUME_HEADERS):
+        print(line)
+    for kind, part in parts[3:]:
         print(f"\n{kind} space usage: {listing.size(part.size)}")
 
 
@@ -142,7 +189,12 @@ def _image_row(each: ImageUsage) -> dict[str, object]:
     }
 
 
-def _document(found: Usage, containers: Sequence[tuple[Container, State]]) -> dict[str, Any]:
+def _document(
+    found: Usage,
+    containers: Sequence[tuple[Container, State]],
+    volumes: Sequence[_VolumeUsage],
+    parts: Sequence[tuple[str, Part]],
+) -> dict[str, Any]:
     """In the words of the Engine API's /system/df where it has them."""
     return {
         "LayersSize": found.layers.size,
@@ -169,6 +221,17 @@ def _document(found: Usage, containers: Sequence[tuple[Container, State]]) -> di
             }
             for each, state in containers
         ],
+        "Volumes": [
+            {
+                "Name": each.volume.name,
+                "CreatedAt": each.volume.record.created,
+                "Driver": "local",
+                "Mountpoint": str(each.volume.data),
+                "Scope": "local",
+                "UsageData": {"RefCount": each.links, "Size": each.size},
+            }
+            for each in volumes
+        ],
         "Parts": {
             kind: {
                 "TotalCount": part.total,
@@ -176,6 +239,6 @@ def _document(found: Usage, containers: Sequence[tuple[Container, State]]) -> di
                 "Size": part.size,
                 "Reclaimable": part.reclaimable,
             }
-            for kind, part in _parts(found, containers)
+            for kind, part in parts
         },
     }

@@ -17,6 +17,7 @@ from unionfs.container import record
 from unionfs.container.process import Wishes
 from unionfs.container.record import Container
 from unionfs.container.spec import Mount
+from unionfs.container.volumes import NOCOPY, is_name
 from unionfs.errors import ImageError, NotFoundError, OptionError
 from unionfs.image import names
 from unionfs.image.store import Store
@@ -34,8 +35,9 @@ def add(parser: Parser) -> None:
         "--volume",
         action="append",
         default=[],
-        metavar="SRC:DST[:ro]",
-        help="show the host's file or directory SRC at DST",
+        metavar="SRC:DST[:ro]|DST",
+        help="show the host's file or directory SRC, or the volume of that name, at DST; without SRC a new"
+        " volume",
     )
     parser.add_argument(
         "--tmpfs",
@@ -210,7 +212,7 @@ def workdir(path: str) -> str:
 def mounts(volumes: Sequence[str], tmpfs: Sequence[str]) -> list[Mount]:
     """What -v and --tmpfs ask for, outer targets first. OptionError: malformed, or two of one target."""
     found = [*map(_volume, volumes), *map(_tmpfs, tmpfs)]
-    targets = [each.target for each in found]
+    targets = [each.target for each in found if not each.anonymous]
     for target in targets:
         if targets.count(target) > 1:
             raise OptionError(f"duplicate mount point {target}: give each target once")
@@ -219,17 +221,25 @@ def mounts(volumes: Sequence[str], tmpfs: Sequence[str]) -> list[Mount]:
 
 def _volume(text: str) -> Mount:
     source, *rest = text.split(":")
-    if not rest or len(rest) > 2 or not source:
-        raise OptionError(f"invalid value {text!r} of --volume: write SRC:DST or SRC:DST:ro")
-    mode = rest[1] if len(rest) == 2 else "rw"
-    if mode not in ("ro", "rw"):
-        raise OptionError(f"invalid mode {mode!r} of --volume {text}: write ro or rw")
-    if not source.startswith(("/", "./", "../")) and source not in (".", ".."):
+    if not rest:
+        return Mount("volume", _target("--volume", source), anonymous=True)
+    if len(rest) > 2 or not source:
+        raise OptionError(f"invalid value {text!r} of --volume: write SRC:DST, SRC:DST:ro or DST")
+    target = _target("--volume", rest[0])
+    words = rest[1].split(",") if len(rest) == 2 else []
+    is_path = source.startswith(("/", "./", "../")) or source in (".", "..")
+    known = ("ro", "rw") if is_path else ("ro", "rw", NOCOPY)
+    if any(word not in known for word in words) or {"ro", "rw"} <= {*words}:
+        raise OptionError(f"invalid mode {rest[1]!r} of --volume {text}: write {' or '.join(known)}")
+    if is_path:
+        return Mount("bind", target, os.path.abspath(source), read_only="ro" in words)
+    if not is_name(source):
         raise OptionError(
-            f"--volume {text}: {source} is the name of a volume, which only container engines have; for a"
-            f" directory write ./{source}:{rest[0]}"
+            f"--volume {text}: {source} is no name of a volume (two letters, digits or _.- at least, the"
+            f" first no _.-); for a directory write ./{source}:{rest[0]}"
         )
-    return Mount("bind", _target("--volume", rest[0]), os.path.abspath(source), read_only=mode == "ro")
+    options = (NOCOPY,) if NOCOPY in words else ()
+    return Mount("volume", target, source, read_only="ro" in words, options=options)
 
 
 def _tmpfs(text: str) -> Mount:

@@ -14,11 +14,12 @@ from typing import IO, Any
 
 import msgspec
 
-from unionfs.container import init_layer
+from unionfs.container import init_layer, volumes
 from unionfs.container.bundle import Ids, document
-from unionfs.container.inside import Work, stream, stream_in
+from unionfs.container.inside import stream
 from unionfs.container.process import Wishes, process_of
 from unionfs.container.record import Container
+from unionfs.container.root_work import Work, stream_in
 from unionfs.container.runtime import find_ids, host_files, limits_devices, runtime_maps
 from unionfs.container.spec import ProcessSpec, UnionSpec
 from unionfs.errors import ContainerError, NotFoundError
@@ -46,7 +47,8 @@ def of_container(container: Container, place: Path) -> BundleRoot:
     record = container.record
     ids = _look_up(record.process.user, lambda work: stream(container, "look into", work, "out"))
     _make(place, ROOT)
-    config = _document(record.process, ids, str(container.init), container.id)
+    process = volumes.as_binds(container.store, record.process)
+    config = _document(process, ids, str(container.init), container.id)
     directories = [str(container.upper), str(container.work)]
     try:
         is_there = find.resolve(container.store, record.image_id).manifest.digest == record.manifest.digest

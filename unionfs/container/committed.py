@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from unionfs.container import volumes
 from unionfs.container.process import parted
 from unionfs.container.record import Container
 from unionfs.image.model import RuntimeConfig
@@ -29,6 +30,7 @@ def config_of(
         "Cmd": command or None,
         "WorkingDir": process.cwd if process.cwd != "/" else section.get("WorkingDir"),
         "User": process.user,
+        "Volumes": volumes.of_config(section.get("Volumes"), process.mounts) or None,
     }
     return {key: value for key, value in changed.items() if value or key in section}
 

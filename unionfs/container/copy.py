@@ -67,7 +67,6 @@ def copy_out(container: Container, source: Source, target: str, *, keep_owners: 
 
 def copy_in(container: Container, source: Source, target: str, *, keep_owners: bool) -> int:
     """Copy from here into a container; returns the bytes that were streamed. Raises ContainerError."""
-    _refuse_read_only(container)
     where = f"in container {container.name}"
     path, is_directory = source.find("here")
 
@@ -99,12 +98,12 @@ def tar_out(container: Container, source: Source, out: IO[bytes]) -> None:
 
 def tar_in(container: Container, source: Readable, target: str) -> None:
     """Make in a directory of a container what a tar stream holds, owners as it says."""
-    _refuse_read_only(container)
 
     def receive(pipe: IO[bytes]) -> None:
         path = _absolute(target)
         if not os.path.isdir(path):
             raise ContainerError(f"{target} in container {container.name} is no directory")
+        _refuse_read_only(path, f"container {container.name}")
         Reader(path, keep_owners=True, follow=True).read(pipe)
 
     with stream(container, "copy into", receive, "in") as pipe:
@@ -117,9 +116,12 @@ def _absolute(path: str) -> str:
     return path if path.startswith("/") else "/" + path
 
 
-def _refuse_read_only(container: Container) -> None:
-    if container.record.process.read_only:
-        raise ContainerError(f"cannot copy into container {container.name}: its root is read-only")
+def _refuse_read_only(directory: str, container: str) -> None:
+    """In a container's root. Raises ContainerError where the mount at *directory* is read-only."""
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        is_root = os.stat(directory).st_dev == os.stat("/").st_dev
+        what = "its root" if is_root else f"what is mounted at {directory}"
+        raise ContainerError(f"cannot copy into {container}: {what} is read-only")
 
 
 def _send(source: Source, out: IO[bytes], name: str) -> None:
@@ -141,6 +143,8 @@ def _receive(
 ) -> int:
     """Make at *target* what the stream has. *where* is "here", or names the container."""
     directory, name = _place(target, source, is_directory, where)
+    if where != "here":
+        _refuse_read_only(directory, where.removeprefix("in "))
 
     def renamed(member: str) -> str | None:
         rest = member.removeprefix(_TOP).removeprefix("/")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from unionfs.container import volumes
 from unionfs.container.init_layer import HOSTNAME, HOSTS, RESOLV_CONF
 from unionfs.container.process import parted
 from unionfs.container.record import Container
@@ -20,7 +21,8 @@ from unionfs.image.model import RuntimeConfig
 def container(found: Container) -> dict[str, Any]:
     """What is known of a container. Raises ContainerError where a layer of it is gone."""
     record, process, state = found.record, found.record.process, found.state()
-    binds = [mount for mount in process.mounts if mount.kind == "bind"]
+    binds = [mount for mount in process.mounts if mount.kind != "tmpfs" and not mount.anonymous]
+    tmpfs = [mount for mount in process.mounts if mount.kind == "tmpfs"]
     return {
         "Id": found.id,
         "Created": record.created,
@@ -48,16 +50,14 @@ def container(found: Container) -> dict[str, Any]:
             "NetworkMode": "host",
             "AutoRemove": record.auto_remove,
             "ReadonlyRootfs": process.read_only,
-            "Tmpfs": {
-                mount.target: ",".join(mount.options) for mount in process.mounts if mount not in binds
-            },
+            "Tmpfs": {mount.target: ",".join(mount.options) for mount in tmpfs},
             "Runtime": record.runtime or "pyunionfs",
         },
         "GraphDriver": {
             "Data": image_inspect.directories(found.lowers(), found.upper, found.work, found.merged),
             "Name": image_inspect.DRIVER,
         },
-        "Mounts": [_mount(mount) for mount in process.mounts],
+        "Mounts": [_mount(found, mount) for mount in process.mounts],
         "Config": image_inspect.CONFIG | _config(found),
     }
 
@@ -76,7 +76,7 @@ def _config(found: Container) -> dict[str, Any]:
         "Env": [*process.env],
         "Cmd": command or None,
         "Image": found.record.image,
-        "Volumes": image.volumes,
+        "Volumes": volumes.of_config(image.volumes, process.mounts) or None,
         "WorkingDir": process.cwd,
         "Entrypoint": entrypoint or None,
         "Labels": image.labels or {},
@@ -93,14 +93,31 @@ def _image_config(found: Container) -> RuntimeConfig:
 
 
 def _bind(mount: Mount) -> str:
-    return f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")
+    mode = _mode(mount)
+    return f"{mount.source}:{mount.target}" + (f":{mode}" if mode else "")
 
 
-def _mount(mount: Mount) -> dict[str, Any]:
+def _mode(mount: Mount) -> str:
+    words = ["ro"] if mount.read_only else []
+    return ",".join([*words, *(mount.options if mount.kind == "volume" else ())])
+
+
+def _mount(found: Container, mount: Mount) -> dict[str, Any]:
+    if mount.kind == "volume":
+        return {
+            "Type": "volume",
+            "Name": mount.source,
+            "Source": str(volumes.path_of(found.store, mount.source)),
+            "Destination": mount.target,
+            "Driver": "local",
+            "Mode": _mode(mount),
+            "RW": not mount.read_only,
+            "Propagation": "",
+        }
     return {
         "Type": mount.kind,
         **({"Source": mount.source} if mount.source else {}),
         "Destination": mount.target,
-        "Mode": "ro" if mount.read_only else "",
+        "Mode": _mode(mount),
         "RW": not mount.read_only,
     }

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import msgspec
 
-from unionfs.container import init_layer, record
+from unionfs.container import init_layer, record, volumes
 from unionfs.container.record import Container
 from unionfs.container.run import run_beside, run_in
 from unionfs.container.runner import Runner, StartError
@@ -67,7 +67,10 @@ def run(
     with ExitStack() as at_end, union_of(container, "start") as union:
         if container.record.auto_remove:
             at_end.callback(record.remove, container)
-        return _run(container, union, interactive, reached, runner)
+        process = process_of(container)
+        if not interactive:
+            process = msgspec.structs.replace(process, interactive=False)
+        return _run(container, union, process, reached, runner)
 
 
 def join(container: Container, process: ProcessSpec) -> int:
@@ -88,14 +91,10 @@ def join(container: Container, process: ProcessSpec) -> int:
 def _run(
     container: Container,
     union: UnionSpec,
-    interactive: bool,
+    process: ProcessSpec,
     reached: Callable[[], None],
     runner: Runner | None,
 ) -> int:
-    process = container.record.process
-    if not interactive:
-        process = msgspec.structs.replace(process, interactive=False)
-    _make_sources(container)
     runs: list[Run] = []
 
     def started(pid: int) -> None:
@@ -165,9 +164,13 @@ def _wait_in_background(container: Container, writer: int) -> NoReturn:
         os._exit(status)
 
 
-def _make_sources(container: Container) -> None:
-    """Make directories of the host that are to be shown and are not there, as Docker does for --volume."""
-    for mount in container.record.process.mounts:
+def process_of(container: Container) -> ProcessSpec:
+    """The process, with volumes as bind mounts. Raises ContainerError where the source of one is missing.
+
+    Directories of the host that are to be shown and are not there are made, as by Docker.
+    """
+    process = volumes.as_binds(container.store, container.record.process)
+    for mount in process.mounts:
         if mount.kind == "bind" and not os.path.lexists(mount.source):
             try:
                 os.makedirs(mount.source)
@@ -175,3 +178,4 @@ def _make_sources(container: Container) -> None:
                 raise ContainerError(
                     f"cannot make the directory {mount.source} of --volume: {error.strerror}"
                 ) from error
+    return process

@@ -24,15 +24,17 @@ from unionfs.options.lists import escape
 def own_mount(union: UnionSpec) -> Iterator[None]:
     """Enter new namespaces, and have the union mounted there until the block ends.
 
-    An ordinary user is root in them. The union also ends with the process that has forked this one. Raises
-    MountError.
+    Without an upper it is read-only. An ordinary user is root in them. The union also ends with the process
+    that has forked this one. Raises MountError.
     """
     owner = OwnerProcess(os.pidfd_open(os.getppid()), ())
     if os.geteuid() != 0:
         user_namespace.enter(user_namespace.id_maps())
     namespaces.unshare(namespaces.CLONE_NEWNS)
     mount_calls.mount("none", "/", "none", mount_calls.MS_REC | mount_calls.MS_PRIVATE, "")
-    words = [f"upperdir={escape(union.upper)}", f"workdir={escape(union.work)}", *union.options]
+    words = [*union.options]
+    if union.upper:
+        words += [f"upperdir={escape(union.upper)}", f"workdir={escape(union.work)}"]
     layers = mount_options.ImageLayers(union.name, union.lowers, union.override_stat, union.held)
     lifecycle.mount(mount_options.parse([union.merged], words, image=layers), owner)
     try:

@@ -6,8 +6,8 @@
                   init/diff         the init layer; ID-init leads to init, as Docker calls it
 
 A container appears and goes by one rename. Locks, in this order: `Store.in_use`, an ingest entry's, a
-container's own (`Container.lock`: what starts it, removes it or mounts it holds that, without waiting), and
-that of the names.
+container's own (`Container.lock`: what starts it, removes it or mounts it holds that, without waiting), those
+of volumes (`volumes.py`), and that of the names.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from unionfs.container import init_layer, names
+from unionfs.container import init_layer, names, volumes
 from unionfs.container.process import Wishes, process_of
-from unionfs.container.spec import ProcessSpec
+from unionfs.container.spec import ProcessSpec, UnionSpec
 from unionfs.container.state import Run, State, now
 from unionfs.errors import ContainerError
 from unionfs.image import find as images
 from unionfs.image.digest import Digest
 from unionfs.image.layer_record import Layer, layers_of
 from unionfs.image.layer_record import find as find_layer
-from unionfs.image.lowers import tree_paths
+from unionfs.image.lowers import hold, release, tree_paths
 from unionfs.image.model import Descriptor, decode, encode
 from unionfs.image.store import Store, remove_tree, sync_directory
 
@@ -182,7 +182,7 @@ def create(
     runtime: str = "",
     auto_remove: bool = False,
 ) -> Container:
-    """A new container of the image that a user means. Without a *name* one is made up.
+    """A new container of the image that a user means, and its volumes. Without a *name* one is made up.
 
     Raises NotFoundError where there is no such image, ContainerError where the name is taken or the image has
     no command. Nothing is left behind then.
@@ -194,7 +194,12 @@ def create(
         half = place / "container"
         try:
             record = _make(store, half, identifier, image, wishes)
-            with _names_lock(store):
+            mounts = record.process.mounts
+
+            def fill(wanted: Sequence[tuple[str, Path]]) -> Collection[str]:
+                return _copy_from_image(Container(store, record), half, wanted)
+
+            with volumes.ready(store, mounts, fill, durable=not auto_remove), _names_lock(store):
                 if name is not None:
                     _refuse_taken(store, name)
                 record = msgspec.structs.replace(
@@ -222,6 +227,8 @@ def _make(store: Store, half: Path, identifier: str, image: str, wishes: Wishes)
     process = process_of(config.config, wishes, image)
     if not process.hostname:
         process = msgspec.structs.replace(process, hostname=identifier[:12])
+    image_volumes = None if config.config is None else config.config.volumes
+    process = msgspec.structs.replace(process, mounts=volumes.planned(process.mounts, image_volumes))
     for each in ("diff", "work", "merged", "init/diff"):
         (half / each).mkdir(parents=True)
     (half / f"{identifier}-init").symlink_to("init")
@@ -236,6 +243,19 @@ def _make(store: Store, half: Path, identifier: str, image: str, wishes: Wishes)
         layers=[str(layer.chain) for layer in layers],
         process=process,
     )
+
+
+def _copy_from_image(container: Container, half: Path, wanted: Sequence[tuple[str, Path]]) -> Collection[str]:
+    """Copy what a container that has no place yet has at paths into directories (`volumes.Fill`)."""
+    from unionfs.container import image_content  # few images have volumes, and this is slow to load
+
+    init = half / container.init.relative_to(container.path)
+    lowers = hold([init, *tree_paths(container.layers())])
+    try:
+        union = UnionSpec(lowers.paths, "", "", str(half / "merged"), lowers.override_stat, lowers.held)
+        return image_content.copy_out(union, wanted)
+    finally:
+        release(lowers)
 
 
 def containers(store: Store) -> list[Container]:
@@ -263,10 +283,11 @@ def find(store: Store, text: str) -> Container:
     return begin[0]
 
 
-def remove(container: Container, timeout: float = 0.0) -> None:
+def remove(container: Container, timeout: float = 0.0, *, with_volumes: bool = False) -> None:
     """Remove a container that does not run. Raises ContainerError where it does, or its upper is mounted.
 
-    That it is let go is waited for *timeout* seconds at most.
+    *with_volumes*: and those of its anonymous volumes that no other container has; one that is to be removed
+    at its end always takes them along. That it is let go is waited for *timeout* seconds at most.
     """
     with container.store.claim(f"removed-{container.id}") as place, container.lock("remove", timeout):
         if container.state().running:
@@ -282,6 +303,15 @@ def remove(container: Container, timeout: float = 0.0) -> None:
         os.rename(container.path, place / "container")
         sync_directory(container.store.containers)
         remove_tree(place / "container")
+    if with_volumes or container.record.auto_remove:
+        for name, mount in volumes.named(container.record.process.mounts).items():
+            if mount.anonymous:
+                volumes.remove(container.store, name, lambda: volumes_in_use(container.store))
+
+
+def volumes_in_use(store: Store) -> set[str]:
+    """The names of the volumes that containers have."""
+    return {name for each in containers(store) for name in volumes.named(each.record.process.mounts)}
 
 
 def _read(store: Store, identifier: str) -> Container | None:

@@ -12,6 +12,7 @@ import os
 import stat
 
 from unionfs.container.devices import Devices, attach_at
+from unionfs.container.volume_mounts import VolumeMounts, make_target
 from unionfs.linux import mount_calls
 from unionfs.linux.mount_calls import (
     MNT_DETACH,
@@ -44,19 +45,6 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 
 _APART = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 _CGROUPS = "/sys/fs/cgroup"
-_FLAGS = {
-    "ro": (MOUNT_ATTR_RDONLY, True),
-    "rw": (MOUNT_ATTR_RDONLY, False),
-    "nosuid": (MOUNT_ATTR_NOSUID, True),
-    "suid": (MOUNT_ATTR_NOSUID, False),
-    "nodev": (MOUNT_ATTR_NODEV, True),
-    "dev": (MOUNT_ATTR_NODEV, False),
-    "noexec": (MOUNT_ATTR_NOEXEC, True),
-    "exec": (MOUNT_ATTR_NOEXEC, False),
-}
-TMPFS_VALUES = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks")
-TMPFS_FLAGS = tuple(_FLAGS)
-"""The options that a tmpfs of the container may have."""
 
 
 class Rootfs:
@@ -68,7 +56,7 @@ class Rootfs:
         self.proc = mount_calls.new_mount("proc", {}, _APART)
         self.sys = _sysfs()
         self.devices = Devices()
-        self.volumes = [(volume["target"], *_tree(volume)) for volume in volumes]
+        self.volumes = VolumeMounts(volumes)
         self.files = [(mount_calls.clone(source), target) for source, target in files]
 
     def enter(self, terminals: int, console: str | None, *, read_only: bool) -> None:
@@ -81,14 +69,12 @@ class Rootfs:
         for tree, path in ((self.proc, "/proc"), (self.sys, "/sys"), (self.devices.dev, "/dev")):
             _attach_at_directory(tree, path)
         self.devices.populate(terminals, console)
-        for target, tree, is_directory in self.volumes:
-            _make_target(target, is_directory)
-            attach_at(tree, target, follow=True)
+        self.volumes.attach()
         for tree, target in self.files:
-            _make_target(target, is_directory=False)
+            make_target(target, is_directory=False)
             attach_at(tree, target, follow=True)
         _protect()
-        _set_root(MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if read_only else 0))
+        set_root(MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if read_only else 0))
 
 
 def _sysfs() -> int:
@@ -101,25 +87,6 @@ def _sysfs() -> int:
         return tree
 
 
-def _tree(volume: Volume) -> tuple[int, bool]:
-    """The detached mount of a volume, and whether it is a directory."""
-    if volume["kind"] == "tmpfs":
-        attributes = _APART | (MOUNT_ATTR_RDONLY if volume["read_only"] else 0)
-        options: dict[str, str | None] = {"mode": "1777"}
-        for word in volume["options"]:
-            if word in _FLAGS:
-                bit, on = _FLAGS[word]
-                attributes = attributes | bit if on else attributes & ~bit
-            else:
-                name, _, value = word.partition("=")
-                options[name] = value
-        return mount_calls.new_mount("tmpfs", options, attributes), True
-    tree = mount_calls.clone(volume["source"], recursive=True)
-    read_only = MOUNT_ATTR_RDONLY if volume["read_only"] else 0
-    mount_calls.set_attributes(tree, MOUNT_ATTR_NODEV | read_only, recursive=True)
-    return tree, stat.S_ISDIR(os.fstat(tree).st_mode)
-
-
 def _attach_at_directory(tree: int, path: str) -> None:
     """Mount at a directory of the root, made if it is missing; what else is there is refused."""
     try:
@@ -130,22 +97,6 @@ def _attach_at_directory(tree: int, path: str) -> None:
         if not stat.S_ISDIR(found.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, "it is no directory in the container", path)
     attach_at(tree, path)
-
-
-def _make_target(path: str, is_directory: bool) -> None:
-    """Make what is missing of a mountpoint, as Docker does: root's, mode 0755."""
-    try:
-        found = os.stat(path).st_mode
-    except FileNotFoundError:
-        pass
-    else:
-        if stat.S_ISDIR(found) != is_directory:
-            kind = "no directory" if is_directory else "a directory, but no file"
-            raise NotADirectoryError(errno.ENOTDIR, f"in the container it is {kind}", path)
-        return
-    os.makedirs(path if is_directory else os.path.dirname(path), 0o755, exist_ok=True)
-    if not is_directory:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
 
 
 def _protect() -> None:
@@ -171,7 +122,8 @@ def _make_read_only(path: str) -> None:
     attach_at(tree, path)
 
 
-def _set_root(attributes: int) -> None:
+def set_root(attributes: int) -> None:
+    """Set attributes (`MOUNT_ATTR_*`) of the mount that is this process's root."""
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     mount_calls.set_attributes(root, attributes)
     os.close(root)

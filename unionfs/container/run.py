@@ -83,7 +83,7 @@ def _start(spec: ProcessSpec, union: UnionSpec) -> Start:
         "process": _process(spec),
         "root": union.merged,
         "bind_root": not union.lowers,
-        "volumes": [_volume(each) for each in spec.mounts],
+        "volumes": [volume_of(each) for each in spec.mounts],
         "files": files,
         "hostname": spec.hostname,
         "read_only": spec.read_only,
@@ -106,7 +106,8 @@ def _process(spec: ProcessSpec) -> Process:
     }
 
 
-def _volume(mount: Mount) -> Volume:
+def volume_of(mount: Mount) -> Volume:
+    """A bind mount or a tmpfs, as plain data."""
     return {
         "kind": mount.kind,
         "target": mount.target,

@@ -18,14 +18,18 @@ DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something mounted in the container beside its root, /proc, /sys and /dev."""
 
-    kind: Literal["bind", "tmpfs"]
+    kind: Literal["bind", "volume", "tmpfs"]
+    """A volume is one of the store's (`volumes.py`): what starts a process knows it as a bind mount."""
     target: str
     """The absolute path in the container. It is made where it is missing, as by Docker."""
     source: str = ""
-    """The absolute path on the host, of a bind mount."""
+    """The absolute path on the host, of a bind mount; the name of a volume."""
     read_only: bool = False
     options: tuple[str, ...] = ()
-    """Of a tmpfs, as for mount(8): `size=64m`, `mode=1777`. Docker's defaults: noexec, nosuid, nodev."""
+    """Of a tmpfs, as for mount(8): `size=64m`, `mode=1777`. Docker's defaults: noexec, nosuid, nodev. Of a
+    volume: `nocopy`, where it is not filled from the image."""
+    anonymous: bool = False
+    """Whether it is a volume that was made for this container alone, which `rm -v` removes with it."""
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,6 +62,7 @@ class UnionSpec(msgspec.Struct, frozen=True):
     lowers: tuple[str, ...]
     """Topmost first: the init layer, then the image's layers. Empty: *merged* is a plain directory."""
     upper: str
+    """Empty: none, and the union is read-only."""
     work: str
     merged: str
     """The mountpoint, an empty directory."""

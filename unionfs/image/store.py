@@ -5,6 +5,7 @@
     trees/NAME/diff                 an unpacked layer in overlayfs's format; NAME is its DiffID, or its
                                     ChainID where its content depends on its parents
     containers/ID/                  diff work merged init/diff container.json
+    volumes/NAME/                   _data volume.json
     ingest/                         what is half: each entry is locked by the process that makes it
     lock index.lock                 see below
 
@@ -38,7 +39,7 @@ VARIABLE = "PYUNIONFS_STORE"
 _LAYOUT = b'{"imageLayoutVersion": "1.0.0"}'
 _PAUSE = 0.02
 """Seconds between two attempts at a lock."""
-_FOLDERS = ("blobs/sha256", "layers", "trees", "containers", "ingest")
+_FOLDERS = ("blobs/sha256", "layers", "trees", "containers", "volumes", "ingest")
 
 
 def default_root() -> Path:
@@ -61,13 +62,14 @@ class Store:
         self.layers = self.root / "layers"
         self.trees = self.root / "trees"
         self.containers = self.root / "containers"
+        self.volumes = self.root / "volumes"
         self.ingest = self.root / "ingest"
         self.index = self.root / "index.json"
         self._make()
 
     def _make(self) -> None:
         layout = self.root / "oci-layout"
-        if layout.exists() and self.ingest.is_dir():
+        if layout.exists() and self.ingest.is_dir() and self.volumes.is_dir():
             return
         if self.root.exists() and not layout.exists() and any(self.root.iterdir()):
             raise ImageError(

@@ -31,11 +31,11 @@ class _Open:
     """Those still to come, the last one first."""
 
 
-def walk(top: Path) -> Iterator[Found]:
+def walk(top: Path, *, skip_closed: bool = False) -> Iterator[Found]:
     """Each object of a tree, a directory before what is in it, names in the order of their bytes.
 
     Paths may be longer than PATH_MAX; as many descriptors are open as the tree is deep. What is removed
-    meanwhile is left out.
+    meanwhile is left out, and with *skip_closed* what is in directories that this process may not read.
     """
     stack: list[_Open] = []
     try:
@@ -55,17 +55,23 @@ def walk(top: Path) -> Iterator[Found]:
                     stack.append(_opened(below, directory.prefix + name + b"/"))
             except FileNotFoundError:
                 continue
+            except PermissionError:
+                if not skip_closed:
+                    raise
     finally:
         for directory in stack:
             os.close(directory.fd)
 
 
 def size(top: Path) -> int:
-    """Bytes of the files and symlinks in a tree, those with several names once; 0 for one that is gone."""
+    """Bytes of the files and symlinks in a tree, those with several names once; 0 for one that is gone.
+
+    What the modes keep this process from is not counted.
+    """
     seen: set[tuple[int, int]] = set()
     total = 0
-    with suppress(FileNotFoundError):
-        for found in walk(top):
+    with suppress(FileNotFoundError, PermissionError):
+        for found in walk(top, skip_closed=True):
             identity = (found.st.st_dev, found.st.st_ino)
             if stat.S_ISDIR(found.st.st_mode) or identity in seen:
                 continue
