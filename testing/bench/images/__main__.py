@@ -24,6 +24,7 @@ from testing.bench import machine
 from testing.bench.images.programs import Programs, remove, run
 from testing.bench.images.work import Source, Work, all_work, timed
 from testing.bench.systems import BenchError
+from testing.images.registries import serving
 from testing.mounts import REPOSITORY, mount, mount_types, private_mounts
 
 DOCS = REPOSITORY / "docs"
@@ -48,12 +49,11 @@ def main() -> int:
     try:
         facts = machine.facts(base) | {name: _version(name) for name in NEEDED[:4]}
         programs = Programs(base)
-        source = Source(base, programs, *((500, 10_000_000) if given.quick else (10_000, 250_000_000)))
-        try:
+        sizes = (500, 10_000_000) if given.quick else (10_000, 250_000_000)
+        with serving(base / "registry") as registry:
+            source = Source(base, programs, registry, *sizes)
             works = [work for work in all_work(programs, source) if given.only in ("", work.name)]
             found = _measured(works, rounds)
-        finally:
-            source.registry.close()
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

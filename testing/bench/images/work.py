@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testing.bench.images.programs import IMAGE, Action, Programs
-from testing.bench.images.registry import Registry
 from testing.images.entries import file, symlink
 from testing.images.layout import image, write_layout
 from testing.images.like_debian import CONFIG, debian_like
+from testing.images.registries import Running
 
 CHANGED = 500
 _PODMAN_RUN = ("run", "--rm", "--network=host", "--pull=never", "--cgroups=disabled")
@@ -33,7 +33,7 @@ class Work:
 class Source:
     """The image that all have: a layout, the same as an archive, and in a registry."""
 
-    def __init__(self, base: Path, programs: Programs, files: int, size: int) -> None:
+    def __init__(self, base: Path, programs: Programs, registry: Running, files: int, size: int) -> None:
         self.layout = base / "layout"
         self.archive = base / "archive.tar"
         layers = debian_like(files, size)
@@ -41,8 +41,7 @@ class Source:
         layers[0] += [file("usr/bin/busybox", busybox, 0o755), symlink("usr/bin/true", "busybox")]
         write_layout(self.layout, {IMAGE: image(layers, {**CONFIG, "Cmd": ["true"]})})
         programs.skopeo("copy", "-q", f"oci:{self.layout}:{IMAGE}", f"docker-archive:{self.archive}:{IMAGE}")
-        self.registry = Registry(base / "registry")
-        self.name = f"localhost:{self.registry.port}/{IMAGE}"
+        self.name = f"{registry.name}/{IMAGE}"
         programs.skopeo(
             "copy", "-q", "--dest-tls-verify=false", f"oci:{self.layout}:{IMAGE}", f"docker://{self.name}"
         )
