@@ -33,8 +33,8 @@ def parser() -> Parser:
         "It waits for commands that are bringing images into the store. With --blobs the layers of images are"
         " kept only once, unpacked: the blobs from which they were unpacked are freed. A later `push` fetches"
         " a blob from where the image came from, and `save` makes it anew, if the layer comes out the same."
-        " Volumes go only with --volumes, since nothing brings them back. Where the manifest or the config of an"
-        " image is damaged, what that image may need stays, which is said, and the exit status is 1.",
+        " Volumes go only with --volumes, since nothing brings them back. Where the manifest or the config of"
+        " an image is damaged, what that image may need stays, which is said, and the exit status is 1.",
         examples=[
             ("pyunionfs prune", "images without a name"),
             ("pyunionfs prune -af", "all images of which there is no container, without asking"),
