@@ -50,6 +50,7 @@ REST: dict[str, str] = {
     "tests/image/test_interop.py": ENGINES,
     "tests/image/test_killed.py::test_the_store_stays_whole[2-40]": VARIANT,
     "tests/image/test_memory.py": LONG,
+    "tests/image/test_user.py::test_ids_that_come_and_go": LONG,
     "tests/mount/test_acls.py::test_a_change_of_an_acl_does_what_it_does_on_overlayfs[btrfs-*": VARIANT,
     "tests/mount/test_aufs.py::test_fuse_overlayfs_shows_the_same_tree[*-0]": VARIANT,
     "tests/mount/test_data_fsx.py::test_every_read_shows_the_model[*-1]": RANDOM,

@@ -37,12 +37,16 @@ def ordinary_user(*, subordinate_ids: bool = False) -> Iterator[pwd.struct_passw
     subprocess.run(words, check=True)
     try:
         if subordinate_ids:
-            ids = f"{_FIRST_ID}-{_FIRST_ID + _IDS - 1}"
-            words = ["usermod", "--add-subuids", ids, "--add-subgids", ids, name]
-            subprocess.run(words, check=True)
+            change_ids(pwd.getpwnam(name), "add")
         yield pwd.getpwnam(name)
     finally:
         subprocess.run(["userdel", name], check=True)
+
+
+def change_ids(user: pwd.struct_passwd, how: str) -> None:
+    """Give a user further ids, or take them away: *how* is `add` or `del`."""
+    ids = f"{_FIRST_ID}-{_FIRST_ID + _IDS - 1}"
+    subprocess.run(["usermod", f"--{how}-subuids", ids, f"--{how}-subgids", ids, user.pw_name], check=True)
 
 
 @contextmanager

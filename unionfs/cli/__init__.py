@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from unionfs.cli.commands import ALIASES, COMMANDS, CONTAINERS, IMAGES, module_of
+from unionfs.cli.commands import ALIASES, COMMANDS, module_of
 from unionfs.cli.standard_streams import exit_with, open_missing
 from unionfs.cli.text import RAW_OR_ESCAPED, printable
 from unionfs.errors import OptionError, PyUnionFSError, explain
@@ -96,10 +96,6 @@ def _run(words: list[str]) -> int:
             f"unknown command {command!r}: {_similar(command)}the commands are {', '.join(COMMANDS)};"
             " see `pyunionfs --help`"
         )
-    if os.geteuid() != 0 and command in {**IMAGES, **CONTAINERS} and "--help" not in rest:
-        from unionfs.cli import user_ids
-
-        user_ids.enter(command, rest)
     module = importlib.import_module(module_of(command))
     status: int = module.run(rest)
     return status

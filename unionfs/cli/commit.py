@@ -73,7 +73,7 @@ class _Subject:
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
     tag = new_image_options.tag("commit", given.name)
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     subject = _subject(store, given.what, given.base)
     about = About(
         " ".join(subject.container.record.process.args) if subject.container is not None else _BY,

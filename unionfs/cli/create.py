@@ -25,5 +25,5 @@ def parser() -> Parser:
 
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
-    print(run_options.created(store_option.opened(given), given).id)
+    print(run_options.created(store_option.opened_for_trees(given), given).id)
     return 0

@@ -85,7 +85,7 @@ def run(words: list[str]) -> int:
     given = parser().parse_args(words)
     if sum(map(bool, (given.json, given.verbose, given.format))) > 1:
         raise OptionError("df: --json, --verbose and --format conflict with each other")
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     found = usage(store, directories_in_use())
     containers = [(each, each.state()) for each in record.containers(store)]
     volumes = _volumes(store, [each for each, _ in containers])

@@ -29,7 +29,7 @@ def parser() -> Parser:
 
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
-    container = record.find(store_option.opened(given), given.container)
+    container = record.find(store_option.opened_for_trees(given), given.container)
     upper = str(container.upper)
     lowers = tuple(map(str, container.lowers()))
     layers = Layers(upper, lowers, userxattr=uses_userxattr(upper))

@@ -49,7 +49,7 @@ def run(words: list[str]) -> int:
     if given.output == "-":
         output_file.refuse_terminal("export")
     raise_open_file_limit()
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     # Held, so that no layer is removed meanwhile.
     with store.in_use():
         layers = _layers(store, given.name)

@@ -54,7 +54,7 @@ def run(words: list[str]) -> int:
         or f"Imported from {'-' if given.what == '-' else os.path.basename(given.what)}",
         config=instructions.apply({}, given.change) or None,
     )
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     made: Made
     if os.path.isdir(given.what):
         made = import_tree(

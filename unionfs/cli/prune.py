@@ -61,7 +61,7 @@ def parser() -> Parser:
 
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     warnings = [_ALL if given.all else _DANGLING]
     warnings += [_VOLUMES[given.volumes]] if given.volumes else []
     warnings += [_BLOBS] if given.blobs else []

@@ -50,7 +50,7 @@ def run(words: list[str]) -> int:
     wanted = None if given.platform is None else platform.parse(given.platform)
     if given.all_tags and (reference.tag is not None or reference.digest is not None):
         raise OptionError(f"pull --all-tags: {given.name} names one image: leave out its tag or digest")
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     with LayerLines(quiet=given.quiet) as lines:
         puller = Puller(store, reference, registry_options.options(given), lines)
         if given.all_tags:

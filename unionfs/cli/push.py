@@ -41,7 +41,7 @@ def parser() -> Parser:
 
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     options = registry_options.options(given)
     pairs = _all_tags(given.image, given.destination, store) if given.all_tags else None
     if pairs is None:

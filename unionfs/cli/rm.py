@@ -42,7 +42,7 @@ def parser() -> Parser:
 
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     failed = False
     for text in given.containers:
         try:

@@ -39,7 +39,7 @@ def parser() -> Parser:
 
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     status = 0
     with store.pruning(_report_busy):
         for text in given.images:

@@ -79,7 +79,7 @@ def _run(words: list[str], runner: Runner | None) -> int:
     given = parser().parse_args(words)
     if not given.detach:
         run_options.check_terminal(given)
-    container = run_options.created(store_option.opened(given), given)
+    container = run_options.created(store_option.opened_for_trees(given), given)
     if given.detach:
         life.run_in_background(container)
         print(container.id)

@@ -53,7 +53,7 @@ def run(words: list[str]) -> int:
         if given.format == "oci-dir":
             raise OptionError("save: --format oci-dir needs --output DIRECTORY")
         output_file.refuse_terminal("save")
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     with store.in_use():
         chosen = archive_save.choose(store, given.images)
         if given.format == "oci-dir":

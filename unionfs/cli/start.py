@@ -40,7 +40,7 @@ def run(words: list[str]) -> int:
     attach = given.attach or given.interactive
     if attach and len(given.containers) > 1:
         raise OptionError("start: with --attach or --interactive give one container")
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     status = 0
     for text in given.containers:
         try:

@@ -1,42 +1,37 @@
 """An ordinary user's commands on trees of images and containers: in a user namespace with the user's own ids.
 
 There the user is root, with the ids of /etc/subuid beside: files of layers have the owners that they are to
-have, as in `podman unshare`. A user with no further ids stays outside, and attributes say the owners.
+have, as in `podman unshare`. A user with no further ids stays outside, and attributes say the owners. A store
+that was made so stays so when the user gets ids later: layers are written in its form in the namespace, too.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from unionfs.errors import ContainerError
 from unionfs.image import layer_record
-from unionfs.image.layer_form import OVERRIDE_STAT
+from unionfs.image.layer_record import USERNS
 from unionfs.image.store import VARIABLE, default_root
 from unionfs.linux import user_namespace
 
-COMMANDS = frozenset(
-    ("pull", "push", "load", "import", "export", "commit", "rmi", "prune", "df")
-    + ("run", "create", "start", "diff", "rm")
-)
-"""Those that make, read or remove trees. exec and cp enter the namespace of the container instead."""
 
+def enter(root: Path) -> None:
+    """Move this process there, for the store *root*, unless it is root's or the user has no further ids.
 
-_UNPACKING = frozenset(("pull", "load", "import", "export", "commit"))
-"""Those of them that unpack layers, in the form that the process can write."""
-
-
-def enter(command: str, words: Sequence[str]) -> None:
-    """Move this process there, if *command* is one of them, for a user with further ids.
-
-    *words* are those of the command, which may name the store. Raises ContainerError.
+    Raises ContainerError, also where the store has files of ids that the user had once.
     """
-    maps = user_namespace.id_maps()
-    if command not in COMMANDS or maps.single:
+    if os.geteuid() == 0:
         return
-    # A store that was made before the user got further ids stays as it is: all files have one owner.
-    if command in _UNPACKING and layer_record.form_of(_named_store(words)) == OVERRIDE_STAT:
+    maps = user_namespace.id_maps()
+    if maps.single:
+        if layer_record.form_of(root) == USERNS:
+            raise ContainerError(
+                f"{root}: its layers were unpacked in a user namespace, and their files belong to ids of this"
+                " user's that are not to be had now: give the user the same ranges in /etc/subuid and"
+                " /etc/subgid again, and newuidmap (package uidmap), or use another --store"
+            )
         return
     # The store is the user's, not root's.
     os.environ[VARIABLE] = str(default_root())
@@ -44,12 +39,3 @@ def enter(command: str, words: Sequence[str]) -> None:
         user_namespace.enter(maps)
     except OSError as error:
         raise ContainerError(f"cannot make a user namespace: {error.strerror}") from error
-
-
-def _named_store(words: Sequence[str]) -> Path:
-    for number, word in enumerate(words):
-        if word == "--store" and number + 1 < len(words):
-            return Path(words[number + 1])
-        if word.startswith("--store="):
-            return Path(word.partition("=")[2])
-    return default_root()

@@ -38,7 +38,7 @@ def parser() -> Parser:
 
 def run(words: list[str]) -> int:
     given = parser().parse_args(words)
-    store = store_option.opened(given)
+    store = store_option.opened_for_trees(given)
     found = _verify(store, registry_options.options(given) if given.repair else None)
     left = [each for each in found if not each.done]
     if given.json:

@@ -100,7 +100,7 @@ def new_layer(
     their trees, topmost first. If the block raises, nothing is stored. Raises ImageError for what the layer
     must not be. The caller holds `Store.in_use` until something refers to the blob.
     """
-    form = LayerForm.of_process()
+    form = LayerForm.of_store(store)
     with store.claim(f"new-layer-{os.getpid()}-{threading.get_native_id()}") as place:
         try:
             clear(place)

@@ -14,14 +14,14 @@ import stat
 from dataclasses import dataclass
 from functools import cached_property
 
+from unionfs.errors import ImageError
+from unionfs.image.layer_record import OVERRIDE_STAT, ROOT, USERNS, form_of
+from unionfs.image.store import Store
 from unionfs.linux import process
 from unionfs.overlay.format import FUSE_OVERLAYFS_PREFIX
 from unionfs.overlay.owners import override_stat
 from unionfs.overlay.owners.override_stat import CONTAINERS, Override
 from unionfs.overlay.xattr_names import XattrNames
-
-ROOT, USERNS, OVERRIDE_STAT = "root", "userns", "override_stat"
-"""The names of the forms."""
 
 FOREIGN_MARKS = (
     *(b"trusted.overlay.", b"user.overlay.", FUSE_OVERLAYFS_PREFIX.encode()),
@@ -39,10 +39,27 @@ class LayerForm:
 
     @classmethod
     def of_process(cls) -> LayerForm:
-        """The form in which this process can write layers, and mount them."""
+        """The form in which this process writes layers where there are none yet."""
         if os.geteuid() != 0:
             return cls(userxattr=True, overrides=True)
         return cls(userxattr=not process.may_use_trusted_xattrs(), overrides=False)
+
+    @classmethod
+    def of_store(cls, store: Store) -> LayerForm:
+        """The form in which this process writes layers of a store: that of the layers that are there.
+
+        Root of a user namespace can write that of the user, too, as this is nothing but attributes. Raises
+        ImageError where the store has a form that this process cannot write.
+        """
+        form, there = cls.of_process(), form_of(store.root)
+        if (form.name, there) == (USERNS, OVERRIDE_STAT):
+            return cls(userxattr=True, overrides=True)
+        if there not in (None, form.name):
+            raise ImageError(
+                f"the layers in {store.root} are unpacked in the form {there}, and this process can write the"
+                f" form {form.name} only: use another --store"
+            )
+        return form
 
     @property
     def name(self) -> str:

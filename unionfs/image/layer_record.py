@@ -26,6 +26,10 @@ TREE_RECORD = "tree.json"
 DIFF = "diff"
 
 
+ROOT, USERNS, OVERRIDE_STAT = "root", "userns", "override_stat"
+"""The forms in which layers are unpacked (`LayerForm.name`)."""
+
+
 class Record(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """layer.json."""
 

@@ -51,7 +51,7 @@ def ensure(
 
     *open_layer* is called for what is neither unpacked nor a blob of the store; with *keep_blobs* what it
     gives becomes a blob, so that a push can send it. A layer that is unpacked is never fetched for its blob.
-    *form* is that of this process if not given. The caller holds `Store.in_use` until the image can be found
+    *form* is that of the store if not given. The caller holds `Store.in_use` until the image can be found
     in the index.
 
     Everything is verified: blobs by digest and size, content by DiffID. Raises what *open_layer* raises,
@@ -59,7 +59,7 @@ def ensure(
     that were whole by then stay.
     """
     settings = Settings(
-        store, open_layer, observer, form or LayerForm.of_process(), keep_blobs, max_layer_size
+        store, open_layer, observer, form or LayerForm.of_store(store), keep_blobs, max_layer_size
     )
     return _Image(settings, manifest, config).run()
 

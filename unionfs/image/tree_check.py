@@ -86,7 +86,10 @@ class TreeCheck:
 
     def _unpack(self, target: Path) -> None:
         layer = self._layer
-        form = LayerForm.of_process()
+        try:
+            form = LayerForm.of_store(self._store)
+        except ImageError as error:
+            raise ImageError(f"cannot be compared: {error}") from None
         if form.name != layer.record.form:
             raise ImageError(
                 f"cannot be compared: it is unpacked in the form {layer.record.form}, and this process writes"
