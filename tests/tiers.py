@@ -36,6 +36,7 @@ REST: dict[str, str] = {
     "tests/container/test_round_trip.py": DEBIAN,
     "tests/container/test_runtime.py": ENGINES,
     "tests/container/test_user.py": LONG,
+    "tests/container/test_volumes_against_podman.py": ENGINES,
     "tests/containers/test_docs.py::test_the_command_for_podman": ENGINES,
     "tests/containers/test_engines.py": ENGINES,
     "tests/containers/test_mapped.py": ENGINES,

@@ -27,7 +27,11 @@ from unionfs.image.verify import Verification
 
 _REPOSITORY = Path(__file__).parents[2]
 _PAUSE = 0.005
-"""Of the registry, for each 64 KiB."""
+"""Of the registry, for each 64 KiB; and between two looks."""
+_PATIENCE = 5.0
+"""Seconds for the end of processes that a killed command had started."""
+_OWN = 10
+"""Files that an image has where its volume is."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,12 @@ class StoreRig:
         """Remove everything, and look that nothing is left."""
         printed = [
             self._start(Command(words)).communicate()[0]
-            for words in (("rm", "-f", "killed"), ("prune", "-af"))
+            for words in (("rm", "-fv", "killed"), ("prune", "-af", "--volumes=all"))
         ]
         self._look("everything removed")
         left = [
             str(path)
-            for folder in ("layers", "trees", "containers", "ingest", "blobs/sha256")
+            for folder in ("layers", "trees", "containers", "volumes", "ingest", "blobs/sha256")
             for path in (self.store / folder).iterdir()
         ]
         if left:
@@ -120,18 +124,36 @@ class StoreRig:
         stray = {path.name for path in store.trees.iterdir()} - known
         if len(stray) > 3:
             self.problems.append(f"{what}: trees without a layer pile up: {stray}")
-        store.sweep()
-        odd = [path.name for path in store.ingest.iterdir() if not path.name.startswith("blob-")]
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            store.sweep()
+            odd = [path.name for path in store.ingest.iterdir() if not path.name.startswith("blob-")]
+            # The processes that one was killed with are ending.
+            if not odd or time.monotonic() > deadline:
+                break
+            time.sleep(_PAUSE)
+        self._look_at_volumes(what)
         if odd:
             self.problems.append(f"{what}: what is half stays in ingest: {odd}")
+
+    def _look_at_volumes(self, what: str) -> None:
+        """Each is empty or has all that the image has there; or all of it is there, and on its way."""
+        for path in (self.store / "volumes").iterdir():
+            parts = [path / "_data", path / "filling"]
+            found = [each.name for part in parts if part.exists() for each in part.iterdir()]
+            if not (path / "volume.json").read_bytes() or sorted(found) not in (
+                [],
+                sorted(map(str, range(_OWN))),
+            ):
+                self.problems.append(f"{what}: volume {path.name} has {found}")
 
 
 def images() -> tuple[Image, Image]:
     """Two images with the same base, and layers that depend on those below."""
     base = debian_like(files=300, size=3_000_000)[:2]
-    own = [file(f"own/{number}", os.urandom(40_000)) for number in range(10)]
+    own = [file(f"own/{number}", os.urandom(40_000)) for number in range(_OWN)]
     name = next(each.name for each in base[0] if each.content)
-    return image([*base, own], {"Cmd": ["true"]}), image(
+    return image([*base, own], {"Cmd": ["true"], "Volumes": {"/own": {}}}), image(
         [*base, [hard_link("linked", name)]], {"Cmd": ["true"]}
     )
 
@@ -155,7 +177,11 @@ def store_rig(base: Path, seed: int) -> Iterator[StoreRig]:
             Command(("commit", "--base", "one:1", str(upper), "over:1"), {"over:1": True}, may_fail=True),
             Command(("tag", "one:1", "also:1"), {"also:1": True}, may_fail=True),
             Command(("create", "--name", "killed", "one:1"), may_fail=True),
+            Command(("create", "--name", "killed", "-v", "named:/own", "one:1"), may_fail=True),
+            Command(("create", "--name", "killed", "-v", "named:/none", "one:1"), may_fail=True),
             Command(("rm", "killed"), may_fail=True),
+            Command(("rm", "-v", "killed"), may_fail=True),
+            Command(("prune", "-f", "--volumes")),
             *(
                 Command(("rmi", "-f", name), {name: False}, may_fail=True)
                 for name in ("one:1", "two:1", "made:1", *pulled.values())

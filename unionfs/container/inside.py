@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Literal
@@ -50,4 +51,5 @@ class _Running:
     def call(self, work: Callable[[], None], drop: Callable[[], None], report: int) -> None:
         # setns(2) also makes that namespace's root this process's, and its working directory.
         namespaces.setns(self._pidfd, self._flags)
+        namespaces.die_with_parent(signal.SIGKILL)  # a user namespace has undone it
         work()

@@ -8,6 +8,7 @@ libraries).
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Literal, Protocol
@@ -61,8 +62,10 @@ class _Mounted:
 
     def call(self, work: Callable[[], None], drop: Callable[[], None], report: int) -> None:
         with own_mount(self._union):
+            namespaces.die_with_parent(signal.SIGKILL)  # a user namespace has undone it
             child = os.fork()
             if child == 0:
+                namespaces.die_with_parent(signal.SIGKILL)
                 end_with(lambda: self._call(work), report)
             drop()
             _, status = os.waitpid(child, 0)
@@ -96,6 +99,9 @@ def stream_by(root: Root, work: Work, direction: Literal["in", "out"]) -> Iterat
     if child == 0:
         os.close(mine)
         os.close(errors)
+
+        # What it does is of no use then, and it has the locks of the process that it was forked from.
+        namespaces.die_with_parent(signal.SIGKILL)
 
         def call() -> None:
             with open(theirs, "rb" if direction == "in" else "wb", closefd=False) as file:
