@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -411,3 +412,25 @@ def test_a_commit_has_the_volumes_and_nothing_of_what_is_in_them(shop: Shop) -> 
     script = "ls /data /more /named"
     seen = shop.do("run", "--rm", "made:1", "sh", "-c", script).split()
     assert seen == ["/data:", "file", "hard", "/more:", "/named:"]
+
+
+def test_containers_that_are_made_at_once_share_a_volume(shop: Shop) -> None:
+    create(shop, "first", volume("named"), image="box")
+    failures: list[BaseException] = []
+
+    def make(name: str) -> None:
+        try:
+            create(shop, name, volume("named"), volume("other", "/link/sub"))
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    threads = [threading.Thread(target=make, args=(f"box{number}",)) for number in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert failures == []
+    assert sorted(os.listdir(data(shop, "named"))) == ["file", "hard"]
+    assert os.listdir(data(shop, "other")) == ["deep"]
+    assert len(names(shop)) == 2 + 4

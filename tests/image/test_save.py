@@ -17,7 +17,7 @@ from testing.images import digest, file, image
 from tests.image.test_load import load
 from tests.support.stores import put
 from unionfs.errors import ImageError, NotFoundError
-from unionfs.image import archive_save, blobs, find
+from unionfs.image import archive_save, blobs, find, index
 from unionfs.image.archive_save import Chosen
 from unionfs.image.digest import Digest
 from unionfs.image.store import Store
@@ -142,6 +142,27 @@ def test_what_is_saved_is_loaded_again(store: Store, form: str) -> None:
         (ONE.id, NAMES[:2]),
         (DOCKER.id, NAMES[2:]),
     ]
+
+
+def test_a_parent_goes_along_in_dockers_form_if_it_is_saved_too(store: Store) -> None:
+    """moby, image/tarexport: save.go, and load.go, which wants the parent's history to be the beginning."""
+    first, second, odd = (image([[file(name)] for name in names]) for names in ("a", "ab", "ba"))
+    for number, (made, parent) in enumerate(((first, None), (second, first.id), (odd, first.id))):
+        manifest = put(store, made, f"made:{number}")
+        index.add(store, manifest, parent=parent)
+
+    alone = saved(store, archive_save.save_docker, "made:1")
+    assert "Parent" not in document(members(alone)["manifest.json"])[0]
+    content = saved(store, archive_save.save_docker, "made:1", "made:0", "made:2")
+    described = document(members(content)["manifest.json"])
+    assert [each.get("Parent") for each in described] == [first.id, None, first.id]
+    others = [Store(store.root.parent / name) for name in ("alone", "together")]
+    for other, archived in zip(others, (alone, content), strict=True):
+        load(other, archived)
+    assert find.resolve(others[0], "made:1").parent is None
+    assert find.resolve(others[1], "made:1").parent == first.id
+    assert find.resolve(others[1], "made:0").parent is None
+    assert find.resolve(others[1], "made:2").parent is None, "its layers do not begin with the parent's"
 
 
 def test_a_directory_appears_whole(store: Store, tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ def load(
             for document in each.documents:
                 blobs.put_bytes(store, document)
             for tag in each.tags:
-                index.add(store, each.descriptor, tag)
+                index.add(store, each.descriptor, tag, parent=each.parent)
             if not each.tags:
-                index.add(store, each.descriptor)
+                index.add(store, each.descriptor, parent=each.parent)
     return [Loaded(each.manifest.config.id, each.tags) for each in found]
 
 

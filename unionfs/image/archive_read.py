@@ -59,6 +59,8 @@ class Found:
     tags: list[names.Reference] = field(default_factory=list)
     manifest_is_made: bool = False
     """Whether the archive had none."""
+    parent: str | None = None
+    """The id of another image of the archive on which this one was committed, as that says."""
 
 
 def images(members: Members, wanted: Platform | None) -> list[Found]:
@@ -229,6 +231,8 @@ class _DockerImage(msgspec.Struct, rename="pascal"):
     config: str
     layers: list[str] | None = None
     repo_tags: list[str] | None = None
+    parent: str | None = None
+    """The id of the image on which it was committed."""
 
 
 class _Diffs(msgspec.Struct):
@@ -251,7 +255,21 @@ def _docker_images(members: Members) -> list[Found]:
             tag = names.parse(text).tagged()
             if tag not in image.tags:
                 image.tags.append(tag)
+        image.parent = image.parent or each.parent
+    by_id = {str(image.manifest.config.digest): image for image in found.values()}
+    for image in found.values():
+        if image.parent is not None and not _is_built_on(image, by_id.get(image.parent)):
+            image.parent = None
     return list(found.values())
+
+
+def _is_built_on(image: Found, parent: Found | None) -> bool:
+    """Whether it can be so: as for Docker the parent is in the archive, and the image begins as it does."""
+    if parent is None or parent is image:
+        return False
+    own, below = image.config, parent.config
+    history, earlier = own.history or [], below.history or []
+    return history[: len(earlier)] == earlier and own.diff_ids[: len(below.diff_ids)] == below.diff_ids
 
 
 def _docker_image(members: Members, described: _DockerImage) -> Found:

@@ -87,11 +87,14 @@ def save_docker(store: Store, chosen: Sequence[Chosen], fd: int) -> None:
     archive = ArchiveTar(fd)
     documents = [_Documents(store, each.image) for each in chosen]
     configs = {f"{each.manifest.config.id.hex}.json": each.config for each in documents}
+    ids = {each.manifest.config.digest for each in documents}
     described = [
         {
             "Config": f"{each.manifest.config.id.hex}.json",
             "RepoTags": [str(tag) for tag in image.tags] or None,
             "Layers": [f"{diff_id.hex}.tar" for diff_id in each.diff_ids],
+            # As Docker has it: of an image that is in the archive, too.
+            **({"Parent": image.image.parent} if image.image.parent in ids else {}),
         }
         for image, each in zip(chosen, documents, strict=True)
     ]

@@ -29,7 +29,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 REPO_DIGESTS = "io.pyunionfs.repo-digests"
 """`NAME@DIGEST`s by which registries know the image, with spaces between; an index's where it came by one."""
 PARENT = "io.pyunionfs.parent"
-"""The id of the image on which this one was committed here."""
+"""The id of the image on which this one was committed, here or where it was saved with that."""
 TAGGED = "io.pyunionfs.tagged"
 """When the entry's name was given, by RFC 3339 (UTC)."""
 CAME_AS = "io.pyunionfs.came-as"
@@ -46,7 +46,7 @@ class Image:
     tagged: str | None = None
     """When it got its latest tag, by RFC 3339 (UTC)."""
     parent: str | None = None
-    """The id of the image on which it was committed here, whether that is still in the store or not."""
+    """The id of the image on which it was committed, whether that is still in the store or not."""
 
     @property
     def shown(self) -> str:

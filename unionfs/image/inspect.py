@@ -94,7 +94,8 @@ def _directories(store: Store, config: Config) -> dict[str, str] | None:
 def _parent(store: Store, found: Image) -> str:
     """The id of the image on which this one was committed here, as long as the store has that.
 
-    As in Docker, where it is empty for images that were pulled, loaded or imported.
+    As in Docker, where it is empty for images that were pulled or imported, and for those that were loaded
+    without the image that they were committed on.
     """
     if found.parent is None:
         return ""
