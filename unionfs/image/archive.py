@@ -47,8 +47,7 @@ def load(
         for each in found:
             _unpack(store, members, each, observer, max_layer_size)
         for each in found:
-            for document in each.documents:
-                blobs.put_bytes(store, document)
+            blobs.put_all(store, each.documents)
             for tag in each.tags:
                 index.add(store, each.descriptor, tag, parent=each.parent)
             if not each.tags:

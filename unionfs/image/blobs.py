@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from unionfs.image.model import MOST_BYTES, Descriptor
 from unionfs.image.store import Store, sync_directory
 
 _BLOCK = 1 << 20
+MODE = 0o644
+"""Of a blob's file."""
 
 
 def path_of(store: Store, digest: Digest) -> Path:
@@ -65,13 +67,24 @@ class BlobFile:
 
 def put_bytes(store: Store, content: bytes) -> Digest:
     """Store content that was made here."""
-    digest = digest_of(content)
-    if not has(store, digest):
-        with store.claim(f"blob-{digest.hex}") as place:
-            part = place / "data"
-            part.write_bytes(content)
-            publish(store, part, digest)
-    return digest
+    return put_all(store, [content])[0]
+
+
+def put_all(store: Store, contents: Sequence[bytes]) -> list[Digest]:
+    """Store contents that were made here; their digests. All are on disk when this returns."""
+    digests = [digest_of(content) for content in contents]
+    made = False
+    for digest, content in zip(digests, contents, strict=True):
+        if not has(store, digest):
+            with store.claim(f"blob-{digest.hex}") as place:
+                part = place / "data"
+                part.write_bytes(content)
+                sync_content(part)
+                give_place(store, part, digest)
+                made = True
+    if made:
+        sync_directory(store.blobs / "sha256")
+    return digests
 
 
 def put(store: Store, source: Readable, descriptor: Descriptor, what: str, *, again: bool = False) -> None:
@@ -97,17 +110,30 @@ def put(store: Store, source: Readable, descriptor: Descriptor, what: str, *, ag
 
 
 def publish(store: Store, part: Path, digest: Digest) -> None:
-    """Give a file in a claimed directory, whose content is known to match, its place among the blobs."""
+    """Give a file in a claimed directory, whose content is known to match, its place among the blobs.
+
+    Content and name are on disk when this returns.
+    """
+    sync_content(part)
+    sync_directory(give_place(store, part, digest).parent)
+
+
+def sync_content(part: Path) -> None:
+    """Have a file on disk that is to be a blob."""
     fd = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fchmod(fd, 0o644)
+        os.fchmod(fd, MODE)
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def give_place(store: Store, part: Path, digest: Digest) -> Path:
+    """As `publish`, of a file that is on disk, with MODE; its name is not before the directory is synced."""
     target = path_of(store, digest)
     target.parent.mkdir(exist_ok=True)
     os.rename(part, target)
-    sync_directory(target.parent)
+    return target
 
 
 def all_blobs(store: Store) -> Iterator[tuple[Digest, int]]:

@@ -107,6 +107,7 @@ def new_layer(
             part, tree = place / "data", place / "tree"
             (tree / DIFF).mkdir(parents=True)
             with part.open("wb") as file:
+                os.fchmod(file.fileno(), blobs.MODE)
                 stages = (
                     WriteBehind(lambda source: _compress(source, file, compression), "compress"),
                     WriteBehind(
@@ -122,9 +123,8 @@ def new_layer(
                     for stage in stages:
                         stage.stop()
             described = Descriptor(OCI_LAYER + _SUFFIX[compression], stored.digest, stored.size)
-            layer = layers.add(store, described, stored.diff_id, diff_ids, MadeTree(tree, unpacked), form)
-            if not blobs.has(store, stored.digest):
-                blobs.publish(store, part, stored.digest)
+            made = MadeTree(tree, unpacked)
+            layer = layers.add(store, described, part, stored.diff_id, diff_ids, made, form)
             stream.blob = LayerBlob(described, stored.diff_id, layer)
         finally:
             clear(place)

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from unionfs.errors import NotFoundError
+from unionfs.image import blobs
 from unionfs.image.digest import Digest, Readable
 from unionfs.image.download import BrokenDownloadError, OpenLayer
 from unionfs.image.ingest import Ingest, MadeTree, Settings
@@ -65,20 +66,28 @@ def ensure(
 
 
 def add(
-    store: Store, blob: Descriptor, diff_id: Digest, below: Sequence[Digest], made: MadeTree, form: LayerForm
+    store: Store,
+    blob: Descriptor,
+    part: Path,
+    diff_id: Digest,
+    below: Sequence[Digest],
+    made: MadeTree,
+    form: LayerForm,
 ) -> Layer:
-    """Give a layer its place that was made here, with its tree; *below* are the DiffIDs of those under it.
+    """Give a layer its place that was made here: its tree, and its blob, which is the file *part* in ingest/.
 
-    What the store has already stays. The blob is the caller's to give its place, and on disk where the tree
-    is, if it is on that filesystem. Raises as `ensure`.
+    *below* are the DiffIDs of those under it. What the store has already stays. Raises as `ensure`.
     """
     chains = chain_ids([*below, diff_id])
     settings = Settings(store, from_store, SILENT, form, keep_blobs=True, max_layer_size=MAX_LAYER_SIZE)
     parent = chains[-2] if below else None
     ingest = Ingest(settings, blob, diff_id, chains[-1], parent, _Nothing(), lambda: None, made)
     layer = ingest.run()
-    if ingest.has_made:
-        _sync_names(store)
+    if not blobs.has(store, blob.id):
+        if not ingest.has_made:  # else the tree was synced with its whole filesystem, which has the blob, too
+            blobs.sync_content(part)
+        blobs.give_place(store, part, blob.id)
+    _sync_names(store)
     return layer
 
 

@@ -126,8 +126,8 @@ def add(
         raise ImageError(
             f"the new image has {len(manifest.layers)} layers, where at most {MOST_LAYERS} may be"
         )
-    described = Descriptor(OCI_MANIFEST, blobs.put_bytes(store, content), len(content))
-    blobs.put_bytes(store, config)
+    digest, _ = blobs.put_all(store, [content, config])
+    described = Descriptor(OCI_MANIFEST, digest, len(content))
     layers.ensure(store, manifest, decode_config(config, manifest, "the new image"))
     index.add(store, described, tag, parent=None if base is None else base.manifest.config.digest)
     image = next(each for each in index.images(store) if each.manifest.digest == described.digest)
