@@ -158,13 +158,25 @@ def test_refusing_loads_neither_trio_nor_pyfuse3() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_committing_a_container_loads_nothing_of_mounts() -> None:
-    """The start is a third of a small commit."""
-    program = (
-        "import sys, unionfs.cli.commit;"
-        "names = {'socket', 'unionfs.control.status_socket', 'unionfs.options.mount_options'};"
-        "sys.exit(' '.join(names & set(sys.modules)) or 0)"
-    )
+_MOUNTS = {"socket", "unionfs.control.status_socket", "unionfs.options.mount_options"}
+_UNION = {f"unionfs.overlay.{name}" for name in ("config", "layer", "format", "work", "owners.idmap")}
+_REGISTRY = {"urllib3", "isal", "zstandard", "ssl"}
+
+
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [
+        ("unionfs.cli.commit", _MOUNTS),
+        # What `run` loads before and after it has forked the union's daemon, which loads the union.
+        ("unionfs.cli.run", _MOUNTS | _UNION | _REGISTRY | {"msgspec", "argparse", "hashlib", "dataclasses"}),
+        ("unionfs.cli.run_options, unionfs.container.life", _MOUNTS | _UNION | _REGISTRY),
+        ("unionfs.cli.ps", _MOUNTS | _UNION | _REGISTRY),
+        ("unionfs.cli.images", _MOUNTS | _UNION | _REGISTRY),
+    ],
+)
+def test_a_command_loads_only_what_it_needs(modules: str, unwanted: set[str]) -> None:
+    """The start is a third of a small commit, and half of a container's `run`."""
+    program = f"import sys, {modules}; sys.exit(' '.join({unwanted} & set(sys.modules)) or 0)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )

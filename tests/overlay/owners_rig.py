@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from tests.overlay.rig import Stack, View
 from tests.overlay.trees import file
+from unionfs.linux.overflow_id import overflow_id
 from unionfs.overlay.config import IdMap, OwnersConfig
 from unionfs.overlay.cred import Caller
-from unionfs.overlay.owners.idmap import overflow_id
 
 NOBODY = overflow_id("uid")
 

@@ -34,8 +34,9 @@ def main(request: dict[str, Any]) -> NoReturn:
 def _mount(request: dict[str, Any]) -> None:
     from unionfs.daemon import lifecycle
     from unionfs.daemon.owner_process import OwnerProcess
-    from unionfs.daemon.tempdir import TempDir, copy_root_attributes
+    from unionfs.daemon.tempdir import TempDir
     from unionfs.options import mount_options
+    from unionfs.overlay.root_attributes import copy_root_attributes
 
     with ExitStack() as stack:
         image = None

@@ -12,12 +12,12 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from unionfs.daemon.tempdir import copy_root_attributes
 from unionfs.image.layer_form import LayerForm
 from unionfs.image.layer_parents import Found, find
 from unionfs.linux.process import may_use_trusted_xattrs
 from unionfs.overlay.owners import override_stat
 from unionfs.overlay.owners.override_stat import Override
+from unionfs.overlay.root_attributes import copy_root_attributes
 
 HOSTS, HOSTNAME, RESOLV_CONF = "etc/hosts", "etc/hostname", "etc/resolv.conf"
 _ALWAYS = (HOSTS, HOSTNAME, RESOLV_CONF)

@@ -18,10 +18,9 @@ from unionfs.errors import ImageError
 from unionfs.image.layer_record import OVERRIDE_STAT, ROOT, USERNS, form_of
 from unionfs.image.store import Store
 from unionfs.linux import process
-from unionfs.overlay.format import FUSE_OVERLAYFS_PREFIX
 from unionfs.overlay.owners import override_stat
 from unionfs.overlay.owners.override_stat import CONTAINERS, Override
-from unionfs.overlay.xattr_names import XattrNames
+from unionfs.overlay.xattr_names import FUSE_OVERLAYFS_PREFIX, XattrNames
 
 FOREIGN_MARKS = (
     *(b"trusted.overlay.", b"user.overlay.", FUSE_OVERLAYFS_PREFIX.encode()),

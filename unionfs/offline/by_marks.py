@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from unionfs.offline.change import Change, Kind, Problem, type_name
-from unionfs.overlay.format import FUSE_OVERLAYFS_PREFIX, OPAQUE_FILE, WHITEOUT_PREFIX, Format
+from unionfs.overlay.format import OPAQUE_FILE, WHITEOUT_PREFIX, Format
 from unionfs.overlay.layer import Layer, RealDir, is_mark_file
 from unionfs.overlay.readdir import scan
+from unionfs.overlay.xattr_names import FUSE_OVERLAYFS_PREFIX
 
 _FUSE_OPAQUE = FUSE_OVERLAYFS_PREFIX + "opaque"
 _FUSE_ORIGIN = FUSE_OVERLAYFS_PREFIX + "origin"

@@ -13,11 +13,12 @@ import stat
 from unionfs.linux import fileattr, xattr
 from unionfs.linux.as_owner import attributes_as_owner, open_as_owner
 from unionfs.offline.layer_view import top
-from unionfs.overlay.format import FUSE_OVERLAYFS_PREFIX, Format
+from unionfs.overlay.format import Format
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import Found, Hit
 from unionfs.overlay.layer import RealDir
 from unionfs.overlay.owners.override_stat import unisolated
+from unionfs.overlay.xattr_names import FUSE_OVERLAYFS_PREFIX
 
 _PIECE = 1 << 20
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -17,14 +17,11 @@ from unionfs.linux.as_owner import attributes_as_owner
 from unionfs.linux.fileattr import FS_APPEND_FL, FS_IMMUTABLE_FL
 from unionfs.overlay.layer import Layer, RealDir, is_mark_file
 from unionfs.overlay.owners import override_stat
-from unionfs.overlay.xattr_names import HidingXattrNames, XattrNames
+from unionfs.overlay.xattr_names import FUSE_OVERLAYFS_PREFIX, HidingXattrNames, XattrNames
 
 WHITEOUT_PREFIX = b".wh."
 """AUFS's and OCI's whiteout of NAME is a file `.wh.NAME`; it hides NAME in the layers below."""
 OPAQUE_FILE = b".wh..wh..opq"
-
-FUSE_OVERLAYFS_PREFIX = "user.fuseoverlayfs."
-"""The names of fuse-overlayfs's own marks."""
 
 REDIRECT_MAX = 256
 """overlayfs's default limit of a redirect's length; a longer one makes rename answer EXDEV."""

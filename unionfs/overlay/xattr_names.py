@@ -9,6 +9,9 @@ import errno
 import os
 from collections.abc import Iterable
 
+FUSE_OVERLAYFS_PREFIX = "user.fuseoverlayfs."
+"""The names of fuse-overlayfs's own marks."""
+
 
 class XattrNames:
     """The names where all marks are under one prefix, `trusted.overlay.` or `user.overlay.`."""

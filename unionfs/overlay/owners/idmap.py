@@ -10,20 +10,11 @@ import errno
 import functools
 import os
 
+from unionfs.linux.overflow_id import overflow_id
 from unionfs.overlay.config import IdMap
 from unionfs.overlay.owners import acl
 
 _NO_ID = 0xFFFFFFFF
-
-
-@functools.cache
-def overflow_id(kind: str) -> int:
-    """What is shown for an id that has no meaning here; *kind* is "uid" or "gid"."""
-    try:
-        with open(f"/proc/sys/kernel/overflow{kind}", "rb") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 65534
 
 
 class Ids:

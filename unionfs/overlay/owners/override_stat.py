@@ -12,10 +12,13 @@ import os
 import re
 import stat
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from unionfs.linux import xattr
-from unionfs.overlay.layer import RealDir
-from unionfs.overlay.owners.idmap import overflow_id
+from unionfs.linux.overflow_id import overflow_id
+
+if TYPE_CHECKING:
+    from unionfs.overlay.layer import RealDir
 
 PRIVILEGED = "security.fuseoverlayfs.override_stat"
 CONTAINERS = "user.containers.override_stat"
