@@ -160,6 +160,7 @@ def test_refusing_loads_neither_trio_nor_pyfuse3() -> None:
 
 _MOUNTS = {"socket", "unionfs.control.status_socket", "unionfs.options.mount_options"}
 _UNION = {f"unionfs.overlay.{name}" for name in ("config", "layer", "format", "work", "owners.idmap")}
+_THREADS = {"threading", "concurrent.futures", "asyncio", "selectors"}
 _REGISTRY = {"urllib3", "isal", "zstandard", "ssl"}
 
 
@@ -167,11 +168,13 @@ _REGISTRY = {"urllib3", "isal", "zstandard", "ssl"}
     ("modules", "unwanted"),
     [
         ("unionfs.cli.commit", _MOUNTS),
-        # What `run` loads before and after it has forked the union's daemon, which loads the union.
-        ("unionfs.cli.run", _MOUNTS | _UNION | _REGISTRY | {"msgspec", "argparse", "hashlib", "dataclasses"}),
+        # What `run` loads before it forks the union's daemon, in which no thread and no loop may have run.
+        ("unionfs.cli.run", _MOUNTS | _UNION | _REGISTRY | _THREADS | {"msgspec", "argparse", "hashlib"}),
+        # And what afterwards, while the daemon loads the union.
         ("unionfs.cli.run_options, unionfs.container.life", _MOUNTS | _UNION | _REGISTRY),
         ("unionfs.cli.ps", _MOUNTS | _UNION | _REGISTRY),
         ("unionfs.cli.images", _MOUNTS | _UNION | _REGISTRY),
+        ("unionfs.cli.inspect", _MOUNTS | _UNION | _REGISTRY),
     ],
 )
 def test_a_command_loads_only_what_it_needs(modules: str, unwanted: set[str]) -> None:

@@ -13,13 +13,10 @@ from unionfs.cli.text import printable
 from unionfs.container import inspect as container_inspect
 from unionfs.container import record
 from unionfs.container.record import NoContainerError
-from unionfs.control.status_socket import list_mounts
-from unionfs.errors import MountError, NotFoundError
+from unionfs.errors import NotFoundError
 from unionfs.image import find
 from unionfs.image import inspect as image_inspect
 from unionfs.image.store import Store
-from unionfs.options.lists import join_lowers
-from unionfs.options.mount_options import resolve_mountpoint
 
 TYPES = ("container", "image", "mount")
 """In the order in which a name is looked for."""
@@ -103,31 +100,10 @@ def _image(store: Store, name: str) -> dict[str, Any] | None:
 
 
 def _mount(store: Store, name: str) -> dict[str, Any] | None:
-    """A union by its mountpoint, whether its layers are of an image or not."""
-    path = resolve_mountpoint(name)
-    status = next((each for each in list_mounts() if each["mountpoint"] == path), None)
-    if status is None or status["state"] == "detached":
-        return None
-    if status["state"] != "serving":
-        raise MountError(
-            f"cannot inspect {path}: its daemon does not respond (`pyunionfs status` has the reason)"
-        )
-    directories = {
-        "LowerDir": join_lowers(status["lowers"], status["data_lowers"]),
-        "MergedDir": path,
-        "UpperDir": status["upper"],
-        "WorkDir": status["work"],
-    }
-    return {
-        "Mountpoint": path,
-        "Created": status["started"],
-        "State": {"Status": "running", "Running": True, "Pid": status["pid"]},
-        "Options": status["options"],
-        "GraphDriver": {
-            "Data": {key: value for key, value in directories.items() if value is not None},
-            "Name": image_inspect.DRIVER,
-        },
-    }
+    # Most names are of containers and images, and this is slow to load.
+    from unionfs.cli import inspect_mount
+
+    return inspect_mount.mount(name)
 
 
 _LOOK = {"container": _container, "image": _image, "mount": _mount}
