@@ -34,6 +34,8 @@ def main() -> int:
             if rounds % 20 == 0:
                 print(f"{rig.kills} kills in {rounds} commands", flush=True)
         rig.finish()
+    for name in sorted({each.words[0] for each in rig.commands}):
+        print(f"{name}: killed {rig.killed[name]} times, ended well {rig.ended[name]} times")
     for problem in rig.problems:
         print(problem)
     print(
