@@ -36,6 +36,7 @@ def parser() -> Parser:
                 "pyunionfs run --name web -v /srv/site:/site:ro debian:12 ls /site",
                 "with a directory of the host",
             ),
+            ("pyunionfs run --rm -v state:/var/lib/db debian:12 ls /var/lib/db", "with a volume that stays"),
             ("pyunionfs run -d --name job debian:12 sleep 60", "in the background"),
             ("pyunionfs run --rm -i debian:12 tr a-z A-Z <letters", "with standard input"),
         ],
