@@ -52,26 +52,44 @@ class DataCopyUp:
                 self._fs.write_out(self._target, shared)
 
     def finish(self, error: BaseException | None) -> None:
-        inode, st = self._inode, self._st
+        inode = self._inode
         inode.pending = None
         self._fs.under_way.end(self.progress)
         # A lookup while the data was being written saw the times, and no capability.
         inode.no_capability = False
         self._fs.attrs_to_invalidate.append(inode.ino)
-        fmt = self._fs.format
         try:
-            if error is None:
-                if not self.size and st.st_size:
-                    os.ftruncate(self._target, 0)
-                os.removexattr(self._target, fmt.metacopy)
-                inode.metacopy = False
-                self._fs.copy_ups += 1
-            # Writing has dropped the capability and changed the times; neither is the caller's doing.
-            if self.size:
-                if self._capability is not None:
-                    os.setxattr(self._target, CAPABILITY, self._capability)
-                os.utime(self._target, ns=(st.st_atime_ns, st.st_mtime_ns))
+            try:
+                if error is None:
+                    self._commit()
+            finally:
+                # Also where the commit fails, or the write that wanted the data would look half done.
+                if self.size:
+                    self._put_back()
         finally:
             os.close(self._source)
             os.close(self._target)
             self._fs.table.drop_if_unused(inode)
+
+    def _commit(self) -> None:
+        cuts = not self.size and self._st.st_size > 0
+        if cuts:
+            os.ftruncate(self._target, 0)
+        try:
+            os.removexattr(self._target, self._fs.format.metacopy)
+        except BaseException:
+            if cuts:
+                # With the mark still on, its size is the file's.
+                os.ftruncate(self._target, self._st.st_size)
+                self._put_back()
+            raise
+        self._inode.metacopy = False
+        self._fs.copy_ups += 1
+
+    def _put_back(self) -> None:
+        """Writing has dropped the capability and changed the times; neither is the caller's doing."""
+        try:
+            if self._capability is not None:
+                os.setxattr(self._target, CAPABILITY, self._capability)
+        finally:
+            os.utime(self._target, ns=(self._st.st_atime_ns, self._st.st_mtime_ns))

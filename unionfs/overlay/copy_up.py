@@ -142,6 +142,7 @@ class FileCopyUp:
     """
 
     __slots__ = (
+        "_cuts",
         "_data",
         "_fd",
         "_fs",
@@ -193,6 +194,7 @@ class FileCopyUp:
             self._close()
             raise
         self.size = self._st.st_size if regular and not truncate else 0
+        self._cuts = regular and truncate and self._st.st_size > 0
         self.is_slow = self._data and fs.is_slow_to_copy(self.size)
         self._seconds = 0.0
         self.progress: SlowWork | None = None
@@ -246,6 +248,9 @@ class FileCopyUp:
         self._real_ino = copy_metadata(
             fs, source, st, fd, no_xattrs=self._no_xattrs, layer=None if self._replaces else self._layer
         )
+        if self._cuts:
+            # Its place in upper is the truncation: should what follows fail, the file has changed.
+            os.utime(fd)
 
     def write_out_data(self) -> None:
         """The second part: see to it that its data is on disk before its name."""

@@ -17,7 +17,7 @@ from unionfs.overlay import aufs
 from unionfs.overlay.access import WRITE, OwnerAccess, set_mark
 from unionfs.overlay.copy_up import upper_dir
 from unionfs.overlay.cred import CAP_FSETID, Acting, Caller, Contexts
-from unionfs.overlay.dir import Slot, failure, find_slot
+from unionfs.overlay.dir import Slot, discard, failure, find_slot
 from unionfs.overlay.dir_cache import PRESENT
 from unionfs.overlay.fs import OverlayFs
 from unionfs.overlay.iget import adopt_nameless, adopt_new
@@ -201,16 +201,16 @@ def _make_through_work(
             lands = (place, name)
             with OwnerAccess(fs, path, WRITE, lands=lands) if is_dir else contextlib.nullcontext():
                 syscalls.renameat2(at, temp, place, name, how)
-        if is_dir and slot.whiteout and inherit_dir is None:
-            work.remove(temp)
     except BaseException:
         if inherit_dir is None:
-            work.remove(temp)
+            discard(fs, temp, is_dir=is_dir)
         raise
     finally:
         if inherit_dir is not None:
             os.close(at)
-            work.remove(inherit_dir)
+            discard(fs, inherit_dir)
+    if is_dir and slot.whiteout and inherit_dir is None:
+        discard(fs, temp, is_dir=False)
     return fd
 
 

@@ -134,8 +134,7 @@ def unlink(fs: OverlayFs, parent: Directory, name: bytes) -> None:
     elif parent.lowers and not upper_has(parent, place, name):
         work.link_whiteout(at, name)
     elif lower:
-        whiteout = work.whiteout()
-        os.rename(whiteout, name, src_dir_fd=work.fd, dst_dir_fd=at)
+        work.cover(at, name)
     else:
         os.unlink(name, dir_fd=at)
     note_upper(parent, name, HIDDEN if lower else None)
@@ -237,9 +236,11 @@ def rmdir(fs: OverlayFs, parent: Directory, name: bytes) -> None:
             if lower:
                 whiteout = work.whiteout()
                 # A directory that moves to another parent must be writable itself, for its "..".
-                with OwnerAccess(fs, place.proc_path(name), WRITE):
-                    syscalls.renameat2(work.fd, whiteout, at, name, syscalls.RENAME_EXCHANGE)
-                discard_dir(fs, whiteout)
+                try:
+                    with OwnerAccess(fs, place.proc_path(name), WRITE):
+                        syscalls.renameat2(work.fd, whiteout, at, name, syscalls.RENAME_EXCHANGE)
+                finally:
+                    discard(fs, whiteout)
             else:
                 remove_upper_dir(fs, place, name)
     note_upper(parent, name, HIDDEN if lower else None)
@@ -282,12 +283,18 @@ def remove_upper_dir(fs: OverlayFs, place: RealDir, name: bytes) -> None:
     # A directory that moves to another parent must be writable itself, for its "..".
     with OwnerAccess(fs, place.proc_path(name), WRITE):
         os.rename(name, temp, src_dir_fd=place.open(), dst_dir_fd=work.fd)
-    discard_dir(fs, temp)
+    discard(fs, temp)
 
 
-def discard_dir(fs: OverlayFs, temp: bytes) -> None:
-    """Remove a directory that is in work by now; a full one is left to a worker."""
+def discard(fs: OverlayFs, temp: bytes, *, is_dir: bool = True) -> None:
+    """Remove what is in work by now, if it is there; what cannot be removed at once is left to a worker.
+
+    It never fails: what made it litter is done, or has failed with an errno of its own.
+    """
+    work = fs.writable_work()
     try:
-        os.rmdir(temp, dir_fd=fs.writable_work().fd)
+        (os.rmdir if is_dir else os.unlink)(temp, dir_fd=work.fd)
+    except FileNotFoundError:
+        return
     except OSError:
-        fs.background_jobs.append(Litter(fs.writable_work(), temp))
+        fs.background_jobs.append(Litter(work, temp))

@@ -265,7 +265,7 @@ def open_lowers(paths: Iterable[str], dirfds: DirFds, first: int = 0) -> list[La
     layers: list[Layer] = []
     try:
         for idx, path in enumerate(paths, first):
-            layers.append(Layer(idx, path, _open_root(path, read_only=True), dirfds))
+            layers.append(_read_only(idx, path, dirfds))
     except BaseException:
         for layer in layers:
             layer.close()
@@ -300,7 +300,16 @@ def open_upper(upper: str, work: str, dirfds: DirFds) -> tuple[Layer, int]:
 
 def open_upper_to_look(upper: str, dirfds: DirFds) -> Layer:
     """Open an upper layer that is not to be changed, as `open_lowers` does a lower."""
-    return Layer(-1, upper, _open_root(upper, read_only=True), dirfds)
+    return _read_only(-1, upper, dirfds)
+
+
+def _read_only(idx: int, path: str, dirfds: DirFds) -> Layer:
+    fd = _open_root(path, read_only=True)
+    try:
+        return Layer(idx, path, fd, dirfds)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def _open_root(path: str, *, read_only: bool) -> int:

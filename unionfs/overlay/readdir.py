@@ -176,9 +176,12 @@ class Source:
 
 
 class Sources:
-    """The real directories of a directory, top first, open for listing. `scan` may be called anywhere."""
+    """The real directories of a directory, top first, open for listing. `scan` may be called anywhere.
 
-    __slots__ = ("_format", "opened")
+    `is_slow`: one of them is so large that a worker had better list them.
+    """
+
+    __slots__ = ("_format", "is_slow", "opened")
 
     def __init__(self, fs: OverlayFs, directory: Directory) -> None:
         self._format = fs.format
@@ -186,13 +189,10 @@ class Sources:
         try:
             for real in directory.real_dirs():
                 self.opened.append(Source(fs, real))
+            self.is_slow = any(os.fstat(source.fd).st_size >= _SLOW_SIZE for source in self.opened)
         except BaseException:
             self.close()
             raise
-
-    @property
-    def is_slow(self) -> bool:
-        return any(os.fstat(source.fd).st_size >= _SLOW_SIZE for source in self.opened)
 
     def scan(self) -> list[Scan]:
         """List them all."""

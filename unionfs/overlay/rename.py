@@ -20,7 +20,7 @@ from unionfs.overlay.copy_up import ensure_upper, link_up
 from unionfs.overlay.dir import (
     check_empty,
     check_new_name,
-    discard_dir,
+    discard,
     failure,
     find_slot,
     finish_unlink,
@@ -213,7 +213,7 @@ def _clear_whiteouts(fs: OverlayFs, directory: Directory, place: RealDir, name: 
         directory.opaque = True
         directory.redirect = None
     finally:
-        discard_dir(fs, temp)
+        discard(fs, temp)
 
 
 def _has_any(fs: OverlayFs, directory: RealDir) -> bool:

@@ -197,6 +197,15 @@ class Work:
         self.link_whiteout(self.fd, name)
         return name
 
+    def cover(self, dirfd: int, name: bytes) -> None:
+        """Put a whiteout in the place of a file, in one step."""
+        whiteout = self.whiteout()
+        try:
+            os.rename(whiteout, name, src_dir_fd=self.fd, dst_dir_fd=dirfd)
+        except BaseException:
+            self.remove(whiteout)
+            raise
+
     def link_whiteout(self, dirfd: int, name: bytes) -> None:
         """Make *name*, which must not exist, a whiteout: one atomic step.
 
