@@ -52,10 +52,10 @@ def run(words: list[str]) -> int:
     name = given.input or given.file or "-"
     wanted = None if given.platform is None else platform.parse(given.platform)
     fd = _opened(name)
-    store = store_option.opened_for_trees(given)
-    # As Docker: lines of layers are for a terminal.
-    quiet = given.quiet or not sys.stdout.isatty()
     try:
+        store = store_option.opened_for_trees(given)
+        # As Docker: lines of layers are for a terminal.
+        quiet = given.quiet or not sys.stdout.isatty()
         with LayerLines(quiet=quiet, words=_WORDS) as lines:
             loaded = archive.load(
                 store,

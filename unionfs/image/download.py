@@ -57,10 +57,14 @@ class Download:
         """Bytes that were there already."""
         if part is not None:
             self._fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-            self.resumed = os.fstat(self._fd).st_size
-            if self.resumed > blob.size:
-                os.ftruncate(self._fd, 0)
-                self.resumed = 0
+            try:
+                self.resumed = os.fstat(self._fd).st_size
+                if self.resumed > blob.size:
+                    os.ftruncate(self._fd, 0)
+                    self.resumed = 0
+            except BaseException:
+                os.close(self._fd)
+                raise
 
     def read(self, size: int, /) -> bytes:
         if self._done < self.resumed:

@@ -26,17 +26,22 @@ class Found(NamedTuple):
 
 def find(layers: Sequence[Path], names: Sequence[bytes], form: LayerForm) -> Found | None:
     """What the union of *layers*, topmost first, has under a path; None where there is nothing."""
-    directories = [os.open(layer, _DIRECTORY) for layer in layers]
+    directories: list[int] = []
+    below: list[int] = []
     try:
+        for layer in layers:
+            directories.append(os.open(layer, _DIRECTORY))
         for number, name in enumerate(names):
             last = number == len(names) - 1
-            below: list[int] = []
             for directory in directories:
                 found = _look(directory, name)
                 if found is None:
                     continue
+                if last and _is_whiteout(found.st):
+                    os.close(found.fd)
+                    return None
                 if last:
-                    return None if _is_whiteout(found.st) else found
+                    return found
                 is_directory = stat.S_ISDIR(found.st.st_mode)
                 if is_directory:
                     below.append(found.fd)
@@ -46,10 +51,10 @@ def find(layers: Sequence[Path], names: Sequence[bytes], form: LayerForm) -> Fou
                     break
             for directory in directories:
                 os.close(directory)
-            directories = below
+            directories, below = below, []
         return None
     finally:
-        for directory in directories:
+        for directory in (*directories, *below):
             os.close(directory)
 
 

@@ -63,12 +63,17 @@ class LayerTree:
         passing = -1
         try:
             for depth in range(known + 1, len(names) + 1):
-                below = _open(fd, names[:depth], make)
+                part = names[:depth]
+                below = _open(fd, part, make)
+                made = self._kept.get(part)
+                if made is not None:  # *make* has asked for the directory that it has made
+                    os.close(below)
+                    below = made
                 if passing >= 0:
                     os.close(passing)
-                fd, passing = below, below
-                if depth == len(names) or len(names) <= _DEEP:
-                    self._kept[names[:depth]] = fd
+                fd, passing = below, -1 if made is not None else below
+                if passing >= 0 and (depth == len(names) or len(names) <= _DEEP):
+                    self._kept[part] = fd
                     passing = -1
         except BaseException:
             if passing >= 0:

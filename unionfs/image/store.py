@@ -71,7 +71,7 @@ class Store:
         layout = self.root / "oci-layout"
         if layout.exists() and self.ingest.is_dir() and self.volumes.is_dir():
             return
-        if self.root.exists() and not layout.exists() and any(self.root.iterdir()):
+        if self.root.exists() and not layout.exists() and not self._is_half_made():
             raise ImageError(
                 f"{self.root}: neither empty nor a store of images: name another directory by --store"
             )
@@ -80,6 +80,14 @@ class Store:
         for folder in _FOLDERS:
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         self.write(layout, _LAYOUT)
+
+    def _is_half_made(self) -> bool:
+        """Whether there is nothing but what a process has made that was to make a store, and did not end."""
+        ours = {folder.partition("/")[0] for folder in map(str, _FOLDERS)}
+        if any(entry.name not in ours for entry in self.root.iterdir()):
+            return False
+        held = (place for place, _, files in os.walk(self.root) if files)
+        return all(Path(place).is_relative_to(self.ingest) for place in held)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -82,4 +82,8 @@ def size(top: Path) -> int:
 
 
 def _opened(fd: int, prefix: bytes) -> _Open:
-    return _Open(fd, prefix, sorted(map(os.fsencode, os.listdir(fd)), reverse=True))
+    try:
+        return _Open(fd, prefix, sorted(map(os.fsencode, os.listdir(fd)), reverse=True))
+    except BaseException:
+        os.close(fd)
+        raise
