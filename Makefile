@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-all lint fuzz malformed crash crash-images memory profile bench bench-images man options dist install uninstall clean
+.PHONY: help setup demo check test test-all lint fuzz malformed crash crash-images faults memory profile bench bench-images man options dist install uninstall clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -61,6 +61,9 @@ crash: $(READY) ## SIGKILL the daemon at random moments and look for loss (ARGS=
 
 crash-images: $(READY) ## SIGKILL commands that change the store of images and look at it (ARGS="--kills 200")
 	$(BIN)/python scripts/crash_images.py $(ARGS)
+
+faults: $(READY) ## each system call of each operation and command fails, with each errno (ARGS="-k rename"; root)
+	PYUNIONFS_FAULTS=all $(PYTEST) tests/faults $(ARGS)
 
 memory: $(READY) ## the daemon's memory for each inode that the kernel knows
 	$(BIN)/python scripts/memory.py $(ARGS)

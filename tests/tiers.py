@@ -46,6 +46,8 @@ REST: dict[str, str] = {
     "tests/crash/test_crash.py::test_killed_in_the_middle_of_a_copy_up[*-truncate]": VARIANT,
     "tests/crash/test_crash.py::test_killed_in_the_middle_of_a_copy_up[*-utime]": VARIANT,
     "tests/crash/test_crash.py::test_nothing_is_lost[*-['*": RANDOM,
+    "tests/faults/test_commands.py::test_every_call_fails": LONG,
+    "tests/faults/test_union.py::test_every_call_fails": LONG,
     "tests/image/test_commit_at_random.py::test_over_the_lowers_it_is_the_union[*-more]": RANDOM,
     "tests/image/test_commit_programs.py": ENGINES,
     "tests/image/test_interop.py": ENGINES,
