@@ -14,12 +14,12 @@ import pytest
 from testing.images import TarEntry, directory, file, hard_link, image
 from tests.image.rig import Source, documents, ensure
 from unionfs.errors import ImageError, NotFoundError
-from unionfs.image import blobs, layers
+from unionfs.image import blobs, ingest, layers
 from unionfs.image.digest import Digest
 from unionfs.image.layer_record import all_layers, find
-from unionfs.image.model import chain_ids
+from unionfs.image.model import Descriptor, chain_ids
 from unionfs.image.progress import State
-from unionfs.image.store import Store
+from unionfs.image.store import Store, sync_filesystem
 
 A = [directory("a"), file("a/one", b"1" * 5000), file("a/two", b"2")]
 B = [directory("b"), file("b/one", os.urandom(300_000))]
@@ -127,16 +127,24 @@ def test_a_layer_that_would_depend_if_there_were_any_below_is_not_shared(store: 
         assert (layer.path / "d").stat().st_mode & 0o777 == mode
 
 
-def test_a_layer_that_needs_its_parents_waits_for_them(store: Store) -> None:
-    """Its blob is stored meanwhile, and read once more from there."""
+@pytest.mark.parametrize("small", [0, ingest.SMALL])
+def test_a_layer_that_needs_its_parents_waits_for_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    """Its blob is kept meanwhile, and read once more from there."""
+    monkeypatch.setattr(ingest, "SMALL", small)
     made = image([A, LINKS, [hard_link("more", "linked")]])
-    lowest, *rest = (layer.id for layer in documents(made)[0].layers)
+    lowest, *rest = documents(made)[0].layers
     source = Source(made)
 
+    def has_come(layer: Descriptor) -> bool:
+        part = store.ingest / f"blob-{layer.id.hex}" / "data"
+        is_whole = part.exists() and part.stat().st_size == layer.size
+        return is_whole if small else blobs.has(store, layer.id)
+
     def wait(digest: Digest) -> None:
-        if digest == lowest:
-            while not all(blobs.has(store, each) for each in rest):
-                time.sleep(0.01)
+        while digest == lowest.id and not all(map(has_come, rest)):
+            time.sleep(0.01)
 
     source.wait = wait
     found = ensure(store, made, source)
@@ -362,4 +370,50 @@ def test_a_damaged_layer_is_made_again(store: Store) -> None:
     (store.layers / found[1].chain.hex / "layer.json").unlink()
     assert ensure(store, made, source) == found
     assert len(source.opened) == 2, "the blobs are there"
+    assert ingest_is_empty(store)
+
+
+def test_many_layers_are_synced_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none has its place before that."""
+    made = image([[file(f"{number}", b"x")] for number in range(40)])
+    seen: list[int] = []
+
+    def sync(path: Path) -> None:
+        before = len([*store.layers.iterdir()]), len([*store.trees.iterdir()])
+        sync_filesystem(path)
+        # What gets its place after this is whole in ingest/ by now.
+        assert before == (len([*store.layers.iterdir()]), len([*store.trees.iterdir()]))
+        waiting = [*store.ingest.glob("layer-*/layer/layer.json")]
+        assert len(waiting) == len([*store.ingest.glob("layer-*/tree/tree.json")])
+        seen.append(len(waiting))
+
+    monkeypatch.setattr(layers, "sync_filesystem", sync)
+    monkeypatch.setattr(layers, "_LONGEST_PENDING", 1e9)
+    assert len(ensure(store, made, Source(made))) == 40
+    assert seen == [33, 7]
+    assert ingest_is_empty(store)
+
+
+def test_layers_that_are_equal_are_no_hindrance_to_each_other(store: Store) -> None:
+    same = [file("same", b"x")]
+    made = image([same, [file("other")], same, same])
+    found = ensure(store, made, Source(made))
+    assert [layer.path for layer in found[2:]] == [found[0].path] * 2
+
+
+def test_what_is_pending_stays_when_another_layer_fails(store: Store) -> None:
+    made = image([A, B, C])
+    source = Source(made)
+    manifest, config = documents(made)
+    last, below = manifest.layers[2].id, chain_ids(config.diff_ids)[1]
+    source.content[last] = spoiled(source.content[last], "changed")
+
+    def wait(digest: Digest) -> None:
+        while digest == last and not (store.ingest / f"layer-{below.hex}" / "layer/layer.json").exists():
+            time.sleep(0.01)
+
+    source.wait = wait
+    with pytest.raises(ImageError, match="expected digest"):
+        ensure(store, made, source)
+    assert len([*all_layers(store)]) == 2
     assert ingest_is_empty(store)

@@ -7,8 +7,9 @@ What is claimed in ingest/, in this order; the names are of digests:
     tree-DIFFID     its tree, until it has its place
     blob-DIGEST     the download, which may be continued: `data` in it stays if the download breaks
 
-Nothing else is waited for under the last two, so two commands never wait for each other: images have their
-layers in any order, and only ChainIDs have one order.
+What is whole is held until it is on disk (`Pending`), so that one syncfs(2) may do for many layers. Images
+have their layers in any order, and only ChainIDs have one order: so that two commands never wait for each
+other, `before_waiting` gives what is held its place, before anything is waited for.
 
 One layer is unpacked at a time, from the lowest up, and others are fetched meanwhile. Threads that all make
 files compete for the interpreter lock: three took half again as long as one, and thrice the system time.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -44,11 +46,14 @@ from unionfs.image.lowers import is_mounted
 from unionfs.image.model import Descriptor, encode
 from unionfs.image.one_pass import Stages, one_pass, read_all
 from unionfs.image.progress import Observer, State
-from unionfs.image.store import Store, clear, remove_tree, sync_filesystem
+from unionfs.image.store import Store, clear, remove_tree
 from unionfs.image.tree_digest import tree_digest
 from unionfs.image.unpack import Unpacked
 
 _T = TypeVar("_T")
+
+SMALL = 1 << 20
+"""Bytes of a blob for which no fsync(2) of its own is worth while: it is synced with its layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,47 @@ class MadeTree:
 
 
 @dataclass(slots=True)
+class Pending:
+    """A layer that is whole in ingest/, and not known to be on disk. Ends with `publish` or `discard`."""
+
+    ingest: Ingest
+    record: Record
+    place: Path
+    part: Path | None
+    """Its blob, where that came with it."""
+    is_new: bool
+    """Whether its tree is here; else it has its place already."""
+    claims: ExitStack
+
+    @property
+    def path(self) -> Path:
+        """Where its tree is now."""
+        made = self.place / "tree" if self.is_new else tree_of(self.ingest.settings.store, self.record)
+        return made / DIFF
+
+    def publish(self) -> Layer:
+        """Give it its place. It must be on disk."""
+        ingest = self.ingest
+        store = ingest.settings.store
+        with self.claims:
+            if self.part is not None:
+                os.rename(self.part, blobs.path_of(store, ingest.blob.id))
+            if self.is_new:
+                _move(self.place / "tree", tree_of(store, self.record), self.place)
+            _move(self.place / "layer", folder_of(store, ingest.chain), self.place)
+            ingest.report("done")
+            ingest.has_made = True
+        layer = find(store, ingest.chain)
+        if layer is None:
+            raise ImageError(f"layer {ingest.diff_id}: removed from {store.root} as soon as it was there")
+        return layer
+
+    def discard(self) -> None:
+        """Remove it."""
+        self.claims.close()
+
+
+@dataclass(slots=True)
 class Ingest:
     """The making of one layer, by one thread. `stages.stop` ends it from another."""
 
@@ -92,59 +138,51 @@ class Ingest:
     chain: Digest
     parent: Digest | None
     below: Below
-    check_stopped: Callable[[], None]
-    """Is called while another process makes the same; raises to give up."""
+    before_waiting: Callable[[], None]
+    """Is called while another process makes the same, and before a long download; raises to give up."""
     made: MadeTree | None = None
     stages: Stages = field(default_factory=Stages)
     has_made: bool = False
     _has_fetched: bool = False
     """Whether the blob has come before it was the layer's turn: one that is no layer is to go again."""
 
-    def run(self) -> Layer:
+    def run(self) -> Layer | Pending:
         """The layer, made unless it is there. Raises ImageError, BrokenDownloadError or OSError."""
         store = self.settings.store
         layer = self._found()
         if layer is not None:
             return layer
-        self._report("waiting")
-        with store.claim(f"layer-{self.chain.hex}", self.check_stopped) as place:
+        self.report("waiting")
+        with ExitStack() as claims:
+            place = claims.enter_context(store.claim(f"layer-{self.chain.hex}", self.before_waiting))
             layer = self._found()
             if layer is not None:
                 return layer
-            try:
-                clear(place)
-                self._make(place)
-                self.has_made = True
-            finally:
-                clear(place)
-        layer = find(store, self.chain)
-        if layer is None:
-            raise ImageError(f"layer {self.diff_id}: removed from {store.root} as soon as it was there")
-        return layer
+            clear(place)
+            claims.callback(clear, place)
+            return self._make(place, claims)
 
     def _found(self) -> Layer | None:
         layer = find(self.settings.store, self.chain)
         if layer is not None:
             self._check_form(layer.record)
-            self._report("exists")
+            self.report("exists")
         return layer
 
-    def _make(self, place: Path) -> None:
+    def _make(self, place: Path, claims: ExitStack) -> Pending:
         store = self.settings.store
         if not self.below.are_there() and self.settings.keep_blobs and self._shared() is None:
             self._fetch_ahead()
         self.below.trees()
-        with store.claim(f"tree-{self.diff_id.hex}", self.check_stopped):
-            record = self._shared()
-            if record is not None:
-                self._report("exists")
-                _write_layer(place, record)
-                sync_filesystem(place)
-            else:
-                record = self._unpack(place)
-                _move(place / "tree", tree_of(store, record), place)
-        _move(place / "layer", folder_of(store, self.chain), place)
-        self._report("done")
+        claims.enter_context(store.claim(f"tree-{self.diff_id.hex}", self.before_waiting))
+        record, part = self._shared(), None
+        is_new = record is None
+        if record is None:
+            record, part = self._unpack(place, claims)
+        else:
+            self.report("exists")
+            _write_layer(place, record)
+        return Pending(self, record, place, part, is_new, claims.pop_all())
 
     def _shared(self) -> Record | None:
         """What another layer of this DiffID has unpacked."""
@@ -156,43 +194,44 @@ class Ingest:
         return replace(record, parent=self.parent, content=None)
 
     def _fetch_ahead(self) -> None:
-        """Have the blob in the store."""
+        """Have the blob here: a small one as a download that is complete, others in the store."""
         store, blob = self.settings.store, self.blob.id
         if blobs.has(store, blob):
             return
-        with store.claim(f"blob-{blob.hex}", self.check_stopped) as claimed:
+        with store.claim(f"blob-{blob.hex}", self.before_waiting) as claimed:
             if not blobs.has(store, blob):
                 part = claimed / "data"
                 self._fetch(part, lambda source, interrupt: read_all(source, interrupt, self.stages))
-                blobs.publish(store, part, blob)
-                self._has_fetched = True
+                if self.blob.size > SMALL:
+                    blobs.publish(store, part, blob)
+                    self._has_fetched = True
 
-    def _unpack(self, place: Path) -> Record:
-        """Leave `tree` and `layer` in *place*, on disk, and the blob in the store.
+    def _unpack(self, place: Path, claims: ExitStack) -> tuple[Record, Path | None]:
+        """Leave `tree` and `layer` in *place*, and the blob in the store, or where the path says.
 
-        Of what was made here, the maker gives the blob its place; it is on disk by then, too, if it is on the
-        same filesystem.
+        Of what was made here, the maker gives the blob its place.
         """
         settings = self.settings
         if self.made is not None:
             os.rename(self.made.tree, place / "tree")
-            return self._record(place, self.made.unpacked)
+            return self._record(place, self.made.unpacked), None
 
         def use(source: Readable, interrupt: Callable[[], None]) -> Record:
             return self._pass(place, source, interrupt)
 
+        if self.blob.size > SMALL:
+            self.before_waiting()
         if not blobs.has(settings.store, self.blob.id):
             if not settings.keep_blobs:
-                return self._fetch(None, use)
-            with settings.store.claim(f"blob-{self.blob.id.hex}", self.check_stopped) as claimed:
-                if not blobs.has(settings.store, self.blob.id):
-                    part = claimed / "data"
-                    record = self._fetch(part, use)
-                    os.rename(part, blobs.path_of(settings.store, self.blob.id))
-                    return record
+                return self._fetch(None, use), None
+            name = f"blob-{self.blob.id.hex}"
+            claimed = claims.enter_context(settings.store.claim(name, self.before_waiting))
+            if not blobs.has(settings.store, self.blob.id):
+                part = claimed / "data"
+                return self._fetch(part, use), part
         try:
             with blobs.open_blob(settings.store, self.blob.id, f"layer {self.blob.id}") as file:
-                return self._pass(place, _Counted(file, self.blob, settings.observer), lambda: None)
+                return self._pass(place, _Counted(file, self.blob, settings.observer), lambda: None), None
         except ImageError:
             if self._has_fetched:
                 blobs.path_of(settings.store, self.blob.id).unlink(missing_ok=True)
@@ -239,7 +278,7 @@ class Ingest:
         return self._record(place, unpacked)
 
     def _record(self, place: Path, unpacked: Unpacked) -> Record:
-        """Write what is known of the tree in *place*, and have all of it on disk."""
+        """Write what is known of the tree in *place*."""
         settings = self.settings
         record = Record(
             self.diff_id,
@@ -261,7 +300,6 @@ class Ingest:
         content = None if settings.keep_blobs else tree_digest(place / "tree" / DIFF)
         (place / "tree" / TREE_RECORD).write_bytes(encode(replace(record, content=content)))
         _write_layer(place, record)
-        sync_filesystem(place)
         return record
 
     def _check_form(self, record: Record) -> None:
@@ -271,7 +309,7 @@ class Ingest:
                 f" {record.form}, and is needed in the form {self.settings.form.name}: use another --store"
             )
 
-    def _report(self, state: State) -> None:
+    def report(self, state: State) -> None:
         self.settings.observer.report(self.blob.id, state, 0, self.blob.size)
 
 

@@ -7,21 +7,23 @@ that was made and unpacked here.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from unionfs.errors import NotFoundError
 from unionfs.image import blobs
 from unionfs.image.digest import Digest, Readable
 from unionfs.image.download import BrokenDownloadError, OpenLayer
-from unionfs.image.ingest import Ingest, MadeTree, Settings
+from unionfs.image.ingest import Ingest, MadeTree, Pending, Settings
 from unionfs.image.layer_form import LayerForm
 from unionfs.image.layer_record import Layer, find, layers_of
 from unionfs.image.model import Config, Descriptor, Manifest, chain_ids
 from unionfs.image.progress import SILENT, Observer
 from unionfs.image.read_ahead import StoppedError
-from unionfs.image.store import Store, sync_directory
+from unionfs.image.store import Store, sync_directory, sync_filesystem
 
 __all__ = ["Layer", "OpenLayer", "add", "ensure", "find", "from_store", "layers_of"]
 
@@ -30,6 +32,10 @@ MAX_LAYER_SIZE = 64 << 30
 _WORKERS = 3
 _PATIENCE = 2.0
 """Seconds."""
+_MOST_PENDING = 32
+"""Layers that are held for one sync: each has three descriptors open."""
+_LONGEST_PENDING = 0.5
+"""Seconds for which the first of them is held: other commands may wait for it, and a kill loses it."""
 
 
 def from_store(layer: Descriptor, offset: int) -> AbstractContextManager[Readable]:
@@ -83,12 +89,24 @@ def add(
     parent = chains[-2] if below else None
     ingest = Ingest(settings, blob, diff_id, chains[-1], parent, _Nothing(), lambda: None, made)
     layer = ingest.run()
+    if isinstance(layer, Pending):
+        _sync_content(store, [layer])
+        layer = layer.publish()
     if not blobs.has(store, blob.id):
         if not ingest.has_made:  # else the tree was synced with its whole filesystem, which has the blob, too
             blobs.sync_content(part)
         blobs.give_place(store, part, blob.id)
     _sync_names(store)
     return layer
+
+
+def _sync_content(store: Store, pending: Sequence[Pending]) -> None:
+    try:
+        sync_filesystem(store.ingest)
+    except BaseException:
+        for each in pending:
+            each.discard()
+        raise
 
 
 def _sync_names(store: Store) -> None:
@@ -111,19 +129,31 @@ class _Image:
 
     Workers take the lowest layer that is not begun, fetch it, and wait for those below before they unpack it.
     Those are begun by then, so some worker always goes on.
+
+    The lowest layer that is neither there nor pending has its turn: its worker alone unpacks, and gives
+    pending layers their places, which moves their trees.
     """
 
     def __init__(self, settings: Settings, manifest: Manifest, config: Config) -> None:
         self._settings = settings
         chains = chain_ids(config.diff_ids)
         self._ingests = [
-            Ingest(settings, blob, diff_id, chain, parent, _Below(self, number), self._check_stopped)
+            Ingest(
+                settings,
+                blob,
+                diff_id,
+                chain,
+                parent,
+                _Below(self, number),
+                partial(self._before_waiting, number),
+            )
             for number, (blob, diff_id, chain, parent) in enumerate(
                 zip(manifest.layers, config.diff_ids, chains, [None, *chains][: len(chains)], strict=True)
             )
         ]
         self._changed = threading.Condition()
-        self._layers: list[Layer | None] = [None] * len(chains)  # guarded by _changed, as is the next
+        self._layers: list[Layer | Pending | None] = [None] * len(chains)  # guarded by _changed, as the next
+        self._pending_since = 0.0  # of the layer that has its turn
         self._error: BaseException | None = None
         self._waiting = iter(range(len(chains)))  # likewise
 
@@ -141,23 +171,84 @@ class _Image:
             self._stop(error)
             for thread in threads:
                 thread.join(_PATIENCE)  # one that opens a connection may take its time: it makes nothing more
+            for _, each in self._take_pending():
+                each.discard()
             raise
+        try:
+            # What is whole stays, whatever else has failed.
+            self._publish()
+        except BaseException as error:
+            self._stop(error)
         if self._error is not None:
             cause = self._error.__cause__ if isinstance(self._error, BrokenDownloadError) else None
             raise cause or self._error
         if any(each.has_made for each in self._ingests):
             _sync_names(self._settings.store)
-        return [layer for layer in self._layers if layer is not None]
+        return [layer for layer in self._layers if isinstance(layer, Layer)]
 
     def _work(self) -> None:
         try:
             while (number := self._next()) is not None:
                 layer = self._ingests[number].run()
-                with self._changed:
-                    self._layers[number] = layer
-                    self._changed.notify_all()
+                if isinstance(layer, Pending):
+                    self._add_pending(number, layer)
+                else:
+                    self._set(number, layer)
         except BaseException as error:
             self._stop(error)
+
+    def _add_pending(self, number: int, layer: Pending) -> None:
+        """It is the turn of *number*."""
+        now = time.monotonic()
+        with self._changed:
+            count = sum(isinstance(each, Pending) for each in self._layers)
+        if not count:
+            self._pending_since = now
+        if count >= _MOST_PENDING or now - self._pending_since > _LONGEST_PENDING:
+            self._publish((number, layer))
+            return
+        with self._changed:
+            if self._error is None:
+                self._layers[number] = layer
+                self._changed.notify_all()
+                return
+        layer.discard()
+
+    def _set(self, number: int, layer: Layer) -> None:
+        with self._changed:
+            self._layers[number] = layer
+            self._changed.notify_all()
+
+    def _take_pending(self) -> list[tuple[int, Pending]]:
+        found: list[tuple[int, Pending]] = []
+        with self._changed:
+            for number, each in enumerate(self._layers):
+                if isinstance(each, Pending):
+                    found.append((number, each))
+                    self._layers[number] = None
+        return found
+
+    def _publish(self, *more: tuple[int, Pending]) -> None:
+        """Give pending layers their places: by the worker that has its turn, or after all of them."""
+        pending = [*self._take_pending(), *more]
+        if not pending:
+            return
+        _sync_content(self._settings.store, [each for _, each in pending])
+        try:
+            while pending:
+                number, each = pending.pop(0)
+                self._set(number, each.publish())
+        finally:
+            for _, each in pending:
+                each.discard()
+
+    def _before_waiting(self, number: int) -> None:
+        with self._changed:
+            if self._error is not None:
+                raise StoppedError
+            has_turn = None not in self._layers[:number]
+        if has_turn:
+            self._publish()
 
     def _next(self) -> int | None:
         with self._changed:
@@ -171,11 +262,6 @@ class _Image:
             self._changed.notify_all()
         for each in self._ingests:
             each.stages.stop()
-
-    def _check_stopped(self) -> None:
-        with self._changed:
-            if self._error is not None:
-                raise StoppedError
 
     def are_there(self, count: int) -> bool:
         """Whether the lowest *count* layers are."""
