@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from testing.images import debian_like, directory, file, hard_link, image
-from testing.images.programs import engine, missing, run
-from testing.images.trees import Node, differences, tree
+from testing.images.programs import engine, missing
+from testing.images.trees import Node, tree
 from tests.image.rig import Source
 from tests.image.rig import ensure as ensure_layers
 from tests.mount.test_commit import change
+from tests.support.interop import assert_same, tree_by_podman, tree_by_umoci
 from tests.support.mounts import needs_overlayfs, overlayfs
 from tests.support.stores import put
 from unionfs.cli import main
@@ -79,14 +80,8 @@ def union(store: Store, tmp_path: Path) -> dict[bytes, Node]:
         return tree(merged, skip=("trusted.overlay.",))
 
 
-def assert_same(ours: dict[bytes, Node], theirs: dict[bytes, Node]) -> None:
-    # There is no entry for the root: podman gives it mode 555, umoci 755, and each its own time.
-    assert [line for line in differences(ours, theirs) if not line.startswith("b'.': m")] == []
-
-
 def test_umoci(store: Store, union: dict[bytes, Node], tmp_path: Path) -> None:
-    run("umoci", "unpack", "--image", f"{store.root}:{NAME}", tmp_path / "bundle")
-    assert_same(union, tree(tmp_path / "bundle/rootfs"))
+    assert_same(union, tree_by_umoci(f"{store.root}:{NAME}", tmp_path / "bundle"))
 
 
 def test_podman_which_can_save_it_again(store: Store, union: dict[bytes, Node], tmp_path: Path) -> None:
@@ -95,9 +90,5 @@ def test_podman_which_can_save_it_again(store: Store, union: dict[bytes, Node], 
         podman.run("pull", "-q", f"oci:{store.root}:{NAME}")
         identifier = podman.run("images", "-q", "--no-trunc").strip()
         assert identifier == find.manifest_of(store, find.resolve(store, NAME).manifest).config.digest
-        mounted = Path(podman.run("image", "mount", identifier).strip())
-        try:
-            assert_same(union, tree(mounted))
-        finally:
-            podman.run("image", "umount", identifier)
+        assert_same(union, tree_by_podman(podman, identifier))
         podman.run("save", "--format", "oci-archive", "-o", tmp_path / "saved.tar", identifier)

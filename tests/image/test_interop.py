@@ -8,29 +8,32 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from testing.images import by_buildah, debian_like, image, like_debian, write_layout
-from testing.images.programs import Containerd, containerd, engine, missing, run
-from testing.images.trees import Node, differences, tree
+from testing.images.programs import Containerd, containerd, engine, run
+from testing.images.trees import Node
 from tests.image.rig import add
-from tests.support import mounts
-from tests.support.stores import layers_in
+from tests.support.interop import (
+    assert_same,
+    first_manifest,
+    needs_programs,
+    our_tree,
+    tree_by_buildah,
+    tree_by_podman,
+    tree_by_umoci,
+)
 from unionfs.image import find, index
 from unionfs.image.digest import digest_of
-from unionfs.image.lowers import tree_paths
 from unionfs.image.store import Store
 
 PROGRAMS = ("skopeo", "umoci", "podman", "buildah", "containerd", "ctr", "busybox")
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(missing(*PROGRAMS) is not None, reason=str(missing(*PROGRAMS))),
-]
+pytestmark = needs_programs(*PROGRAMS)
 
 NAME = "docker.io/library/sample:1"
 KINDS = ("built", "like-debian")
@@ -92,27 +95,10 @@ def our_ids(store: Store, name: str = NAME) -> tuple[str, list[str]]:
     return manifest.config.digest, [str(each) for each in find.config_of(store, manifest).diff_ids]
 
 
-def our_tree(store: Store, place: Path, name: str = NAME) -> dict[bytes, Node]:
-    """The layers as kernel overlayfs shows them."""
-    target = place / "merged"
-    target.mkdir(exist_ok=True)
-    with mounts.overlayfs(tree_paths(layers_in(store, name)), None, None, target):
-        return tree(target)
-
-
-def assert_same(ours: Mapping[bytes, Node], theirs: Mapping[bytes, Node]) -> None:
-    assert len(ours) > 10
-    found = differences(ours, theirs)
-    # The layers have no entry for the root: podman gives it mode 555, all others 755, and each its own time.
-    assert [line for line in found if not line.startswith(("b'.': mtime_ns", "b'.': mode"))] == []
-
-
 @pytest.fixture(scope="module")
 def unpacked(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bytes, Node]:
     """The tree that umoci unpacks."""
-    bundle = tmp_path_factory.mktemp("umoci") / "bundle"
-    run("umoci", "unpack", "--image", f"{layout}:{NAME}", bundle)
-    return tree(bundle / "rootfs")
+    return tree_by_umoci(f"{layout}:{NAME}", tmp_path_factory.mktemp("umoci") / "bundle")
 
 
 # ---- from others
@@ -123,7 +109,7 @@ def test_a_layout_directory_as_it_is(
 ) -> None:
     assert pyunionfs(store, "load", layout) == "Loaded image: sample:1\n"
     assert our_ids(store) == ids(layout)
-    assert_same(our_tree(store, tmp_path), unpacked)
+    assert_same(our_tree(store, tmp_path, NAME), unpacked)
 
 
 @pytest.mark.parametrize("kind", ["docker-archive", "oci-archive", "oci"])
@@ -135,7 +121,7 @@ def test_from_skopeo(
     assert our_ids(store)[1] == ids(layout)[1]
     if kind != "docker-archive":
         assert our_ids(store) == ids(layout)
-    assert_same(our_tree(store, tmp_path), unpacked)
+    assert_same(our_tree(store, tmp_path, NAME), unpacked)
 
 
 FORMS = ("docker-archive", "oci-archive", "oci-dir")
@@ -154,8 +140,7 @@ def from_podman(
         podman.run("tag", identifier, NAME)
         for form, path in saved.items():
             podman.run("save", "--format", form, "--output", path, NAME)
-        theirs = tree(Path(podman.run("image", "mount", NAME).strip()))
-        podman.run("image", "unmount", NAME)
+        theirs = tree_by_podman(podman, NAME)
     run("gzip", "-1", "-k", saved["docker-archive"])
     saved["gzip"] = saved["docker-archive"].with_suffix(".gz")
     return saved, theirs
@@ -172,19 +157,18 @@ def test_from_podman(
     saved, theirs = from_podman
     assert pyunionfs(store, "load", saved[form]) == "Loaded image: sample:1\n"
     assert our_ids(store)[1] == ids(layout)[1]
-    assert_same(our_tree(store, tmp_path), theirs)
+    assert_same(our_tree(store, tmp_path, NAME), theirs)
 
 
 def test_from_buildah(store: Store, layout: Path, tmp_path: Path) -> None:
     with engine("buildah") as buildah:
         container = buildah.run("from", f"oci:{layout}:{NAME}").strip()
-        theirs = tree(Path(buildah.run("mount", container).strip()))
-        buildah.run("umount", container)
+        theirs = tree_by_buildah(buildah, container)
         buildah.run("commit", container, f"oci-archive:{tmp_path / 'built.tar'}:{NAME}")
         buildah.run("rm", container)
     assert pyunionfs(store, "load", tmp_path / "built.tar") == "Loaded image: sample:1\n"
     assert our_ids(store)[1][: len(ids(layout)[1])] == ids(layout)[1]
-    assert_same(our_tree(store, tmp_path), theirs)
+    assert_same(our_tree(store, tmp_path, NAME), theirs)
 
 
 def test_from_containerd(store: Store, layout: Path, daemon: Containerd, tmp_path: Path) -> None:
@@ -193,7 +177,7 @@ def test_from_containerd(store: Store, layout: Path, daemon: Containerd, tmp_pat
     daemon.ctr("images", "export", tmp_path / "exported.tar", NAME)
     assert pyunionfs(store, "load", tmp_path / "exported.tar") == "Loaded image: sample:1\n"
     assert our_ids(store) == ids(layout)
-    assert_same(our_tree(store, tmp_path), daemon.tree_of(NAME))
+    assert_same(our_tree(store, tmp_path, NAME), daemon.tree_of(NAME))
 
 
 # ---- to others
@@ -226,16 +210,14 @@ def test_to_skopeo(form: str, saved: dict[str, Path], layout: Path, tmp_path: Pa
 
 
 def test_to_umoci(saved: dict[str, Path], unpacked: dict[bytes, Node], tmp_path: Path) -> None:
-    run("umoci", "unpack", "--image", f"{saved['oci-dir']}:{NAME}", tmp_path / "bundle")
-    assert_same(tree(tmp_path / "bundle" / "rootfs"), unpacked)
+    assert_same(tree_by_umoci(f"{saved['oci-dir']}:{NAME}", tmp_path / "bundle"), unpacked)
 
 
 def test_the_store_to_umoci_and_skopeo(
     loaded: Store, layout: Path, unpacked: dict[bytes, Node], tmp_path: Path
 ) -> None:
     """They read it as it is."""
-    run("umoci", "unpack", "--image", f"{loaded.root}:{NAME}", tmp_path / "bundle")
-    assert_same(tree(tmp_path / "bundle" / "rootfs"), unpacked)
+    assert_same(tree_by_umoci(f"{loaded.root}:{NAME}", tmp_path / "bundle"), unpacked)
     run("skopeo", "copy", f"oci:{loaded.root}:{NAME}", f"oci:{tmp_path / 'copy'}:{NAME}")
     assert ids(tmp_path / "copy") == ids(layout)
 
@@ -250,8 +232,8 @@ def test_a_store_of_dockers_types_to_umoci_skopeo_and_podman(store: Store, tmp_p
     ]
     run("skopeo", "copy", source, f"oci:{tmp_path / 'copy'}:{NAME}")
     assert ids(tmp_path / "copy") == our_ids(store) == (made.id, [digest_of(each) for each in made.layers])
-    run("umoci", "unpack", "--image", f"{store.root}:{NAME}", tmp_path / "bundle")
-    assert_same(our_tree(store, tmp_path), tree(tmp_path / "bundle" / "rootfs"))
+    theirs = tree_by_umoci(f"{store.root}:{NAME}", tmp_path / "bundle")
+    assert_same(our_tree(store, tmp_path, NAME), theirs)
     with engine("podman") as podman:
         podman.run("pull", source)
         assert podman.run("images", "--quiet", "--no-trunc").split() == [made.id]
@@ -271,9 +253,8 @@ def test_to_podman(form: str, saved: dict[str, Path], loaded: Store, layout: Pat
             assert NAME in podman.run("load", "--input", saved[form])
         (identifier,) = podman.run("images", "--quiet", "--no-trunc").split()
         assert identifier == ids(layout)[0]
-        theirs = tree(Path(podman.run("image", "mount", identifier).strip()))
-        podman.run("image", "unmount", identifier)
-    assert_same(our_tree(loaded, tmp_path), theirs)
+        theirs = tree_by_podman(podman, identifier)
+    assert_same(our_tree(loaded, tmp_path, NAME), theirs)
 
 
 @pytest.mark.parametrize("form", FORMS[:2])
@@ -281,10 +262,9 @@ def test_to_containerd(
     form: str, saved: dict[str, Path], loaded: Store, daemon: Containerd, layout: Path, tmp_path: Path
 ) -> None:
     assert NAME in daemon.ctr("images", "import", saved[form])
-    assert_same(our_tree(loaded, tmp_path), daemon.tree_of(NAME))
+    assert_same(our_tree(loaded, tmp_path, NAME), daemon.tree_of(NAME))
     if form == "oci-archive":
-        manifest = msgspec.json.decode((layout / "index.json").read_bytes())["manifests"][0]["digest"]
-        assert manifest in daemon.ctr("images", "list")
+        assert first_manifest(layout) in daemon.ctr("images", "list")
 
 
 def test_several_images_to_podman_and_containerd(

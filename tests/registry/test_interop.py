@@ -5,31 +5,35 @@ The same digests, the trees that those programs unpack, and credentials that eit
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from testing.images import by_buildah
-from testing.images.programs import Containerd, containerd, engine, missing, run
-from testing.images.trees import Node, differences, tree
-from tests.support import mounts
+from testing.images.programs import Containerd, containerd, engine, run
+from testing.images.trees import Node
+from tests.support.interop import (
+    assert_same,
+    first_manifest,
+    needs_programs,
+    our_tree,
+    tree_by_buildah,
+    tree_by_podman,
+    tree_by_umoci,
+)
 from tests.support.registries import Running, certificates, needs_registry, serving
-from tests.support.stores import layers_in
 from unionfs.cli import main
 from unionfs.image import find, index
-from unionfs.image.lowers import tree_paths
 from unionfs.image.store import Store
 
 PROGRAMS = ("skopeo", "umoci", "podman", "buildah", "containerd", "ctr", "busybox", "htpasswd")
 
 pytestmark = [
     needs_registry,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(missing(*PROGRAMS) is not None, reason=str(missing(*PROGRAMS))),
+    *needs_programs(*PROGRAMS),
 ]
 
 NAME = "docker.io/library/built:1"
@@ -44,35 +48,17 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def manifest(layout: Path) -> str:
     """The digest of its manifest."""
-    entries = msgspec.json.decode((layout / "index.json").read_bytes())["manifests"]
-    return str(entries[0]["digest"])
+    return first_manifest(layout)
 
 
 @pytest.fixture(scope="module")
 def unpacked(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bytes, Node]:
     """The tree that umoci unpacks."""
-    bundle = tmp_path_factory.mktemp("umoci") / "bundle"
-    run("umoci", "unpack", "--image", f"{layout}:{NAME}", bundle)
-    return tree(bundle / "rootfs")
+    return tree_by_umoci(f"{layout}:{NAME}", tmp_path_factory.mktemp("umoci") / "bundle")
 
 
 def pyunionfs(store: Store, *words: str | Path) -> None:
     assert main([str(words[0]), "--store", str(store.root), *map(str, words[1:])]) == 0
-
-
-def our_tree(store: Store, place: Path, name: str) -> dict[bytes, Node]:
-    """The layers as kernel overlayfs shows them."""
-    target = place / "merged"
-    target.mkdir(exist_ok=True)
-    with mounts.overlayfs(tree_paths(layers_in(store, name)), None, None, target):
-        return tree(target)
-
-
-def assert_same(ours: Mapping[bytes, Node], theirs: Mapping[bytes, Node]) -> None:
-    assert len(ours) > 10
-    found = differences(ours, theirs)
-    # No layer has an entry for the root: each program gives it a mode and a time of its own.
-    assert [line for line in found if not line.startswith(("b'.': mtime_ns", "b'.': mode"))] == []
 
 
 def test_what_skopeo_has_pushed(
@@ -121,7 +107,7 @@ def test_skopeo_reads_what_was_pushed(pushed: tuple[Store, str], manifest: str, 
     assert about["Digest"] == manifest
     copy = tmp_path / "copy"
     run("skopeo", "copy", "--src-tls-verify=false", f"docker://{name}", f"oci:{copy}:{NAME}")
-    assert msgspec.json.decode((copy / "index.json").read_bytes())["manifests"][0]["digest"] == manifest
+    assert first_manifest(copy) == manifest
 
 
 @pytest.mark.parametrize("program", ["podman", "buildah"])
@@ -131,12 +117,10 @@ def test_engines_pull_what_was_pushed(pushed: tuple[Store, str], program: str, t
         identifier = started.run("pull", "--quiet", "--tls-verify=false", name).strip()
         assert identifier == find.manifest_of(store, find.resolve(store, "built:1").manifest).config.id.hex
         if program == "podman":
-            theirs = tree(Path(started.run("image", "mount", name).strip()))
-            started.run("image", "unmount", name)
+            theirs = tree_by_podman(started, name)
         else:
             container = started.run("from", "--pull-never", name).strip()
-            theirs = tree(Path(started.run("mount", container).strip()))
-            started.run("umount", container)
+            theirs = tree_by_buildah(started, container)
     assert_same(our_tree(store, tmp_path, "built:1"), theirs)
 
 
