@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -19,6 +17,7 @@ import pytest
 from testing.images import digest, file, image
 from tests.registry.conftest import QUICK
 from tests.support.flaky import Act, Flaky, Seen, flaky
+from tests.support.http_server import BreakingServer, Handler
 from tests.support.registries import needs_registry
 from tests.support.stores import put
 from unionfs.errors import ImageError
@@ -116,30 +115,15 @@ def test_a_damaged_blob_of_the_store_is_refused_by_the_registry(store: Store, pr
     assert proxy.of("PUT", "/manifests/") == []
 
 
-class ByTheBook(BaseHTTPRequestHandler):
+class ByTheBook(Handler):
     """distribution-spec's uploads: chunks in their order, kept as they come, whose state can be asked for."""
 
-    protocol_version = "HTTP/1.1"
     uploads: dict[str, bytearray]
     blobs: dict[str, bytes]
     minimum = 0
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-    def handle_one_request(self) -> None:
-        if self.rfile.peek(1)[:1] == b"\x16":  # type: ignore[attr-defined]  # TLS
-            self.close_connection = True
-            return
-        super().handle_one_request()
-
     def _reply(self, status: int, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        if status != 204:
-            self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.reply(status, {name.replace("_", "-"): value for name, value in headers.items()})
 
     def _state(self, status: int, name: str) -> None:
         there = len(self.uploads[name])
@@ -161,14 +145,10 @@ class ByTheBook(BaseHTTPRequestHandler):
         self._reply(202, Location=f"{UPLOADS}/{name}?there=0", OCI_Chunk_Min_Length=str(self.minimum))
 
     def _take(self, name: str) -> bool:
-        left = int(self.headers.get("Content-Length") or 0)
-        while left:
-            block = self.rfile.read1(min(left, 1 << 16))
-            if not block:
-                return False
+        there = len(self.uploads[name])
+        for block in self.body():
             self.uploads[name] += block
-            left -= len(block)
-        return True
+        return len(self.uploads[name]) - there == int(self.headers.get("Content-Length") or 0)
 
     def do_PATCH(self) -> None:
         name = urlsplit(self.path).path.rpartition("/")[2]
@@ -195,25 +175,12 @@ class ByTheBook(BaseHTTPRequestHandler):
             self._reply(201 if digest(content) == wanted else 400)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Connections that break are what this is for."""
-
-
 @contextmanager
 def by_the_book(minimum: int = 0) -> Iterator[tuple[str, type[ByTheBook]]]:
     kind = type("Book", (ByTheBook,), {"uploads": {}, "blobs": {}, "minimum": minimum})
-    server = _Server(("127.0.0.1", 0), kind)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_address[1]}", kind
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    server = BreakingServer(kind)
+    with server.serving():
+        yield server.name, kind
 
 
 def is_second_chunk(seen: Seen) -> bool:

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.support.http_server import BreakingServer, Handler
 
 _BLOCK = 16 << 10
-_TLS_HANDSHAKE = 0x16
 
 
 @dataclass(slots=True)
@@ -58,10 +58,10 @@ class Flaky:
         self.seen: list[Seen] = []
         self._wishes: list[tuple[Match, Act, list[int]]] = []
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.flaky = self
-        self.port: int = self._server.server_address[1]
-        self.name = f"127.0.0.1:{self.port}"
+        self.server = _Server(_Handler)
+        self.server.flaky = self
+        self.port = self.server.port
+        self.name = self.server.name
 
     def wish(self, match: Match, act: Act, times: int = 1_000_000) -> None:
         """Do this to so many of the requests that match."""
@@ -81,48 +81,21 @@ class Flaky:
         """The requests of a method whose path has *part*."""
         return [each for each in self.seen if each.method == method and part in each.path]
 
-    def run(self) -> None:
-        self._server.serve_forever(0.05)
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
 
 @contextmanager
 def flaky(upstream: str) -> Iterator[Flaky]:
     """A proxy before *upstream*, a HOST:PORT."""
     made = Flaky(upstream)
-    thread = threading.Thread(target=made.run)
-    thread.start()
-    try:
+    with made.server.serving():
         yield made
-    finally:
-        made.stop()
-        thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(BreakingServer):
     flaky: Flaky
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Connections that break are what this is for."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     server: _Server
-
-    def handle_one_request(self) -> None:
-        first = self.rfile.peek(1)[:1]  # type: ignore[attr-defined]
-        if first and first[0] == _TLS_HANDSHAKE:
-            self.close_connection = True
-            return
-        super().handle_one_request()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
 
     def _handle(self) -> None:
         seen = Seen(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
@@ -140,17 +113,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
 
     def _answer(self, seen: Seen, act: Act) -> None:
-        for block in self._body():
+        for block in self.body():
             seen.received += len(block)
         assert act.status is not None
         seen.status = act.status
-        self.send_response(act.status)
-        for name, value in act.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(act.body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(act.body)
+        self.reply(act.status, act.headers, act.body)
 
     def _pass_request(self, seen: Seen, act: Act, upstream: http.client.HTTPConnection) -> bool:
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -158,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             if name.lower() not in ("connection", act.without):
                 upstream.putheader(name, value)
         upstream.endheaders()
-        for block in self._body():
+        for block in self.body():
             if act.cut_request is not None and seen.received + len(block) > act.cut_request:
                 upstream.send(block[: act.cut_request - seen.received])
                 seen.received = act.cut_request
@@ -167,15 +134,6 @@ class _Handler(BaseHTTPRequestHandler):
             seen.received += len(block)
             upstream.send(block)
         return True
-
-    def _body(self) -> Iterator[bytes]:
-        left = int(self.headers.get("Content-Length") or 0)
-        while left:
-            block = self.rfile.read(min(_BLOCK, left))
-            if not block:
-                return
-            left -= len(block)
-            yield block
 
     def _pass_reply(self, seen: Seen, act: Act, upstream: http.client.HTTPConnection) -> None:
         reply = upstream.getresponse()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.http_server import Handler, Server
 
 SERVICE = "the tests' registry"
 ISSUER = "the tests' issuer"
@@ -39,9 +39,9 @@ class TokenServer:
         self.lasts = lasts
         self.asked: list[Asked] = []
         self.certificate, self._key = _key_pair(folder)
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.tokens = self
-        self.realm = f"http://127.0.0.1:{self._server.server_address[1]}/token"
+        self.server = _Server(_Handler)
+        self.server.tokens = self
+        self.realm = f"http://{self.server.name}/token"
 
     @property
     def auth(self) -> dict[str, object]:
@@ -80,44 +80,27 @@ class TokenServer:
         ).stdout
         return b".".join((content, _base64(signed))).decode()
 
-    def run(self) -> None:
-        self._server.serve_forever(0.05)
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
 
 @contextmanager
 def token_server(folder: Path, grant: Grant) -> Iterator[TokenServer]:
     """A token server whose keys are in *folder*."""
     made = TokenServer(folder, grant)
-    thread = threading.Thread(target=made.run)
-    thread.start()
-    try:
+    with made.server.serving():
         yield made
-    finally:
-        made.stop()
-        thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(Server):
     tokens: TokenServer
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: _Server
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
 
     def do_GET(self) -> None:
         self._reply(parse_qs(urlsplit(self.path).query))
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self._reply(parse_qs(body.decode()))
+        self._reply(parse_qs(b"".join(self.body()).decode()))
 
     def _reply(self, fields: dict[str, list[str]]) -> None:
         user = self._user(fields)
@@ -145,12 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "user" if header == "Basic " + base64.b64encode(b"user:secret").decode() else None
 
     def _send(self, status: int, document: object) -> None:
-        body = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.reply(status, {"Content-Type": "application/json"}, json.dumps(document).encode())
 
 
 def _key_pair(folder: Path) -> tuple[Path, Path]:
