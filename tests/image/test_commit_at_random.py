@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 
 from testing.images.trees import differences, tree
-from testing.mounts import overlayfs, scratch
-from testing.oracle.case import Config
-from testing.oracle.worker import Worker
+from testing.mounts import overlayfs
 from tests.offline import random_unions
 from tests.support.mounts import needs_overlayfs
 from unionfs.image.layer_content import LayerContent
@@ -28,36 +26,18 @@ from unionfs.offline.layer_view import open_view
 pytestmark = needs_overlayfs
 
 SEEDS = {"some": range(5), "more": range(5, 60)}
-OPERATIONS = 40
+NAMES = ("plain", "redirect", "index", "all", "userxattr")
 
 MARKS = ("user.overlay.", "trusted.overlay.")
 """Are no attributes of an image, also where they are a program's own."""
 
 A_SOCKET = "a socket, which only the program that listens there can make: left out"
 
-OPTIONS = {
-    "plain": (Config("tmpfs", redirect=False), ["redirect_dir=off"]),
-    "redirect": (Config("tmpfs", redirect=True), ["redirect_dir=on"]),
-    "index": (Config("tmpfs", redirect=True, index=True), ["redirect_dir=on", "index=on"]),
-    "all": (
-        Config("tmpfs", redirect=True, index=True, metacopy=True),
-        ["redirect_dir=on", "index=on", "metacopy=on"],
-    ),
-    "userxattr": (Config("tmpfs", redirect=False), ["userxattr"]),
-}
-
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with scratch(Path("/dev/shm")) as where:
-        yield where
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
-    worker = Worker()
-    yield worker
-    worker.close()
+def maker() -> Iterator[random_unions.Maker]:
+    with random_unions.maker() as made:
+        yield made
 
 
 def layer(
@@ -79,17 +59,12 @@ def layer(
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
-@pytest.mark.parametrize("name", OPTIONS)
-def test_over_the_lowers_it_is_the_union(ground: Path, worker: Worker, name: str, seeds: str) -> None:
-    config, options = OPTIONS[name]
+@pytest.mark.parametrize("name", NAMES)
+def test_over_the_lowers_it_is_the_union(maker: random_unions.Maker, name: str, seeds: str) -> None:
+    _, options = random_unions.OPTIONS[name]
     for seed in SEEDS[seeds]:
-        base = ground / f"{name}-{seed}"
-        base.mkdir()
-        try:
-            stack = random_unions.make(base, seed, config, options, worker, ops=OPERATIONS)
-            _check(stack, options, base / "layer", f"seed {seed}")
-        finally:
-            shutil.rmtree(base)
+        with maker.union(name, seed) as stack:
+            _check(stack, options, stack.upper.with_name("layer"), f"seed {seed}")
 
 
 def _check(stack: random_unions.Stack, options: list[str], target: Path, what: str) -> None:

@@ -6,7 +6,9 @@ Gives directories that nothing is mounted on. Must know nothing of what is then 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,23 @@ from testing.oracle.case import Config
 from testing.oracle.operations import CHANGES_NOTHING
 from testing.oracle.worker import Worker
 from testing.oracle.workload import Workload
-from tests.support.mounts import overlayfs
+from tests.support.mounts import overlayfs, scratch
+
+OPERATIONS = 40
+"""On upper, each time that it is mounted."""
+
+OPTIONS = {
+    "plain": (Config("tmpfs", redirect=False), ["redirect_dir=off"]),
+    "redirect": (Config("tmpfs", redirect=True), ["redirect_dir=on"]),
+    "index": (Config("tmpfs", redirect=True, index=True), ["redirect_dir=on", "index=on"]),
+    "metacopy": (Config("tmpfs", redirect=True, metacopy=True), ["redirect_dir=on", "metacopy=on"]),
+    "all": (
+        Config("tmpfs", redirect=True, index=True, metacopy=True),
+        ["redirect_dir=on", "index=on", "metacopy=on"],
+    ),
+    "userxattr": (Config("tmpfs", redirect=False), ["userxattr"]),
+}
+"""What the layers are made for, and what overlayfs is mounted with."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +45,35 @@ class Stack:
     work: Path
     merged: Path
     empty: Path
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes one union after the other below a directory, by one worker."""
+
+    ground: Path
+    worker: Worker
+
+    @contextmanager
+    def union(self, name: str, seed: int) -> Iterator[Stack]:
+        """A union for the options of this name; it is removed at the end."""
+        config, options = OPTIONS[name]
+        base = _made(self.ground / f"{name}-{seed}")
+        try:
+            yield make(base, seed, config, options, self.worker, ops=OPERATIONS)
+        finally:
+            shutil.rmtree(base)
+
+
+@contextmanager
+def maker() -> Iterator[Maker]:
+    """A maker whose directory is on a tmpfs."""
+    with scratch(Path("/dev/shm")) as ground:
+        worker = Worker()
+        try:
+            yield Maker(ground, worker)
+        finally:
+            worker.close()
 
 
 def make(base: Path, seed: int, config: Config, options: Sequence[str], worker: Worker, *, ops: int) -> Stack:

@@ -2,66 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from testing.oracle.case import Config
-from testing.oracle.worker import Worker
 from tests.offline import brute, random_unions
-from tests.support.mounts import needs_overlayfs, overlayfs, scratch
+from tests.support.mounts import needs_overlayfs, overlayfs
 from unionfs.offline.change import Change
 from unionfs.offline.changes import changes
 
 pytestmark = needs_overlayfs
 
 SEEDS = 50
-OPERATIONS = 40
-
-ON_OFF = {True: "on", False: "off"}
-OPTIONS = {
-    "plain": (Config("tmpfs", redirect=False), ["redirect_dir=off"]),
-    "redirect": (Config("tmpfs", redirect=True), ["redirect_dir=on"]),
-    "index": (Config("tmpfs", redirect=True, index=True), ["redirect_dir=on", "index=on"]),
-    "metacopy": (Config("tmpfs", redirect=True, metacopy=True), ["redirect_dir=on", "metacopy=on"]),
-    "all": (
-        Config("tmpfs", redirect=True, index=True, metacopy=True),
-        ["redirect_dir=on", "index=on", "metacopy=on"],
-    ),
-    "userxattr": (Config("tmpfs", redirect=False), ["userxattr"]),
-}
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with scratch(Path("/dev/shm")) as where:
-        yield where
+def maker() -> Iterator[random_unions.Maker]:
+    with random_unions.maker() as made:
+        yield made
 
 
-@pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
-    worker = Worker()
-    yield worker
-    worker.close()
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-def test_random_unions(ground: Path, worker: Worker, name: str) -> None:
-    config, options = OPTIONS[name]
+@pytest.mark.parametrize("name", random_unions.OPTIONS)
+def test_random_unions(maker: random_unions.Maker, name: str) -> None:
+    _, options = random_unions.OPTIONS[name]
     told = Counter[bool]()
     for seed in range(SEEDS):
-        base = ground / f"{name}-{seed}"
-        base.mkdir()
-        try:
-            stack = random_unions.make(base, seed, config, options, worker, ops=OPERATIONS)
+        with maker.union(name, seed) as stack:
             union, below, listed = _check(stack, options, seed)
             told += _check_marks(stack, union, below, listed, seed)
-        finally:
-            shutil.rmtree(base)
     # What upper's marks tell is mostly the same, but for what is in directories that have moved.
     assert told[True] > 3 * told[False], told
 
