@@ -58,8 +58,8 @@ def test_a_new_layer_is_synced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     calls = Calls(monkeypatch)
 
     def noting_sync(path: Path) -> None:
-        assert (path / "tree/diff/f").exists()
-        assert [part.stat().st_size for part in store.ingest.glob("new-layer-*/data")] > [0]
+        assert len([*path.glob("layer-*/tree/diff/f")]) == 1
+        assert [part.stat().st_size for part in path.glob("new-layer-*/data")] > [0]
         calls.names.append("syncfs")
         sync_filesystem(path)
 
@@ -72,7 +72,7 @@ def test_a_new_layer_is_synced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert stream.blob is not None
         return stream.blob
 
-    monkeypatch.setattr("unionfs.image.ingest.sync_filesystem", noting_sync)
+    monkeypatch.setattr("unionfs.image.layers.sync_filesystem", noting_sync)
     names = ["fsync sha256", "fsync trees", "fsync layers"]
     made = make("gzip")
     assert calls.names == [

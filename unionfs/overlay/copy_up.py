@@ -250,7 +250,7 @@ class FileCopyUp:
         )
         if self._cuts:
             # Its place in upper is the truncation: should what follows fail, the file has changed.
-            os.utime(fd)
+            os.utime(fd, ns=(st.st_atime_ns, time.time_ns()))
 
     def write_out_data(self) -> None:
         """The second part: see to it that its data is on disk before its name."""
