@@ -170,7 +170,8 @@ def _flags_of(source: bytes | int) -> int:
         with _Opened(source) as fd:
             return fileattr.get_flags(fd)
     except PermissionError:
-        assert isinstance(source, bytes)
+        if isinstance(source, int):
+            raise  # it is open already: no mode is in the way
         fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
         try:
             with contextlib.suppress(PermissionError):
