@@ -139,8 +139,9 @@ check 'site, app and base are as they were' test "$(digest | sha256sum)" = "$bef
 text '' "This is kernel overlayfs's own format: the same directories can be mounted with" \
      '  mount -t overlay -o lowerdir=site:app:base,upperdir=upper,workdir=work,redirect_dir=on overlay merged'
 
-title 'An image of the three layers, and a container of it'
-text 'Images lie in a store; this one is in a directory of the demo.' ''
+title 'The union as an image, and a container of it'
+text 'What the union of site, app and base shows becomes an image of one layer. Images lie in a store:' \
+     'this one is in a directory of the demo. A container is a union over the image, with an upper of its own.' ''
 export PYUNIONFS_STORE=$scratch/store
 pyunionfs() {
     local word line=''
@@ -159,6 +160,7 @@ pyunionfs diff web | tee said
 check 'the container has changes of its own' grep -qx 'C /etc/server.conf' said
 
 title 'Commit: the changes become the next layer'
+text 'The upper of the container becomes a second layer, over that of the image, which stays as it is.' ''
 pyunionfs commit -m 'listen on 443' -a demo -c 'CMD ["server"]' web demo:443
 pyunionfs images
 pyunionfs history --format '{{.Size}}: {{.Comment}}' demo:443
@@ -166,6 +168,7 @@ pyunionfs inspect --format '{{.Author}}: {{.Comment}}, {{len .RootFS.Layers}} la
 check 'the new image has one layer more' grep -qx 'demo: listen on 443, 2 layers, runs \[server\]' said
 
 title 'The committed image runs'
+text 'A new container of it: the file is changed, and /usr/share/doc is gone.' ''
 pyunionfs run --rm demo:443 | tee said
 check 'with the changed file' grep -qx 'server: listen = 443' said
 pyunionfs run --rm demo:443 ls -C /etc /usr/share
