@@ -40,7 +40,7 @@ test: lint ## the same and the tests that mount: eight minutes
 	@scripts/test-programs.sh check mounts
 	$(PYTEST) -m "check or mounts" $(ARGS)
 
-test-all: $(READY) ## what is left: engines, Debian, systemd, long and random runs: eight minutes
+test-all: $(READY) ## what is left: engines, Debian, systemd, long and random runs: nine minutes
 	@scripts/test-programs.sh rest
 	$(PYTEST) -m rest $(ARGS)
 
