@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -182,19 +183,28 @@ def test_a_small_file_takes_no_read_and_no_getattr() -> None:
 
     with side("default", many) as mounted:
         paths = [mounted.merged / str(number) for number in range(50)]
+        grown = grown_by_reading(mounted, paths)
+        for _ in range(10):
+            # Other tests have the whole machine forget what it has cached.
+            if {"FORGET", "BATCH_FORGET"} & grown.keys():
+                grown = grown_by_reading(mounted, paths)
+        assert grown == {"OPEN": 150, "RELEASE": 150}
+
+
+def grown_by_reading(mounted: Side, paths: Sequence[Path]) -> dict[str, int]:
+    """The requests of three readings of each of these files, whose attributes are cached."""
+    for path in paths:
+        path.stat()
+    before = requests(mounted)
+    for _ in range(3):
         for path in paths:
+            fd = os.open(path, os.O_RDONLY)
+            assert os.read(fd, 100) == path.name.encode()
+            os.fstat(fd)
+            os.close(fd)
             path.stat()
-        before = requests(mounted)
-        for _ in range(3):
-            for path in paths:
-                fd = os.open(path, os.O_RDONLY)
-                assert os.read(fd, 100) == path.name.encode()
-                os.fstat(fd)
-                os.close(fd)
-                path.stat()
-        after = requests(mounted)
-        grown = {name: count - before.get(name, 0) for name, count in after.items()}
-        assert {name: count for name, count in grown.items() if count} == {"OPEN": 150, "RELEASE": 150}
+    grown = {name: count - before.get(name, 0) for name, count in requests(mounted).items()}
+    return {name: count for name, count in grown.items() if count}
 
 
 @needs_root
