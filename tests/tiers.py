@@ -51,7 +51,7 @@ REST: dict[str, str] = {
     "tests/image/test_commit_at_random.py::test_over_the_lowers_it_is_the_union[*-more]": RANDOM,
     "tests/image/test_commit_programs.py": ENGINES,
     "tests/image/test_interop.py": ENGINES,
-    "tests/image/test_killed.py::test_the_store_stays_whole[2-40]": VARIANT,
+    "tests/image/test_killed.py": LONG,
     "tests/image/test_memory.py": LONG,
     "tests/image/test_user.py::test_ids_that_come_and_go": LONG,
     "tests/mount/test_acls.py::test_a_change_of_an_acl_does_what_it_does_on_overlayfs[btrfs-*": VARIANT,
@@ -125,6 +125,7 @@ REST: dict[str, str] = {
     "tests/registry/test_access.py": REGISTRIES,
     "tests/registry/test_interop.py": ENGINES,
     "tests/systemd/test_units.py": SYSTEMD,
+    "tests/test_tiers.py::test_a_failure_says_what_runs_it_alone": LONG,
 }
 """A file, a test, or some of its parameters, `*` for any; and why."""
 
