@@ -162,10 +162,7 @@ REST_OVER_PYFUSE3: dict[str, str] = {
 
 def tier_of(item: pytest.Item) -> str:
     """The one tier of a test."""
-    matched = matches(item)
-    if not REST.keys().isdisjoint(matched):
-        return "rest"
-    if matched and over(item) == "pyfuse3":
+    if any(name in REST or over(item) == "pyfuse3" for name in matches(item)):
         return "rest"
     mounts = over(item) is not None or item.get_closest_marker("needs_fuse") is not None
     # A container has mounts of its own.

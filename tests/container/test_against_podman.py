@@ -12,9 +12,9 @@ import pytest
 
 from tests.container.boxes import Shop, make_tree
 from tests.containers import engines
-from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root, scratch
+from tests.support.mounts import needs_fuse, needs_root, scratch
 from tests.support.transports import one_transport
-from tests.support.users import unshared
+from tests.support.users import run_to_the_end, unshared
 
 pytestmark = [needs_root, needs_fuse, one_transport]
 
@@ -43,13 +43,7 @@ def test_what_a_process_sees_of_itself() -> None:
     if missing is not None:
         pytest.skip(f"needs {missing}")
     with scratch() as place:
-        subprocess.run(
-            [*unshared(), "tests.containers.start", "0", "0", MODULE, str(place)],
-            cwd=REPOSITORY,
-            env=environment(),
-            check=True,
-            timeout=120,
-        )
+        run_to_the_end([*unshared(), "tests.containers.start", "0", "0", MODULE, str(place)])
         seen = json.loads((place / "seen.json").read_text())
     for user in ("", "ann", "1000:5", "7"):
         podman, ours = (seen[user][name].splitlines() for name in ("podman", "ours"))

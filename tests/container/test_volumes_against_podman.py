@@ -17,9 +17,9 @@ from tests.container.boxes import Shop, make_tree
 from tests.container.test_volume_store import make_data
 from tests.containers import engines
 from tests.support.images import plant
-from tests.support.mounts import REPOSITORY, environment, needs_fuse, needs_root, scratch
+from tests.support.mounts import needs_fuse, needs_root, scratch
 from tests.support.transports import one_transport
-from tests.support.users import unshared
+from tests.support.users import run_to_the_end, unshared
 
 pytestmark = [needs_root, needs_fuse, one_transport]
 
@@ -49,13 +49,7 @@ def test_what_is_seen_and_what_stays() -> None:
     if missing is not None:
         pytest.skip(f"needs {missing}")
     with scratch() as place:
-        subprocess.run(
-            [*unshared(), "tests.containers.start", "0", "0", MODULE, str(place)],
-            cwd=REPOSITORY,
-            env=environment(),
-            check=True,
-            timeout=120,
-        )
+        run_to_the_end([*unshared(), "tests.containers.start", "0", "0", MODULE, str(place)])
         seen = json.loads((place / "seen.json").read_text())
         for name in ("podman", "ours"):
             assert (place / f"{name}-mine").read_text() == "mine\n"

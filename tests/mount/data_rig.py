@@ -110,7 +110,7 @@ def in_child(action: Callable[[], object], uid: int = 0, groups: Sequence[int] =
     return outcome
 
 
-def as_user(action: Callable[[], object], uid: int, groups: Sequence[int] = ()) -> str:
+def in_thread(action: Callable[[], object], uid: int, groups: Sequence[int] = ()) -> str:
     """`errno_of` an action of a user, or of root, in a thread: for what leaves no descriptor and no lock."""
     return in_thread_of(uid, groups, functools.partial(errno_of, action))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.data_rig import Side, as_user, side
+from tests.mount.data_rig import Side, in_thread, side
 from tests.overlay.test_copy_up import UNDEFINED, acl
 from tests.support.mounts import loop_fs, needs_fuse, needs_overlayfs, needs_root
 from tests.support.transports import one_transport
@@ -60,7 +60,7 @@ def change_all(mounted: Side) -> Seen:
     for path in sorted(mounted.merged.iterdir()):
         _, _, _, how, who, _ = path.name.split(", ")
         uid, groups = WHO[who]
-        outcome = as_user(functools.partial(HOWS[how], path), uid, groups)
+        outcome = in_thread(functools.partial(HOWS[how], path), uid, groups)
         seen[path.name] = (
             *(outcome, oct(path.stat().st_mode), sorted(os.listxattr(path))),
             (mounted.upper / path.name).exists(),

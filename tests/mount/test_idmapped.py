@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.data_rig import WAYS, as_user, errno_of, side
+from tests.mount.data_rig import WAYS, errno_of, in_thread, side
 from tests.support.idmapped import SHIFT, idmapped
 from tests.support.mounts import loop_fs, needs_fuse, needs_overlayfs, needs_root, overlayfs, pyunionfs
 from tests.support.transports import one_transport
@@ -71,9 +71,9 @@ def seen_through(way: str) -> dict[str, object]:
     with loop_fs("ext4") as where, over_idmapped_layers(way, where) as (merged, upper):
         merged.chmod(0o777)
         found: dict[str, object] = {
-            "known creates": as_user(lambda: (merged / "new").write_text("new"), USER),
-            "known makes a directory": as_user(lambda: (merged / "dir").mkdir(), USER),
-            "unknown creates": as_user(lambda: (merged / "no").write_text("no"), 1000),
+            "known creates": in_thread(lambda: (merged / "new").write_text("new"), USER),
+            "known makes a directory": in_thread(lambda: (merged / "dir").mkdir(), USER),
+            "unknown creates": in_thread(lambda: (merged / "no").write_text("no"), 1000),
             "copied up": errno_of(lambda: (merged / "low").write_text("changed")),
             "chown to a known id": errno_of(lambda: os.chown(merged / "up", 1009 + SHIFT, 1010 + SHIFT)),
             "chown to an unknown id": errno_of(lambda: os.chown(merged / "up", 1009, 1010)),

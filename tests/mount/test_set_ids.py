@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.data_rig import WAYS, Side, as_user, fallocate, side
+from tests.mount.data_rig import WAYS, Side, fallocate, in_thread, side
 from tests.support.mounts import needs_fuse, needs_overlayfs, needs_root
 from tests.support.transports import one_transport
 from tests.support.users import become
@@ -147,7 +147,7 @@ def change_all(mounted: Side, how: str) -> dict[str, tuple[str, str, bool]]:
         if reads:
             os.pread(reader, 10, 0)
         uid, groups = WHO[who]
-        outcome = as_user(functools.partial(HOWS[how], path), uid, groups)
+        outcome = in_thread(functools.partial(HOWS[how], path), uid, groups)
         found[name] = (outcome, oct(path.stat().st_mode), has_capability(path))
         if reads:
             os.close(reader)
@@ -267,7 +267,7 @@ def test_a_stranger_takes_nothing_away_without_writing() -> None:
 
     with side("passthrough", with_file) as mounted:
         path = mounted.merged / "file"
-        as_user(lambda: os.chown(path, -1, -1), USER)
+        in_thread(lambda: os.chown(path, -1, -1), USER)
         assert path.stat().st_mode & 0o7777 == 0o4755
         assert (mounted.upper / "file").stat().st_mode & 0o7777 == 0o4755
 
@@ -306,7 +306,7 @@ def test_a_chown_that_leaves_both_ids_is_a_change(way: str) -> None:
                 uid, groups = OWNERS[path.name.split()[3]]
                 before = path.lstat()
                 chown = functools.partial(os.chown, path, -1, -1, follow_symlinks=False)
-                outcome = as_user(chown, uid, groups)
+                outcome = in_thread(chown, uid, groups)
                 after = path.lstat()
                 really = mounted.upper / path.name
                 attributes = os.listxattr(path, follow_symlinks=False)
@@ -383,7 +383,7 @@ def test_writes_that_only_an_acl_allows_take_set_ids_away(way: str) -> None:
             changed = found[one] = {}
             for path in sorted(mounted.merged.glob("*/*")):
                 uid, groups = BY_ACL[path.parent.name.split(": ")[1]]
-                outcome = as_user(functools.partial(HOWS[path.name], path), uid, groups)
+                outcome = in_thread(functools.partial(HOWS[path.name], path), uid, groups)
                 changed[f"{path.parent.name} {path.name}"] = (outcome, oct(path.stat().st_mode))
     wanted, got = found.values()
     assert {name: (one, wanted[name]) for name, one in got.items() if one != wanted[name]} == {}

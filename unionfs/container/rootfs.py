@@ -12,13 +12,11 @@ import os
 import stat
 
 from unionfs.container.devices import Devices, attach_at
-from unionfs.container.volume_mounts import VolumeMounts, make_target
+from unionfs.container.volume_mounts import APART, VolumeMounts, make_target
 from unionfs.linux import mount_calls
 from unionfs.linux.mount_calls import (
     MNT_DETACH,
     MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
 )
 
@@ -43,7 +41,6 @@ MASKED = (
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 """Docker's defaults, as in moby's oci/defaults.go; of each what the kernel has."""
 
-_APART = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 _CGROUPS = "/sys/fs/cgroup"
 
 
@@ -53,7 +50,7 @@ class Rootfs:
     def __init__(self, root: str, volumes: list[Volume], files: list[tuple[str, str]]) -> None:
         """*root* is the mounted union; *files* are files of the host, and their paths in the container."""
         self.root = root
-        self.proc = mount_calls.new_mount("proc", {}, _APART)
+        self.proc = mount_calls.new_mount("proc", {}, APART)
         self.sys = _sysfs()
         self.devices = Devices()
         self.volumes = VolumeMounts(volumes)
@@ -79,11 +76,11 @@ class Rootfs:
 
 def _sysfs() -> int:
     try:
-        return mount_calls.new_mount("sysfs", {}, _APART | MOUNT_ATTR_RDONLY)
+        return mount_calls.new_mount("sysfs", {}, APART | MOUNT_ATTR_RDONLY)
     except PermissionError:
         # A user namespace may mount it with a network of its own only: the host's is shown instead.
         tree = mount_calls.clone("/sys", recursive=True)
-        mount_calls.set_attributes(tree, _APART | MOUNT_ATTR_RDONLY, recursive=True)
+        mount_calls.set_attributes(tree, APART | MOUNT_ATTR_RDONLY, recursive=True)
         return tree
 
 
@@ -110,7 +107,7 @@ def _protect() -> None:
         except FileNotFoundError:
             continue
         if is_directory:
-            tree = mount_calls.new_mount("tmpfs", {}, _APART | MOUNT_ATTR_RDONLY)
+            tree = mount_calls.new_mount("tmpfs", {}, APART | MOUNT_ATTR_RDONLY)
         else:
             tree = mount_calls.clone("/dev/null")
         attach_at(tree, path)

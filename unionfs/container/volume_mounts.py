@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from unionfs.container.orders import Volume
 
-_APART = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+APART = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 _FLAGS = {
     "ro": (MOUNT_ATTR_RDONLY, True),
     "rw": (MOUNT_ATTR_RDONLY, False),
@@ -54,7 +54,7 @@ class VolumeMounts:
 def _tree(volume: Volume) -> tuple[int, bool]:
     """The detached mount of a volume, and whether it is a directory."""
     if volume["kind"] == "tmpfs":
-        attributes = _APART | (MOUNT_ATTR_RDONLY if volume["read_only"] else 0)
+        attributes = APART | (MOUNT_ATTR_RDONLY if volume["read_only"] else 0)
         options: dict[str, str | None] = {"mode": "1777"}
         for word in volume["options"]:
             if word in _FLAGS:

@@ -31,6 +31,7 @@ from unionfs.image.model import (
 )
 from unionfs.image.names import Reference
 from unionfs.image.store import Store, remove_tree
+from unionfs.linux import process
 
 _BLOCK = 1 << 20
 LAYOUT = b'{"imageLayoutVersion": "1.0.0"}'
@@ -126,7 +127,7 @@ def save_directory(store: Store, chosen: Sequence[Chosen], target: Path) -> list
     with beside(target) as place:
         place.mkdir()
         anew = _save_layout(store, chosen, _Directory(place))
-        place.chmod(0o777 & ~_umask())
+        place.chmod(0o777 & ~process.umask())
         # An empty directory may be there already.
         os.rename(place, target)
     return anew
@@ -140,12 +141,6 @@ def beside(target: Path) -> Iterator[Path]:
         yield place
     finally:
         remove_tree(place)
-
-
-def _umask() -> int:
-    found = os.umask(0)
-    os.umask(found)
-    return found
 
 
 class _Directory:

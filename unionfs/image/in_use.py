@@ -87,11 +87,12 @@ def in_use(store: Store, directories: Iterable[str] = ()) -> InUse:
     Raises ImageError where the list of images or a container's record is malformed.
     """
     found = InUse()
-    for image in index.images(store):
+    images = index.images(store)
+    for image in images:
         for problem, has_manifest in _add(store, image.manifest, found):
             found.broken.append(Broken(image.shown, problem, has_manifest))
     found.blobs.update(each.id for each in index.oci_forms(store).values())
-    for image in index.images(store):
+    for image in images:
         # An index by which it came: a pull that finds it unchanged fetches nothing.
         found.blobs.update(each.digest for each in image.repo_digests if each.digest is not None)
     for container in containers(store):

@@ -26,11 +26,7 @@ _MOST_DESCRIPTORS = 1048576
 
 def effective_capabilities() -> int:
     """The effective capability set of this process as a bit mask."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                return int(line.split()[1], 16)
-    return 0
+    return int(_status("CapEff") or "0", 16)
 
 
 def umask() -> int:
@@ -38,11 +34,16 @@ def umask() -> int:
 
     umask(2) tells it only by changing it, for all threads.
     """
+    return int(_status("Umask") or "777", 8)
+
+
+def _status(field: str) -> str | None:
+    """The first word of a field of /proc/self/status; None where there is no such field."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o777
+            if line.startswith(f"{field}:"):
+                return line.split()[1]
+    return None
 
 
 def has_capability(capability: int) -> bool:

@@ -27,7 +27,7 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 class Download:
     """An `image.download.OpenLayer`'s stream, from *offset* on. Read by one thread, left by any.
 
-    `_lock` guards `_response`, `_reading` and `_left`.
+    `_lock` guards `_response` and `_reading`; under it `_left` is set.
     """
 
     def __init__(
@@ -37,14 +37,13 @@ class Download:
         self._blob = blob
         self._at = offset
         self._observer = observer
-        self._gone = threading.Event()
+        self._left = threading.Event()
         self._interrupt = Interrupt()
         self._attempts = repository.client.attempts(self._pause)
         self._safe_at = offset
         self._lock = threading.Lock()
         self._response: Response | None = None
         self._reading = False
-        self._left = False
 
     def read(self, size: int, /) -> bytes:
         """At most *size* bytes; b"" after the last. Raises ImageError where no try is left."""
@@ -77,8 +76,7 @@ class Download:
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
-            self._left = True
-            self._gone.set()
+            self._left.set()
             if self._response is None:
                 self._interrupt.end()
                 return
@@ -103,7 +101,7 @@ class Download:
             )
         with self._lock:
             self._response = response
-            if self._left:
+            if self._left.is_set():
                 # Who has left found no response to shut down, so that a read would wait for its content.
                 raise self._ended()
         begin = 0
@@ -121,24 +119,24 @@ class Download:
 
     def _failed(self, error: Exception) -> None:
         reason = str(error) if isinstance(error, Unreachable) else plain_reason(error)
-        if not self._left:
+        if not self._left.is_set():
             self._observer.report(self._blob.id, "retrying", self._at, self._blob.size)
             self._attempts.failed(f"{self._repository.about(self._blob)}: the connection broke ({reason})")
 
     def _pause(self, seconds: float) -> None:
-        if self._gone.wait(seconds):
+        if self._left.wait(seconds):
             raise self._ended()
 
     def _enter(self) -> None:
         with self._lock:
-            if self._left:
+            if self._left.is_set():
                 raise self._ended()
             self._reading = True
 
     def _exit(self) -> None:
         with self._lock:
             self._reading = False
-            if self._left and self._response is not None:
+            if self._left.is_set() and self._response is not None:
                 self._response.close()
 
     def _ended(self) -> ImageError:
@@ -147,7 +145,7 @@ class Download:
     def _finish(self) -> None:
         """Have the connection for the next request."""
         with self._lock:
-            if self._response is not None and not self._left:
+            if self._response is not None and not self._left.is_set():
                 discard(self._response)
                 self._response = None
 
