@@ -61,6 +61,8 @@ class _Owner:
     manifest: Descriptor
     repositories: Sequence[Reference]
     image: Image | None
+    oci_form: Descriptor | None = None
+    """The manifest's, where the list has one."""
     documents: tuple[Manifest, Config] | None = None
 
     def layers(self) -> list[tuple[Descriptor, Digest]]:
@@ -125,8 +127,10 @@ class Verification:
 
     def _owners(self) -> list[_Owner]:
         found = []
+        forms = index.oci_forms(self.store)
         for image in index.images(self.store):
-            found.append(_Owner(f"image {image.shown}", image.manifest, image.repo_digests, image))
+            form = forms.get(image.manifest.digest)
+            found.append(_Owner(f"image {image.shown}", image.manifest, image.repo_digests, image, form))
         known = {owner.manifest.digest: owner for owner in found}
         for container in containers(self.store):
             if container.manifest.digest not in known:
@@ -150,7 +154,7 @@ class Verification:
             yield Finding(owner.what, str(error), done)
 
     def _read_oci_form(self, owner: _Owner) -> Iterator[Finding]:
-        listed = index.oci_forms(self.store).get(owner.manifest.digest)
+        listed = owner.oci_form
         if listed is None or self._is_sound(listed.id):
             return
         problem = "damaged" if listed.id in self._bad else "missing"
