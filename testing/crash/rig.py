@@ -183,7 +183,7 @@ class Rig:
                 ours = snapshot.take(os.fsencode(self.merged))
             finally:
                 self.rounds[-1].logs.append(daemon.log())
-        losses += [Loss("a rule of the tree", complaint) for complaint in ours.complaints]
+        losses += [Loss("a rule of the tree", complaint.text) for complaint in ours.complaints]
         losses += self._look_at_lowers()
         if "whiteouts=aufs" in self.options:
             return losses  # which the kernel does not know

@@ -231,8 +231,9 @@ def _subject(
                     forgiven = rules is not None and rules.forgive(op, expected, outcome, right.worker)
                 if outcome != expected and not forgiven:
                     return Difference("operation", str(op), outcomes[index], outcome, index)
-                if complaint is not None:
-                    return Difference("numbers", f"{op.name}: number changed", "constant", complaint, index)
+                if complaint is not None and not _is_forgotten(right, complaint):
+                    changed_by = f"{op.name}: number changed"
+                    return Difference("numbers", changed_by, "constant", complaint.text, index)
                 index += 1
             if number == len(parts) - 1:
                 tree = right.worker.snapshot()
@@ -248,18 +249,30 @@ def _subject(
         # Kernel overlayfs leaves there the one whiteout that it links the others from; its next mount
         # clears it.
         litter = litter or (right.litter() if own else [])
-    difference = (_complaints(tree) if own else None) or _trees("tree", left_tree, tree, right, failed)
+    difference = (_complaints(right, tree) if own else None) or _trees("tree", left_tree, tree, right, failed)
     if difference is None and litter:
         difference = Difference("work", "work/work after unmount", [], litter)
     return difference
 
 
-def _complaints(tree: snapshot.Snapshot) -> Difference | None:
+def _complaints(right: Stage, tree: snapshot.Snapshot) -> Difference | None:
     # Not asked of the kernel: without xino its d_ino is the real directory's where layers are on several
     # filesystems.
-    if not tree.complaints:
+    texts = [complaint.text for complaint in tree.complaints if not _is_forgotten(right, complaint)]
+    if not texts:
         return None
-    return Difference("numbers", f"{tree.complaints[0]}: rules of a tree", [], tree.complaints)
+    return Difference("numbers", f"{texts[0]}: rules of a tree", [], texts)
+
+
+def _is_forgotten(right: Stage, complaint: snapshot.Complaint) -> bool:
+    """Whether the kernel forgot the object in between, when it was short of memory.
+
+    Like a remount: see `_changed_numbers`.
+    """
+    path, number = complaint.path, complaint.number
+    if not right.case.config.own or path is None or number is None:
+        return False
+    return number == _number_in_upper(right, path)
 
 
 def _changed_numbers(

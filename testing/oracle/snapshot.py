@@ -11,12 +11,22 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from testing.oracle.operations import digest, seen
 
 _PRIVATE = "trusted.overlay."
 """What the names of the union's marks begin with in a snapshot, with `userxattr`, too."""
+
+
+class Complaint(NamedTuple):
+    """A rule that a tree breaks by itself."""
+
+    text: str
+    path: bytes | None = None
+    """What has a number that it should not have, ..."""
+    number: int | None = None
+    """... and that number."""
 
 
 @dataclass
@@ -27,8 +37,8 @@ class Snapshot:
     """Comparable: path to what is seen there."""
     numbers: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     """Not comparable between mounts: path to (st_dev, st_ino)."""
-    complaints: list[str] = field(default_factory=list)
-    """Rules that a tree breaks by itself: a d_ino that is not the st_ino, a name listed twice."""
+    complaints: list[Complaint] = field(default_factory=list)
+    """A d_ino that is not the st_ino, a name listed twice."""
 
 
 def take(root: bytes, *, with_data: bool = True) -> Snapshot:
@@ -79,7 +89,8 @@ def _visit_directory(
         node["names"] = errno.errorcode[error.errno or 0]
         return
     if len({name for name, _, _ in entries}) != len(entries):
-        snapshot.complaints.append(f"{path!r} lists a name twice: {sorted(name for name, _, _ in entries)}")
+        names = sorted(name for name, _, _ in entries)
+        snapshot.complaints.append(Complaint(f"{path!r} lists a name twice: {names}"))
     node["names"] = []
     for name, d_ino, is_dir in sorted(entries):
         child = path + b"/" + name if path else name
@@ -89,15 +100,16 @@ def _visit_directory(
         if st_ino is None and snapshot.nodes[child]["stat"] == "ENOENT":
             # See `operations.not_a_ghost` for why this is a complaint and not part of what is compared.
             del snapshot.nodes[child]
-            snapshot.complaints.append(f"{child!r} is listed but cannot be looked up")
+            snapshot.complaints.append(Complaint(f"{child!r} is listed but cannot be looked up"))
             continue
         node["names"].append(name)
         if st_ino is None:
             continue  # its errno is compared: the user may list the directory, but not search it
         if st_ino != d_ino:
-            snapshot.complaints.append(f"{child!r} has st_ino {st_ino} but is listed with d_ino {d_ino}")
+            text = f"{child!r} has st_ino {st_ino} but is listed with d_ino {d_ino}"
+            snapshot.complaints.append(Complaint(text, child, st_ino))
         if is_dir != (snapshot.nodes[child]["stat"][0] == "dir"):
-            snapshot.complaints.append(f"{child!r} is listed with a wrong type")
+            snapshot.complaints.append(Complaint(f"{child!r} is listed with a wrong type"))
 
 
 def _xattrs(full: bytes) -> Any:

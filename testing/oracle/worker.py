@@ -24,7 +24,7 @@ from testing.oracle.descriptor_rules import slot_of
 from testing.oracle.operations import Outcome, Slots
 from testing.oracle.perform import perform
 from testing.oracle.places import HERE, Place
-from testing.oracle.snapshot import Snapshot
+from testing.oracle.snapshot import Complaint, Snapshot
 from testing.oracle.workload import Tree
 
 
@@ -54,7 +54,7 @@ class Worker:
         outcome: Outcome = self._actors[op.actor].ask("perform", op)
         return outcome
 
-    def perform_watching_numbers(self, op: Op) -> tuple[Outcome, str | None]:
+    def perform_watching_numbers(self, op: Op) -> tuple[Outcome, Complaint | None]:
         """Perform it, and complain if an object that it changed or moved, or an open one, got another
         st_ino.
         """
@@ -157,24 +157,25 @@ _KEEPS_NUMBER = {
 }
 
 
-def _watch(slots: Slots, op: Op) -> tuple[Outcome, str | None]:
-    moved = op.name == "rename"
-    before = _number(op.args[0]) if moved or op.name in _KEEPS_NUMBER else None
+def _watch(slots: Slots, op: Op) -> tuple[Outcome, Complaint | None]:
+    keeps_number = op.name == "rename" or op.name in _KEEPS_NUMBER
+    before = _number(op.args[0]) if keeps_number else None
     open_before = {slot: (fd, os.fstat(fd).st_ino) for slot, fd in slots}
     outcome = perform(slots, op)
     if outcome[0] != "ok":
         return outcome, None
-    after = None if before is None else _number(op.args[1] if moved else op.args[0])
-    if before != after:
-        return outcome, f"st_ino was {before} before {op} and is {after} after it"
+    if before is not None:
+        path = op.args[1 if op.name == "rename" else 0]
+        after = _number(path)
+        if before != after:
+            text = f"st_ino was {before} before {op} and is {after} after it"
+            return outcome, Complaint(text, path, after)
     for slot, fd in slots:
         if slot in open_before and open_before[slot][0] == fd and op.name not in ("open", "openat", "reopen"):
             now = os.fstat(fd).st_ino
             if now != open_before[slot][1]:
-                return (
-                    outcome,
-                    f"fstat of an open file: st_ino {open_before[slot][1]} before {op}, {now} after it",
-                )
+                was = open_before[slot][1]
+                return outcome, Complaint(f"fstat of an open file: st_ino {was} before {op}, {now} after it")
     return outcome, None
 
 

@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,14 @@ class Box:
     def shell(self, script: str, **fields: Any) -> str:
         """What a script of the shell prints."""
         return self.run("sh", "-euc", script, **fields)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Waits until it holds."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class Shop:

@@ -118,8 +118,9 @@ def test_one_that_was_never_started_makes_no_layer(shop: Shop) -> None:
 
 def test_one_that_runs_is_committed_as_it_is(shop: Shop) -> None:
     shop.do("run", "-d", "--name", "job", "box", "sh", "-c", "while echo line; do sleep 0.01; done > /log")
+    logs = "while ! test -s /log; do sleep 0.01; done"
     try:
-        shop.do("exec", "job", "sh", "-c", "echo done > /state; mkdir /d; mv /etc/passwd /d")
+        shop.do("exec", "job", "sh", "-c", f"{logs}; echo done > /state; mkdir /d; mv /etc/passwd /d")
         shop.do("commit", "job", "job:1")
         assert shop.do("exec", "job", "cat", "/state") == "done\n"
     finally:

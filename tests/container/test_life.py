@@ -6,13 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.container.boxes import make_tree
+from tests.container.boxes import eventually, make_tree
 from tests.mount.rig import run
 from tests.support.images import plant
 from tests.support.mounts import command, environment, needs_fuse, needs_root
@@ -36,13 +34,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def create(store: Store, *words: str) -> Container:
     return record.find(store, run("create", *words).stdout.strip())
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_what_it_changes_stays_and_the_image_is_as_it_was(store: Store) -> None:

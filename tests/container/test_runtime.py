@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.boxes import make_tree
-from tests.container.test_life import eventually
+from tests.container.boxes import eventually, make_tree
 from tests.support.images import plant
 from tests.support.mounts import command, environment, needs_fuse, needs_root
 from tests.support.transports import one_transport

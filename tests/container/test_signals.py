@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.container.boxes import TIMEOUT, Box, make_tree
+from tests.container.boxes import TIMEOUT, Box, eventually, make_tree
 from tests.support.mounts import needs_fuse, needs_root
 
 pytestmark = needs_root
@@ -35,13 +34,6 @@ def started(box: Box, script: str, *, init: bool = True) -> Iterator[subprocess.
             yield process
         finally:
             process.kill()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "ALRM", "ABRT", "WINCH"])
@@ -68,7 +60,12 @@ def test_process_1_itself_gets_the_signals_without_init(box: Box) -> None:
 
 def test_zombies_are_reaped(box: Box) -> None:
     # The orphan's parent is process 1; what it leaves would be a zombie for as long as the container lives.
-    script = "sh -c 'sleep 0.1 & exit'; sleep 0.5; ps -o pid,stat,comm"
+    # A zombie still has its directory in /proc: the loop ends when it has been reaped.
+    script = """
+        orphan=$(sh -c 'sleep 0.1 >/dev/null & echo $!')
+        while test -d /proc/$orphan; do sleep 0.02; done
+        ps -o pid,stat,comm
+    """
     lines = [line.split() for line in box.shell(script).splitlines()[1:]]
     assert [line for line in lines if line[1].startswith("Z")] == []
 
@@ -98,7 +95,7 @@ def test_nothing_stays_when_the_command_is_killed(number: signal.Signals, tmp_pa
     tree = tmp_path / "tree"
     make_tree(tree)
     box = Box(tree, tmp_path)
-    mark = f"61.{os.getpid()}"
+    mark = f"61.{os.getpid()}s"  # with its end: another test's pid may begin as this one
     with started(box, f"echo data >/made; echo ready; exec sleep {mark}") as process:
         assert pids_of(mark)
         process.send_signal(number)

@@ -94,7 +94,8 @@ def test_keys_size_and_name(box: Box) -> None:
         assert [seen[1], seen[2], seen[-2]] == ["/dev/pts/0", "30 100", "xterm"]
         assert seen[3].startswith("crw--w----")
         screen.resize(40, 120)
-        screen.type("sleep 0.2; stty size; echo e'n'd\n")
+        # The command passes the size on when it gets SIGWINCH.
+        screen.type("until stty size | grep -q ^40; do sleep 0.02; done; stty size; echo e'n'd\n")
         assert "\r\n40 120\r\n" in screen.wait_for("\r\nend\r\n")
         screen.type("exit 5\n")
         assert screen.end() == 5
@@ -113,12 +114,12 @@ def test_the_callers_terminal_is_as_before_afterwards(box: Box) -> None:
 def test_ctrl_c_and_job_control(box: Box) -> None:
     with Screen(box.words("sh", tty=True, interactive=True)) as screen:
         screen.wait_for("# ")
-        screen.type("sleep 60; echo status $?\n")
-        time.sleep(0.3)
+        screen.type("""sh -c "echo r'e'ady; exec sleep 60"; echo status $?\n""")
+        screen.wait_for("ready")
         screen.type("\x03")
         screen.wait_for("# ")
-        screen.type("sleep 61\n")
-        time.sleep(0.3)
+        screen.type("""sh -c "echo r'e'ady; exec sleep 61"\n""")
+        screen.wait_for("ready")
         screen.type("\x1a")  # Ctrl-Z
         screen.wait_for("Stopped")
         screen.type("jobs; kill %1; fg; echo status $?\n")

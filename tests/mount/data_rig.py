@@ -148,8 +148,3 @@ def contents(directory: Path) -> dict[str, tuple[bytes, int, int, int]]:
                 st.st_ctime_ns,
             )
     return found
-
-
-def forget_unused() -> None:
-    """Have the kernel forget all names and inodes that nobody uses."""
-    Path("/proc/sys/vm/drop_caches").write_text("2")

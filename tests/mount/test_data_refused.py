@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.data_rig import WAYS, Side, errno_of, forget_unused, in_child, side
+from tests.mount.data_rig import WAYS, Side, errno_of, in_child, side
 from tests.mount.rig import eventually
+from tests.support.kernel_cache import forget_unused
 from tests.support.mounts import loop_fs, needs_fuse, needs_overlayfs, needs_root, pyunionfs, scratch
 from tests.support.transports import one_transport
 
@@ -168,7 +169,7 @@ def test_many_open_files(way: str) -> None:
             assert (mounted.upper / str(each)).read_bytes()[3:4] == b"!"
         for path in paths[::2]:
             path.unlink()
-        forget_unused()
+        forget_unused(mounted.merged)
         assert eventually(lambda: mounted.descriptors() < before + 20)
 
 
@@ -214,5 +215,5 @@ def test_files_that_are_made_do_not_stay_open(way: str) -> None:
         assert eventually(lambda: mounted.descriptors() < before + 1024 + 20)
         for each in range(3000):
             assert (mounted.merged / f"made {each}").read_bytes() == b"%06d" % each
-        forget_unused()
+        forget_unused(mounted.merged)
         assert eventually(lambda: mounted.descriptors() < before + 20)

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.data_rig import contents, forget_unused, side
+from tests.mount.data_rig import contents, side
+from tests.support.kernel_cache import forget_unused
 from tests.support.mounts import needs_fuse, needs_root
 from tests.support.transports import one_transport
 
@@ -97,7 +98,7 @@ class Worker:
                 self.shared.set_generation(number, generation)
                 self.check_path(path, number)
         else:
-            forget_unused()
+            forget_unused(self.merged)
 
     def check_path(self, path: Path, number: int) -> None:
         wanted = content(number, self.shared.generation(number))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.data_rig import Side, errno_of, forget_unused, in_child, side
+from tests.mount.data_rig import Side, errno_of, in_child, side
 from tests.mount.old_readers import (
     CHANGES,
     COHERENT,
@@ -36,6 +36,7 @@ from tests.mount.old_readers import (
     populate,
     sees,
 )
+from tests.support.kernel_cache import forget_unused
 from tests.support.mounts import command, environment, needs_fuse, needs_overlayfs, needs_root
 from tests.support.transports import one_transport
 from tests.support.users import as_user, open_home, ordinary_user
@@ -245,7 +246,7 @@ def test_readers_and_writers_while_the_kernel_forgets() -> None:
             if pid:
                 assert status == 0
                 children.pop()
-            forget_unused()
+            forget_unused(mounted.merged)
         for number in range(40):
             size = (100 << number % 10) + len(range(number % 3, 30, 3)) * 1000
             assert (mounted.merged / str(number)).read_bytes() == b"%02d" % number * size

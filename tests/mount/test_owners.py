@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.owners_rig import PLACES, as_user, fill, fuse_overlayfs, needs_fuse_overlayfs, ours, seen
+from tests.support.kernel_cache import forget_unused
 from tests.support.mounts import environment, needs_fuse, needs_root
 from tests.support.transports import one_transport
 from tests.support.users import as_user as as_user_of
@@ -124,7 +125,7 @@ def test_map(base: Path) -> None:
         assert seen(merged)["open/by root"] == "120777 65534:65534"
         # What the kernel has cached says no more than what it is told afresh.
         before = seen(merged)
-        Path("/proc/sys/vm/drop_caches").write_text("2")
+        forget_unused(merged)
         assert seen(merged) == before
     upper = seen(base / "upper")
     assert upper["group"] == "42777 0:7"

@@ -18,7 +18,8 @@ from typing import IO
 
 import pytest
 
-from tests.mount.data_rig import contents, data_segments, errno_of, fallocate, forget_unused, in_child, side
+from tests.mount.data_rig import contents, data_segments, errno_of, fallocate, in_child, side
+from tests.support.kernel_cache import forget_unused
 from tests.support.mounts import (
     needs_fuse,
     needs_overlayfs,
@@ -191,19 +192,19 @@ def test_nodes_that_are_forgotten_by_and_by(options: list[str]) -> None:
         readers = []
         for round_ in range(4):
             readers.append((os.open(path, os.O_RDONLY), content if round_ else DATA))
-            forget_unused()
+            forget_unused(mounted.merged)
             append(path)
             content += b"appended"
-            forget_unused()
+            forget_unused(mounted.merged)
             assert path.read_bytes() == content
             assert path.stat().st_ino == number
-            forget_unused()
+            forget_unused(mounted.merged)
         first, seen = readers[0]
         assert os.pread(first, 1 << 20, 0) == seen == DATA
         assert os.fstat(first).st_size == len(content)
         for fd, _ in readers:
             os.close(fd)
-            forget_unused()
+            forget_unused(mounted.merged)
             append(path)
             content += b"appended"
             assert path.read_bytes() == content

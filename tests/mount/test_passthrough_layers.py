@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.data_rig import Side, forget_unused, in_child, side
+from tests.mount.data_rig import Side, in_child, side
+from tests.support.kernel_cache import forget_unused
 from tests.support.mounts import (
     command,
     environment,
@@ -105,7 +106,7 @@ def test_opening_and_closing_leaves_nothing_open() -> None:
         held = [os.open(mounted.merged / str(number), os.O_RDONLY) for number in range(3000)]
         for fd in held:
             os.close(fd)
-        forget_unused()
+        forget_unused(mounted.merged)
         assert fewer_open_files_than(before + 2000)
         assert mounted.descriptors() < descriptors + 10
 
