@@ -366,25 +366,36 @@ def loop_fs(
 
     `size` is raised to the smallest that the filesystem can have. `words` are more ones for its mkfs.
     """
-    size = max(size, MINIMUM_SIZES[kind])
     base = Path(tempfile.mkdtemp(prefix=f"pyunionfs-{kind}-", dir=directory))
     try:
         where = base / "mnt"
         where.mkdir()
         if kind == "tmpfs":
+            size = max(size, MINIMUM_SIZES[kind])
             mount("tmpfs", where, "tmpfs", 0, f"size={size},mode=755")
         else:
             image = base / "image"
-            with image.open("wb") as file:
-                file.truncate(size)
-            subprocess.run([*_MKFS[kind], *words, str(image)], check=True, stdout=subprocess.DEVNULL)
-            subprocess.run(["mount", "-t", kind, "-o", "loop", str(image), str(where)], check=True)
+            make_image(kind, image, size, words=words)
+            mount_image(kind, image, where)
         try:
             yield where
         finally:
             umount(where)
     finally:
         shutil.rmtree(base)
+
+
+def make_image(kind: str, image: Path, size: int = 0, *, words: Sequence[str] = ()) -> None:
+    """A fresh filesystem of this kind in a file; the parameters are those of `loop_fs`."""
+    with image.open("wb") as file:
+        file.truncate(max(size, MINIMUM_SIZES[kind]))
+    subprocess.run([*_MKFS[kind], *words, str(image)], check=True, stdout=subprocess.DEVNULL)
+
+
+def mount_image(kind: str, image: Path, where: Path, *options: str) -> None:
+    """Mount a filesystem that lies in a file; the loop device goes when the caller unmounts."""
+    words = ",".join(["loop", *options])
+    subprocess.run(["mount", "-t", kind, "-o", words, str(image), str(where)], check=True)
 
 
 def supports_layers(directory: Path) -> bool:
