@@ -144,11 +144,19 @@ def test_the_flags_of_uppers_own_mount_do_not_count() -> None:
         assert "noatime" in entry.options
 
 
+def clone_of(directory: Path) -> int:
+    fd = os.open(directory, os.O_PATH)
+    try:
+        return syscalls.clone_tree(fd, read_only=False)
+    finally:
+        os.close(fd)
+
+
 def test_a_remount_that_tells_nobody_wakes_the_daemon(tmp_path: Path) -> None:
     with mounted("tmpfs", tmp_path):
         entry = mounts.mount_at(str(tmp_path))
         assert entry is not None
-        clone = syscalls.clone_tree(str(tmp_path), read_only=False)
+        clone = clone_of(tmp_path)
         (tmp_path / "f").write_bytes(b"data")
         watch = AccessTimes(clone, entry)
         try:
@@ -175,7 +183,7 @@ def test_what_is_mounted_in_upper_later_is_not_seen_through_its_clone(tmp_path: 
     with mounted("tmpfs", tmp_path):
         (tmp_path / "below").mkdir()
         mount("none", tmp_path, "", 1 << 20)  # MS_SHARED
-        clone = syscalls.clone_tree(str(tmp_path), read_only=False)
+        clone = clone_of(tmp_path)
         mount("tmpfs", tmp_path / "below", "tmpfs")
         try:
             (tmp_path / "below" / "hidden").touch()

@@ -17,6 +17,7 @@ import sys
 _libc = ctypes.CDLL(None, use_errno=True)
 
 AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 
 RENAME_NOREPLACE = 1
@@ -35,7 +36,11 @@ _MS_PRIVATE = 1 << 18
 
 # System call numbers that are the same on every architecture (all calls since Linux 5.1 are).
 _NR_OPEN_TREE = 428
+_NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
+_NR_FCHMODAT2 = 452
+
+_RESOLVE_NO_SYMLINKS = 0x04
 
 FICLONE = 0x40049409
 _FS_IOC_GETFSUUID = 0x80111500
@@ -148,6 +153,64 @@ def malloc_trim() -> None:
         trim(ctypes.c_size_t(0))
 
 
+def open_no_symlinks(path: str, flags: int) -> int:
+    """Open an absolute path in which nothing is a symlink, up to the last name: ELOOP or ENOTDIR else.
+
+    For a path that was resolved before, and in which another user may have put one since. openat2(2), and
+    before Linux 5.6, or where a sandbox forbids that, one name after the other.
+    """
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
+    fd: int = _syscall(
+        ctypes.c_long(_NR_OPENAT2),
+        ctypes.c_int(AT_FDCWD),
+        ctypes.c_char_p(os.fsencode(path)),
+        ctypes.c_char_p(how),
+        ctypes.c_size_t(len(how)),
+    )
+    if fd >= 0:
+        return fd
+    if ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
+        raise _last_error()
+    return _open_by_names(path, flags)
+
+
+def _open_by_names(path: str, flags: int) -> int:
+    *above, last = path.strip("/").split("/")
+    at = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in above:
+            below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = below
+        return os.open(last or ".", flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    finally:
+        os.close(at)
+
+
+def chmod_no_symlink(path: bytes, mode: int, dirfd: int = AT_FDCWD) -> None:
+    """chmod(2) of what has this name now: where that is a symlink EOPNOTSUPP, and never what it leads to.
+
+    fchmodat2(2) of Linux 6.6, before that by way of an O_PATH descriptor.
+    """
+    done = _syscall(
+        ctypes.c_long(_NR_FCHMODAT2),
+        ctypes.c_int(dirfd),
+        ctypes.c_char_p(path),
+        ctypes.c_uint(mode),
+        ctypes.c_uint(AT_SYMLINK_NOFOLLOW),
+    )
+    if done == 0:
+        return
+    if ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):  # EPERM: it may be a sandbox's
+        raise _last_error()
+    at = None if dirfd == AT_FDCWD else dirfd
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        os.chmod(b"/proc/self/fd/%d" % fd, mode)
+    finally:
+        os.close(fd)
+
+
 def set_fs_ids(uid: int, gid: int) -> None:
     """setfsuid(2) and setfsgid(2) of the calling thread. They report no failure, by design."""
     _setfsgid(gid)
@@ -187,8 +250,8 @@ def open_by_handle(mount_fd: int, handle_type: int, handle: bytes, flags: int) -
     return fd
 
 
-def clone_tree(path: str, *, read_only: bool) -> int:
-    """A private, detached copy of the mount at *path*, without the mounts below it.
+def clone_tree(directory: int, *, read_only: bool) -> int:
+    """A private, detached copy of a directory's mount from there on, without the mounts below it.
 
     As overlayfs's own clone_private_mount(): what is mounted over the layer, before or later, is not visible
     through it. With *read_only* the kernel itself refuses writes through it, and reads set no atime.
@@ -196,9 +259,9 @@ def clone_tree(path: str, *, read_only: bool) -> int:
     """
     fd: int = _syscall(
         ctypes.c_long(_NR_OPEN_TREE),
-        ctypes.c_int(AT_FDCWD),
-        ctypes.c_char_p(os.fsencode(path)),
-        ctypes.c_uint(OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC),
+        ctypes.c_int(directory),
+        ctypes.c_char_p(b""),
+        ctypes.c_uint(OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH),
     )
     if fd < 0:
         raise _last_error()

@@ -143,7 +143,9 @@ class RemoveTemporary:
             if self.name.endswith(NOTE_SUFFIX):
                 # As the next mount would.
                 lender = Lender(os.geteuid(), stack.upper.root_fd, None)
-                lender.restore(read_note(real.open(), self.name))
+                note = read_note(real.open(), self.name)
+                if note is not None:
+                    lender.restore(note)
             remove_tree(real.open(), self.name)
         return "it was removed"
 

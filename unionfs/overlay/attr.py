@@ -145,7 +145,8 @@ def change(
     if size is not None:
         assert isinstance(inode, File)
         drop_set_ids(inode, caller, changes.kill)
-        fs.owner_store.drop_capability(inode.proc_path()[0])
+        path, follow = inode.proc_path()
+        fs.owner_store.drop_capability(path, follow=follow)
         _truncate(fs, inode, size, size_changes, handle)
     if changes.uid is not None or changes.gid is not None:
         # The filesystem drops the capability by itself, and setuid and setgid but for one case that it
@@ -266,7 +267,16 @@ def _truncate(fs: OverlayFs, inode: File, size: int, size_changes: bool, handle:
         # truncate to the same size leaves the times to the filesystem.
         path, follow = inode.proc_path()
         with OwnerAccess(fs, path, WRITE, follow=follow, ino=inode.ino):
-            os.truncate(path, size)
+            _truncate_path(path, size, follow=follow)
+
+
+def _truncate_path(path: bytes, size: int, *, follow: bool) -> None:
+    """truncate(2), which would follow a symlink that has taken the file's place."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    try:
+        os.truncate(b"/proc/self/fd/%d" % fd, size)
+    finally:
+        os.close(fd)
 
 
 def readlink(inode: Inode) -> bytes:

@@ -153,35 +153,31 @@ def _check_overlap(config: UnionConfig) -> None:
                 )
 
 
-def _features(work: str) -> list[str]:
+def _features(work: int) -> list[str]:
     """The features of overlayfs that a mount has used there and that forbid another one.
 
     The kernel makes these directories with mode 0, also for an ordinary user in a user namespace.
     """
     try:
-        return os.listdir(f"{work}/work/incompat")
+        incompat = os.open("work/incompat", _OPEN_DIR, dir_fd=work)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except PermissionError:
-        pass
-    fd = os.open(work, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        incompat = open_as_owner(fd, b"work/incompat", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except PermissionError:  # another user's; nothing else makes it than volatile
-        return ["volatile"]
-    finally:
-        os.close(fd)
+        try:
+            incompat = open_as_owner(work, b"work/incompat", _OPEN_DIR)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except PermissionError:  # another user's; nothing else makes it than volatile
+            return ["volatile"]
     try:
         return os.listdir(incompat)
     finally:
         os.close(incompat)
 
 
-def check_work_content(upper: str, work: str) -> None:
-    """Refuse a work directory that is none, or that a mount has left which may have lost data."""
-    foreign = sorted(set(os.listdir(work)) - {"work", "index"})
+def check_work_content(upper: str, work: str, top: int) -> None:
+    """Refuse a work directory (*top* is open on it) that is none, or of a mount that may have lost data."""
+    foreign = sorted(set(os.listdir(top)) - {"work", "index"})
     if foreign:
         shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise MountError(
@@ -189,7 +185,7 @@ def check_work_content(upper: str, work: str) -> None:
             " directory; whatever"
             " is in work is deleted"
         )
-    features = _features(work)
+    features = _features(top)
     if "volatile" in features:
         raise MountError(
             f"work {work} was used by a volatile mount, so upper {upper} may lack data after a crash:"

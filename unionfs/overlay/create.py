@@ -35,6 +35,7 @@ Entry = tuple[Inode, os.stat_result]
 
 _DEFAULT_ACL = "system.posix_acl_default"
 _GROUP_RUNS = stat.S_ISGID | stat.S_IXGRP
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def mkdir(fs: OverlayFs, parent: Directory, name: bytes, mode: int, caller: Caller) -> Entry:
@@ -181,7 +182,7 @@ def _make_through_work(
     work = fs.writable_work()
     place = slot.place.open()
     inherit_dir = None if fs.owner_store.needs_private_creation else _inherit_dir(fs, slot.place)
-    at = work.fd if inherit_dir is None else os.open(inherit_dir, os.O_PATH | os.O_CLOEXEC, dir_fd=work.fd)
+    at = work.fd if inherit_dir is None else os.open(inherit_dir, _OPEN_DIR, dir_fd=work.fd)
     temp = work.temp_name()
     try:
         with acting:
@@ -228,9 +229,9 @@ def _inherit_dir(fs: OverlayFs, parent: RealDir) -> bytes | None:
     inherit_dir = work.mkdir()
     try:
         fs.owner_store.chown(work.fd_path(inherit_dir), -1, st.st_gid)
-        os.chmod(inherit_dir, 0o700 | st.st_mode & stat.S_ISGID, dir_fd=work.fd)
+        syscalls.chmod_no_symlink(inherit_dir, 0o700 | st.st_mode & stat.S_ISGID, work.fd)
         if acl is not None:
-            os.setxattr(work.fd_path(inherit_dir), _DEFAULT_ACL, acl)
+            os.setxattr(work.fd_path(inherit_dir), _DEFAULT_ACL, acl, follow_symlinks=False)
     except BaseException:
         work.remove(inherit_dir)
         raise

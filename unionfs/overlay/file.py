@@ -228,7 +228,8 @@ def open_file(fs: OverlayFs, inode: Inode, flags: int, caller: Caller, kill: boo
         ensure_upper(fs, inode, truncate=truncate)
         if truncate:
             drop_set_ids(inode, caller, kill)
-            fs.owner_store.drop_capability(inode.proc_path()[0])
+            path, follow = inode.proc_path()
+            fs.owner_store.drop_capability(path, follow=follow)
             inode.no_capability = False
         open_real = functools.partial(open_for_daemon, fs, inode)
         wanted = access | flags & os.O_TRUNC

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from typing import ClassVar
 
+from unionfs.linux import syscalls
 from unionfs.overlay.cred import Caller
 from unionfs.overlay.data_only import DataLayers
 from unionfs.overlay.dir_cache import DirCache, NameChanges
@@ -116,8 +117,11 @@ class Inode:
 
     def set_mode(self, mode: int) -> None:
         """chmod(2) the real object, which must lie in upper and be no symlink."""
-        path, at, _ = self.place()
-        os.chmod(path, stat.S_IMODE(mode), dir_fd=at)
+        path, at, follow = self.place()
+        if follow:
+            os.chmod(path, stat.S_IMODE(mode))
+        else:
+            syscalls.chmod_no_symlink(path, stat.S_IMODE(mode), syscalls.AT_FDCWD if at is None else at)
 
     def close(self) -> None:
         """Close what it holds open; what can be opened again by name will be."""

@@ -12,7 +12,7 @@ import os
 import stat
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 
 from unionfs.errors import MountError
 from unionfs.linux import syscalls
@@ -282,13 +282,12 @@ def open_upper(upper: str, work: str, dirfds: DirFds) -> tuple[Layer, int]:
     clone = -1
     with ExitStack() as on_failure:
         with ExitStack() as at_end:
-            try:
+            top = _open_place(common)
+            at_end.callback(os.close, top)
+            with suppress(OSError):
                 # Kept, because mount_setattr(2) takes no other descriptor of a mount than that of its root.
-                top = clone = syscalls.clone_tree(common, read_only=False)
+                top = clone = syscalls.clone_tree(top, read_only=False)
                 on_failure.callback(os.close, clone)
-            except OSError:
-                top = _open_root(common, read_only=False)
-                at_end.callback(os.close, top)
             upper_fd = _open_beneath(top, os.path.relpath(upper, common))
             on_failure.callback(os.close, upper_fd)
             work_fd = _open_beneath(top, os.path.relpath(work, common))
@@ -304,7 +303,7 @@ def open_upper_to_look(upper: str, dirfds: DirFds) -> Layer:
 
 
 def _read_only(idx: int, path: str, dirfds: DirFds) -> Layer:
-    fd = _open_root(path, read_only=True)
+    fd = _open_root(path)
     try:
         return Layer(idx, path, fd, dirfds)
     except BaseException:
@@ -312,9 +311,16 @@ def _read_only(idx: int, path: str, dirfds: DirFds) -> Layer:
         raise
 
 
-def _open_root(path: str, *, read_only: bool) -> int:
+def _open_root(path: str) -> int:
     try:
-        return open_private(path, _OPEN_ROOT if read_only else _OPEN_DIR, read_only=read_only)
+        return open_private(path, _OPEN_ROOT, read_only=True)
+    except OSError as error:
+        raise MountError(f"cannot open layer {path}: {error.strerror}") from error
+
+
+def _open_place(path: str) -> int:
+    try:
+        return syscalls.open_no_symlinks(path, _OPEN_DIR)
     except OSError as error:
         raise MountError(f"cannot open layer {path}: {error.strerror}") from error
 
@@ -323,17 +329,18 @@ def open_private(path: str, flags: int, *, read_only: bool = False) -> int:
     """Open a directory on a private clone of its mount, which can be unmounted meanwhile, as with overlayfs.
 
     Without CAP_SYS_ADMIN, on an old kernel, or where the mount may not be cloned, on that mount itself: it is
-    busy then, and what lies mounted on the directory is seen through it.
+    busy then, and what lies mounted on the directory is seen through it. The path was resolved when options
+    were parsed: what has become a symlink since is refused.
     """
-    try:
-        tree = syscalls.clone_tree(path, read_only=read_only)
-    except OSError:
-        # Whatever is truly wrong with the path, this open says.
-        return os.open(path, flags)
-    try:
+    with ExitStack() as at_end:
+        place = syscalls.open_no_symlinks(path, _OPEN_DIR)
+        at_end.callback(os.close, place)
+        try:
+            tree = syscalls.clone_tree(place, read_only=read_only)
+        except OSError:
+            return os.open(b"/proc/self/fd/%d" % place, flags & ~os.O_NOFOLLOW)
+        at_end.callback(os.close, tree)
         return os.open(b".", flags, dir_fd=tree)
-    finally:
-        os.close(tree)
 
 
 def _open_beneath(top: int, path: str) -> int:

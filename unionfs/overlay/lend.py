@@ -13,10 +13,16 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from unionfs.overlay.layer import NAME_MAX
 from unionfs.overlay.work import NOTE_SUFFIX, Work
 
-_NOTE = re.compile(rb"([0-7]+) ([0-7]+) ([0-9]+) (.+)", re.DOTALL)
+_NOTE = re.compile(rb"([0-7]{1,4}) ([0-7]{1,4}) ([0-9]{1,20}) (.+)", re.DOTALL)
+_MOST_TEXT = 1 << 20
+"""The longest note that is read, in bytes."""
+_RIGHTS = stat.S_IRWXU
+"""What may be lent."""
 _OR = b"//"
 """Between two paths of an object that moves meanwhile: a path has no empty component."""
 _REACH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -92,19 +98,28 @@ class Lender:
         if note is not None and self._work is not None:
             os.unlink(note, dir_fd=self._work.fd)
 
-    def restore(self, text: bytes) -> None:
-        """Restore the mode that a note holds, if it is still that object with the lent one."""
-        match = _NOTE.fullmatch(text)
+    def restore(self, note: Note) -> None:
+        """Restore the mode that a note holds, if it is still that object with the lent one.
+
+        The note may be anything that the owner of work has written, and this process root's: so what it does
+        is never more than that its own user takes rights from the owner, who is the same, in upper.
+        """
+        match = _NOTE.fullmatch(note.text)
         if match is None:
             return
         mode, lent, ino = int(match[1], 8), int(match[2], 8), int(match[3])
+        if mode & ~lent or lent & ~mode & ~_RIGHTS:
+            return
         for path in match[4].split(_OR):
+            if not _is_below(path):
+                continue
             with contextlib.ExitStack() as stack:
                 fd = self._reach(stack, path)
                 if fd < 0:
                     continue
                 st = os.fstat(fd)
-                if st.st_ino == ino and stat.S_IMODE(st.st_mode) == lent and not stat.S_ISLNK(st.st_mode):
+                same = st.st_ino == ino and st.st_uid == note.uid and not stat.S_ISLNK(st.st_mode)
+                if same and stat.S_IMODE(st.st_mode) == lent:
                     os.chmod(b"/proc/self/fd/%d" % fd, mode)
                     return
 
@@ -127,25 +142,44 @@ def _path(fd: int) -> bytes:
     return os.readlink(b"/proc/self/fd/%d" % fd)
 
 
+def _is_below(path: bytes) -> bool:
+    """Whether a note's path is one that `Lender` writes: it leads nowhere but to upper's root or below."""
+    return path == b"." or all(
+        name not in (b"", b".", b"..") and len(name) <= NAME_MAX and b"\0" not in name
+        for name in path.split(b"/")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a note says, and who has written it."""
+
+    text: bytes
+    uid: int
+
+
 def restore(uid: int, root_fd: int, work: Work) -> None:
     """Restore the modes that a killed daemon had lent itself, by the notes that `Work` has found.
 
     The deepest object first: what is above it was lent to reach it.
     """
     lender = Lender(uid, root_fd, work)
-    notes = [(read_note(work.fd, name), name) for name in work.notes]
-    for text, name in sorted(notes, key=lambda note: note[0].count(b"/"), reverse=True):
-        lender.restore(text)
-        os.unlink(name, dir_fd=work.fd)
+    notes = [note for name in work.notes if (note := read_note(work.fd, name)) is not None]
+    for note in sorted(notes, key=lambda note: note.text.count(b"/"), reverse=True):
+        lender.restore(note)
+    for name in work.notes:
+        work.remove(name)
     work.notes = []
 
 
-def read_note(dirfd: int, name: bytes) -> bytes:
-    """What a note in work says, for `Lender.restore`."""
-    try:
-        return os.readlink(name, dir_fd=dirfd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file: the note was too long for a symlink
-            raise
-    with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd), "rb") as file:
-        return file.read()
+def read_note(dirfd: int, name: bytes) -> Note | None:
+    """A note in work, for `Lender.restore`; None: it is none, but a FIFO (and not waited for) or the like."""
+    st = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    if stat.S_ISLNK(st.st_mode):
+        return Note(os.readlink(name, dir_fd=dirfd), st.st_uid)
+    if not stat.S_ISREG(st.st_mode) or st.st_size > _MOST_TEXT:
+        return None
+    # A file: the note was too long for a symlink.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(name, flags, dir_fd=dirfd), "rb") as file:
+        return Note(file.read(_MOST_TEXT), st.st_uid)

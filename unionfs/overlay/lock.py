@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 
 from unionfs.errors import MountError
 from unionfs.overlay.check import check_work_content
@@ -41,14 +42,14 @@ class Lock:
     deletions are to be recorded, if that was to be found out.
     """
 
-    __slots__ = ("_fds", "_origins", "_share", "_there", "_times", "_work", "shared", "whiteouts")
+    __slots__ = ("_fds", "_noted", "_origins", "_share", "_there", "_times", "shared", "whiteouts")
 
     def __init__(self, *, share: bool = False) -> None:
         self._share = share
         self.shared = False
         self.whiteouts: str | None = None
         self._fds: list[int] = []
-        self._work: str | None = None
+        self._noted = False
         self._there: list[str] = []
         self._times = (0, 0)
         self._origins: tuple[str, ...] = ()
@@ -57,28 +58,37 @@ class Lock:
         """What holds it: a process that closes these does not hold it any longer."""
         return tuple(self._fds)
 
-    def note_content(self, work: str) -> None:
+    def note_content(self) -> None:
         """Remember what is in work, and on upper's root, before the union is opened."""
-        self._work = work
+        self._noted = True
         marks = os.listxattr(self._fds[0])
         self._origins = tuple(
             name
             for name in (f"{prefix}.overlay.origin" for prefix in ("trusted", "user"))
             if name not in marks
         )
-        self._there = os.listdir(work)
-        st = os.stat(work)
+        with self.work() as top:
+            self._there = os.listdir(top)
+            st = os.fstat(top)
         self._times = (st.st_atime_ns, st.st_mtime_ns)
+
+    @contextlib.contextmanager
+    def work(self) -> Iterator[int]:
+        """A new descriptor of the work directory that is locked, whatever its path leads to by now."""
+        fd = os.open(".", _OPEN_DIR, dir_fd=self._fds[1])
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def undo(self) -> None:
         """Remove what opening the union has made in work and on upper, after a mount that has failed."""
-        if self._work is None:
+        if not self._noted:
             return
         for mark in self._origins:
             if mark in os.listxattr(self._fds[0]):
                 os.removexattr(self._fds[0], mark)
-        top = os.open(self._work, _OPEN_DIR)
-        try:
+        with self.work() as top:
             for name in ("index", "work"):
                 if name not in self._there:
                     remove_tree(top, os.fsencode(name))
@@ -90,12 +100,13 @@ class Lock:
                 finally:
                     os.close(inside)
             os.utime(top, ns=self._times)
-        finally:
-            os.close(top)
 
     def lock(self, kind: str, path: str) -> None:
         """Lock one of the two. InUse: another mount has it."""
-        fd = open_private(path, _OPEN_DIR)
+        try:
+            fd = open_private(path, _OPEN_DIR)
+        except OSError as error:
+            raise MountError(f"cannot open {kind} {path}: {error.strerror}") from error
         self._fds.append(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,15 +149,28 @@ def lock_and_check(config: UnionConfig) -> Lock:
     held = lock(config)
     try:
         if config.upper is not None and config.work is not None:
-            if not config.any_work:
-                check_work_content(config.upper, config.work)
-            held.whiteouts = try_marks(config)
+            with held.work() as work:
+                if os.geteuid() != 0 and not held.shared:
+                    _remove_anothers(work)
+                if not config.any_work:
+                    check_work_content(config.upper, config.work, work)
+                held.whiteouts = try_marks(config, work)
             if not held.shared:  # else what is in work is another mount's, too
-                held.note_content(config.work)
+                held.note_content()
     except BaseException:
         held.close()
         raise
     return held
+
+
+def _remove_anothers(work: int) -> None:
+    """Remove the `work/work` that root's mount has left, and that this user could neither enter nor change.
+
+    It is empty; else it stays, and is judged as what it is.
+    """
+    with contextlib.suppress(OSError):
+        if os.stat("work", dir_fd=work, follow_symlinks=False).st_uid != os.geteuid():
+            os.rmdir("work", dir_fd=work)
 
 
 def lock(config: UnionConfig) -> Lock:

@@ -16,20 +16,17 @@ from unionfs.overlay.config import UnionConfig
 from unionfs.overlay.format import WHITEOUT_PREFIX
 from unionfs.overlay.work import remove_tree
 
-_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def try_marks(config: UnionConfig) -> str:
-    """Make one mark of each kind in work, as the union will, and take all of it away again.
+def try_marks(config: UnionConfig, top: int) -> str:
+    """Make one mark of each kind in work (a descriptor), as the union will, and take all of it away again.
 
     Returns how deletions will be recorded: what `whiteouts` says, and of "auto" the first that works.
     """
-    upper, work = config.upper, config.work
+    upper = config.upper
     assert upper is not None
-    assert work is not None
     with contextlib.ExitStack() as stack:
-        top = os.open(work, _OPEN_DIR)
-        stack.callback(os.close, top)
         times = os.fstat(top)
         stack.callback(os.utime, top, ns=(times.st_atime_ns, times.st_mtime_ns))
         try:
@@ -37,7 +34,7 @@ def try_marks(config: UnionConfig) -> str:
             stack.callback(os.rmdir, "work", dir_fd=top)
         except FileExistsError:
             _open_up(top, "work")
-        inside = os.open("work", _OPEN_DIR | os.O_NOFOLLOW, dir_fd=top)
+        inside = os.open("work", _OPEN_DIR, dir_fd=top)
         stack.callback(os.close, inside)
         # A crash here leaves what the next mount removes.
         name = b"#probe%x" % os.getpid()
@@ -64,7 +61,7 @@ def _open_up(top: int, name: str) -> None:
     """Kernel overlayfs makes its directories in work with mode 0, which keeps an ordinary user out."""
     st = os.stat(name, dir_fd=top, follow_symlinks=False)
     if st.st_uid == os.geteuid() and stat.S_ISDIR(st.st_mode) and st.st_mode & 0o700 != 0o700:
-        os.chmod(name, 0o700, dir_fd=top)
+        syscalls.chmod_no_symlink(os.fsencode(name), 0o700, top)
 
 
 def _try_xattr(fd: int, upper: str, userxattr: bool) -> None:

@@ -127,6 +127,10 @@ class Work:
                 except OSError as error:
                     if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
                         raise
+            if name == b"work" and os.geteuid() == 0:
+                # Its owner could replace what is prepared in it. In a user namespace it may have to stay.
+                with contextlib.suppress(PermissionError):
+                    os.chown(path, 0, 0)
             # Mode 0 as ovl_workdir_create() has it, but where that would stop an ordinary user's daemon.
             own_root = os.geteuid() == 0 and os.stat(path).st_uid == 0
             os.chmod(path, 0 if own_root else stat.S_IRWXU)

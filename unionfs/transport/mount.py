@@ -14,7 +14,7 @@ import stat
 from dataclasses import dataclass
 
 from unionfs.errors import MountError, explain
-from unionfs.linux import mount
+from unionfs.linux import mount, syscalls
 from unionfs.linux.process import run_in_child
 from unionfs.transport.auto_unmount import Guard
 from unionfs.transport.detach import detach
@@ -24,6 +24,7 @@ SUBTYPE = "pyunionfs"
 FSTYPE = f"fuse.{SUBTYPE}"
 
 _STATVFS_TIMEOUT = 5.0
+_MOST_MOVES = 100
 
 _FLAGS = {
     "ro": mount.MS_RDONLY,
@@ -169,27 +170,73 @@ def open_fuse(mountpoint: str, options: FuseMountOptions) -> FuseMount:
         raise MountError(f"cannot mount {mountpoint}: {explain(error)}") from error
     else:
         try:
-            _mount_directly(fd, mountpoint, options)
+            return _mount_by_descriptor(fd, mountpoint, options)
         except PermissionError:
             os.close(fd)
-        except OSError as error:
-            os.close(fd)
-            raise MountError(
-                f"cannot mount {mountpoint}: mount(2) says: {error.strerror}{_hint(error, options)}"
-            ) from error
         except BaseException:
             os.close(fd)
             raise
-        else:
-            return _find_mount(fd, mountpoint, options)
     from unionfs.transport import fusermount
 
     _refuse_contexts(mountpoint, options)
-    return _find_mount(fusermount.mount(mountpoint, _fusermount_options(options)), mountpoint, options)
+    fd = fusermount.mount(mountpoint, _fusermount_options(options))
+    return _made(fd, mount.mount_at(mountpoint), options)
 
 
-def _find_mount(fd: int, mountpoint: str, options: FuseMountOptions) -> FuseMount:
-    entry = mount.mount_at(mountpoint)
+def _mount_by_descriptor(fd: int, mountpoint: str, options: FuseMountOptions) -> FuseMount:
+    """Mount on the very directory that the path leads to without a symlink, wherever that is by now.
+
+    Its path was resolved before: a symlink that another user has put into it since would have another
+    directory covered. PermissionError: this process may not mount.
+    """
+    try:
+        place = syscalls.open_no_symlinks(mountpoint, os.O_PATH | os.O_DIRECTORY)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise MountError(f"cannot mount {mountpoint}: {_replaced(error)}") from error
+    try:
+        _mount_directly(fd, f"/proc/self/fd/{place}", options)
+        entry = _mounted_on(place, options)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise MountError(
+            f"cannot mount {mountpoint}: mount(2) says: {error.strerror}{_hint(error, options)}"
+        ) from error
+    finally:
+        os.close(place)
+    if entry is not None and entry.path != mountpoint:
+        detach(entry.device)
+        raise MountError(
+            f"cannot mount {mountpoint}: it was moved to {entry.path} meanwhile: look who may change the"
+            " directories above it, and mount again"
+        )
+    return _made(fd, entry, options)
+
+
+def _mounted_on(place: int, options: FuseMountOptions) -> mount.MountPoint | None:
+    """The mount that was just made on a directory, wherever that is by now; None: it is already unmounted."""
+    for _ in range(_MOST_MOVES):
+        path = os.readlink(f"/proc/self/fd/{place}")
+        entry = mount.mount_at(path)
+        if entry is not None and entry.fstype == f"fuse.{options.subtype}":
+            return entry
+        if path == os.readlink(f"/proc/self/fd/{place}"):
+            return None
+    raise OSError(errno.EBUSY, "the mountpoint is moved again and again, and the mount is still there")
+
+
+def _replaced(error: OSError) -> str:
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return (
+            "something in its path was replaced by a symlink or a file meanwhile: look who may change the"
+            " directories above it, and mount again"
+        )
+    return error.strerror or str(error)
+
+
+def _made(fd: int, entry: mount.MountPoint | None, options: FuseMountOptions) -> FuseMount:
     if entry is None:  # it is already unmounted
         return FuseMount(fd, None, None)
     return FuseMount(fd, entry.device, Guard(entry.device) if options.auto_unmount else None, entry)

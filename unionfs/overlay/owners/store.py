@@ -11,6 +11,7 @@ import os
 import stat
 from typing import ClassVar, Protocol
 
+from unionfs.linux import syscalls
 from unionfs.overlay.owners import acl, override_stat
 from unionfs.overlay.owners.override_stat import Override, can_bear
 from unionfs.overlay.priv import CAPABILITY
@@ -53,7 +54,7 @@ class OwnerStore:
     def copy_mode(self, target: bytes | int, made: os.stat_result, st: os.stat_result) -> None:
         """Give it the mode, after its attributes, and before its ACLs, which chmod(2) would change."""
         if not stat.S_ISLNK(made.st_mode):
-            os.chmod(target, stat.S_IMODE(st.st_mode))
+            _chmod(target, stat.S_IMODE(st.st_mode))
 
     def finish_copy(self, target: bytes | int, made: os.stat_result, st: os.stat_result) -> None:
         """Do what is left after its ACLs."""
@@ -97,7 +98,8 @@ class OwnerStore:
 
     def set_mode(self, inode: UpperObject, mode: int) -> None:
         """chmod(2) of what is no symlink."""
-        os.chmod(inode.proc_path()[0], stat.S_IMODE(mode))
+        path, follow = inode.proc_path()
+        _chmod(path, stat.S_IMODE(mode), follow=follow)
 
     def access_acl(self, inode: UpperObject, value: bytes) -> bytes:
         """The access ACL with the permission bits of the mode, of which *value* is what upper has."""
@@ -106,7 +108,7 @@ class OwnerStore:
     def access_acl_was_set(self, inode: UpperObject, value: bytes) -> None:
         """Have the mode follow an access ACL, where the filesystem has not."""
 
-    def drop_capability(self, path: bytes) -> None:
+    def drop_capability(self, path: bytes, *, follow: bool) -> None:
         """Remove a file's capability, where the filesystem does not at a change that removes it."""
 
 
@@ -185,7 +187,7 @@ class XattrStore(SquashStore):
             mode, access = acl.inherited(default, mode)
         if not can_bear(made.st_mode):
             self.chown(target, uid, gid)
-            os.chmod(target, mode)
+            _chmod(target, mode)
             if access is not None:
                 os.setxattr(target, acl.ACCESS, access, follow_symlinks=isinstance(target, int))
             return
@@ -204,14 +206,14 @@ class XattrStore(SquashStore):
         now = inode.override_of(st) or Override.of(st, real=st.st_mode)
         changed = now.chowned(uid, gid, is_dir=stat.S_ISDIR(st.st_mode))
         self._write(path, changed, follow=follow)
-        self.drop_capability(path)
+        self.drop_capability(path, follow=follow)
         inode.remember(changed)
 
     def set_mode(self, inode: UpperObject, mode: int) -> None:
         path, follow = inode.proc_path()
         st = os.stat(path, follow_symlinks=follow)
         if not can_bear(st.st_mode):
-            os.chmod(path, stat.S_IMODE(mode))
+            _chmod(path, stat.S_IMODE(mode), follow=follow)
             return
         changed = (inode.override_of(st) or Override.of(st, real=st.st_mode)).changed(mode=mode)
         self._write(path, changed, follow=follow)
@@ -223,13 +225,13 @@ class XattrStore(SquashStore):
     def access_acl_was_set(self, inode: UpperObject, value: bytes) -> None:
         self.set_mode(inode, inode.lstat().st_mode & ~0o777 | acl.mode_of(value))
 
-    def drop_capability(self, path: bytes) -> None:
+    def drop_capability(self, path: bytes, *, follow: bool) -> None:
         """As chown(2) does, which is not called here, and O_TRUNC, which knows nothing of an isolated one."""
         name = CAPABILITY
         if self.name == override_stat.CONTAINERS:
             name = os.fsdecode(override_stat.isolated(os.fsencode(name)))
         try:
-            os.removexattr(path, name)
+            os.removexattr(path, name, follow_symlinks=follow)
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
                 raise
@@ -240,9 +242,17 @@ class XattrStore(SquashStore):
 
         An ACL that it has gets the mode's bits, too, as by chmod(2).
         """
-        os.chmod(target, override.mode & 0o777 | stat.S_IRWXU)
+        _chmod(target, override.mode & 0o777 | stat.S_IRWXU, follow=follow)
         follow = follow or isinstance(target, int)
         os.setxattr(target, self.name, override.encode(), follow_symlinks=follow)
+
+
+def _chmod(target: bytes | int, mode: int, *, follow: bool = False) -> None:
+    """chmod(2) of a descriptor, or of a path that is not followed unless it is one of /proc."""
+    if isinstance(target, int) or follow:
+        os.chmod(target, mode)
+    else:
+        syscalls.chmod_no_symlink(target, mode)
 
 
 def _default_acl(directory: bytes) -> bytes | None:
