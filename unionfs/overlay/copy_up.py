@@ -104,13 +104,23 @@ def _is_ready(fs: OverlayFs, inode: File, *, needs_data: bool) -> bool:
 
 def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
     """The directory in upper, copied up if need be, parents first."""
-    if directory.upper is not None:
-        return directory.upper
+    missing = []
+    at = directory
+    while at.upper is None:
+        missing.append(at)
+        if at.parent is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        at = at.parent
+    place = at.upper
+    for each in reversed(missing):
+        place = _copy_up_dir(fs, at, place, each)
+        at = each
+    return place
+
+
+def _copy_up_dir(fs: OverlayFs, parent: Directory, place: RealDir, directory: Directory) -> RealDir:
+    """Copy one directory up into *place*, which is its *parent* in upper."""
     work = fs.writable_work()
-    parent = directory.parent
-    if parent is None:
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    place = upper_dir(fs, parent)
     source = directory.lowers[0]
     fd = source.open()
     temp = work.mkdir()

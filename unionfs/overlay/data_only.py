@@ -49,21 +49,28 @@ class DataLayers:
 
     def _directory(self, layer: Layer, path: bytes) -> RealDir:
         """The directory of an absolute path in one layer, opened; b"" is the root."""
-        if not path:
-            return layer.root
-        known = self._known.get((layer.idx, path))
-        if known is not None:
-            known.open()
-            return known
-        above, _, name = path.rpartition(b"/")
-        parent = self._directory(layer, above)
-        directory = parent.child(name)
-        try:
-            directory.open()
-        except NotADirectoryError:
-            st = parent.lstat(name)
-            if st is not None and stat.S_ISLNK(st.st_mode):
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
-            raise
-        self._known[layer.idx, path] = directory
+        known: RealDir | None = None
+        names: list[bytes] = []  # below the lowest directory that is known, innermost first
+        above = path
+        while above and (known := self._known.get((layer.idx, above))) is None:
+            above, _, name = above.rpartition(b"/")
+            names.append(name)
+        directory = layer.root if known is None else known
+        directory.open()
+        for name in reversed(names):
+            directory = _step(directory, name)
+            above += b"/" + name
+            self._known[layer.idx, above] = directory
         return directory
+
+
+def _step(parent: RealDir, name: bytes) -> RealDir:
+    directory = parent.child(name)
+    try:
+        directory.open()
+    except NotADirectoryError:
+        st = parent.lstat(name)
+        if st is not None and stat.S_ISLNK(st.st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+        raise
+    return directory

@@ -18,6 +18,7 @@ from unionfs.errors import MountError
 from unionfs.linux import syscalls
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_KEPT = 64
 _OPEN_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 NAME_MAX = 255
 
@@ -169,7 +170,7 @@ class RealDir:
         parent = self.parent
         if parent is None:
             raise OSError(errno.ESTALE, "the layer is closed")
-        at = parent.fd if parent.fd >= 0 else parent.open()
+        at = parent.fd if parent.fd >= 0 else parent._open_from_above()
         try:
             fd = os.open(self.name, _OPEN_DIR, dir_fd=at)
         except PermissionError:
@@ -181,6 +182,23 @@ class RealDir:
         self.fd = fd
         self.layer.dirfds.add(self)
         return fd
+
+    def _open_from_above(self) -> int:
+        """As `open`, one directory after the other.
+
+        A tree may be deeper than calls may be nested, and than a process may have descriptors: of those that
+        are opened here the upper ones are closed again, which no operation was handed.
+        """
+        closed = [self]
+        at = self.parent
+        while at is not None and at.fd < 0:
+            closed.append(at)
+            at = at.parent
+        for depth in reversed(range(len(closed))):
+            closed[depth].open()
+            if depth + _KEPT < len(closed):
+                self.layer.dirfds.close(closed[depth + _KEPT])
+        return self.fd
 
     def __del__(self) -> None:
         if self.fd >= 0 and (self.pinned or self.layer.dirfds.remove(self)):

@@ -18,6 +18,8 @@ from unionfs.linux.as_owner import open_as_owner
 from unionfs.overlay.config import UnionConfig
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_REACH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_LEVELS = 64
 _WHITEOUT_MODE = stat.S_IFCHR
 MARK_MODE = stat.S_IFREG | stat.S_IRUSR | stat.S_IWUSR
 """Of the files that AUFS has for marks."""
@@ -35,30 +37,98 @@ def _names(dirfd: int) -> list[bytes]:
         os.close(fd)
 
 
+class _Level:
+    """A directory that is being removed: open on it, and the names that are left in it."""
+
+    __slots__ = ("_st", "fd", "name", "names")
+
+    def __init__(self, above: int, name: bytes) -> None:
+        self.name = name
+        self.fd = os.open(name, _REACH, dir_fd=above)
+        try:
+            self._st = os.fstat(self.fd)
+            try:
+                self.names = _names(self.fd)
+            except PermissionError:
+                self._open_up()
+                self.names = _names(self.fd)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_up(self) -> None:
+        """It may lack its owner's permissions, which stop an ordinary user's daemon."""
+        os.chmod(b"/proc/self/fd/%d" % self.fd, stat.S_IRWXU)
+
+    def removes(self, name: bytes) -> bool:
+        """Remove what is no directory; False: it is one."""
+        try:
+            return _removed(self.fd, name)
+        except PermissionError:
+            self._open_up()
+            return _removed(self.fd, name)
+
+    def removes_empty(self, name: bytes) -> None:
+        try:
+            os.rmdir(name, dir_fd=self.fd)
+        except PermissionError:
+            self._open_up()
+            os.rmdir(name, dir_fd=self.fd)
+
+    def reopen(self, below: int) -> None:
+        """Open it again from a directory in it. ESTALE: that was moved, and what is above is another one."""
+        if self.fd < 0:
+            self.fd = os.open(b"..", _REACH, dir_fd=below)
+            if not os.path.samestat(os.fstat(self.fd), self._st):
+                raise OSError(errno.ESTALE, "a directory was moved while it was removed")
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
 def remove_tree(dirfd: int, name: bytes) -> None:
-    """Remove an object of any type that only this daemon can reach; what is below it, first."""
+    """Remove an object of any type that only this daemon can reach; what is below it, first.
+
+    Whatever its depth: calls are not nested, and of the directories on the way only some are open.
+    """
+    if _removed(dirfd, name):
+        return
+    levels = [_Level(dirfd, name)]
+    try:
+        while True:
+            level = levels[-1]
+            if level.names:
+                inner = level.names.pop()
+                if not level.removes(inner):
+                    levels.append(_Level(level.fd, inner))
+                    if len(levels) > _OPEN_LEVELS:
+                        levels[-_OPEN_LEVELS - 1].close()
+                continue
+            if len(levels) == 1:
+                break
+            outer = levels[-2]
+            outer.reopen(level.fd)
+            levels.pop().close()
+            outer.removes_empty(level.name)
+    finally:
+        for level in levels:
+            level.close()
+    os.rmdir(name, dir_fd=dirfd)
+
+
+def _removed(dirfd: int, name: bytes) -> bool:
+    """Remove what is no directory; False: it is one."""
     try:
         os.unlink(name, dir_fd=dirfd)
-        return
     except FileNotFoundError:
-        return
+        pass
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EPERM):
             raise
-    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
-    try:
-        try:
-            entries = _names(fd)
-            for entry in entries:
-                remove_tree(fd, entry)
-        except PermissionError:
-            # It may lack its owner's permissions, which stop an ordinary user's daemon.
-            os.chmod(b"/proc/self/fd/%d" % fd, stat.S_IRWXU)
-            for entry in _names(fd):
-                remove_tree(fd, entry)
-    finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=dirfd)
+        return False
+    return True
 
 
 class Litter:
