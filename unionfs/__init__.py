@@ -14,11 +14,12 @@ used; none of them imports trio or pyfuse3, because the daemon is another proces
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from unionfs.errors import MountError, OptionError, PyUnionFSError
 
+TYPE_CHECKING = False  # importing typing takes longer than all else that a command imports first
 if TYPE_CHECKING:
+    from typing import Any
+
     from unionfs.api.keywords import Options
     from unionfs.api.table import Mounted, mounts, umount
     from unionfs.api.union import Mount, mount

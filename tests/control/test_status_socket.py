@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.mounts import needs_root
-from unionfs.control import status_socket
+from unionfs.control import run_directory, status_socket
 from unionfs.linux.mount import parse_mount
 
 NAME = "1-ab@0:77.sock"
@@ -53,7 +53,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only directory that is looked into."""
     directory = tmp_path / "run" / "pyunionfs"
     directory.parent.mkdir()
-    monkeypatch.setattr(status_socket, "_directories", lambda: [str(directory)])
+    monkeypatch.setattr(run_directory, "directories", lambda: [str(directory)])
     monkeypatch.setattr(status_socket, "_TIMEOUT", 0.3)
     monkeypatch.setattr("glob.glob", lambda _: [])
     return directory
@@ -186,7 +186,7 @@ def test_a_mount_whose_daemon_is_stuck_has_its_pid(place: Path, monkeypatch: pyt
 
 def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As when there is no descriptor left to look up the memory with."""
-    directory = status_socket.make_directory()
+    directory = run_directory.make_directory()
     assert directory is not None
     bound = status_socket.ControlSocket(directory, "1-ab")
     bound.set_device((0, 77))
@@ -283,7 +283,7 @@ def test_a_socket_that_does_not_listen_yet_has_no_name(place: Path, monkeypatch:
         real(*arguments, **keywords)
 
     monkeypatch.setattr(os, "rename", rename)
-    directory = status_socket.make_directory()
+    directory = run_directory.make_directory()
     assert directory is not None
     bound = status_socket.ControlSocket(directory, "1-ab")
     assert seen == [[]]
@@ -295,27 +295,27 @@ def test_a_socket_that_does_not_listen_yet_has_no_name(place: Path, monkeypatch:
 
 
 def test_the_directory_is_ours_alone(place: Path) -> None:
-    assert status_socket.make_directory() == str(place)
+    assert run_directory.make_directory() == str(place)
     assert place.stat().st_mode & 0o777 == 0o700
     place.chmod(0o755)
-    assert status_socket.make_directory() is None
+    assert run_directory.make_directory() is None
 
 
 @needs_root
 def test_a_directory_of_another_user_or_a_link_is_not_used(place: Path, tmp_path: Path) -> None:
     place.mkdir(mode=0o700)
     os.chown(place, 12345, 12345)
-    assert status_socket.make_directory() is None
+    assert run_directory.make_directory() is None
     place.rmdir()
     (tmp_path / "mine").mkdir(mode=0o700)
     place.symlink_to(tmp_path / "mine")
-    assert status_socket.make_directory() is None
+    assert run_directory.make_directory() is None
 
 
 def test_a_long_path_is_no_hindrance(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = place.parent / ("x" * 120)
-    monkeypatch.setattr(status_socket, "_directories", lambda: [str(deep)])
-    directory = status_socket.make_directory()
+    monkeypatch.setattr(run_directory, "directories", lambda: [str(deep)])
+    directory = run_directory.make_directory()
     assert directory == str(deep)
     bound = status_socket.ControlSocket(directory, "1-ab")
     bound.close()

@@ -39,6 +39,22 @@ def auto_unmount(base: Path) -> None:
     run("umount", merged)
 
 
+def supervised(base: Path) -> None:
+    """His mounts have a supervisor of his own."""
+    other = base / "other"
+    for name in STACK:
+        (other / name).mkdir(parents=True)
+    pids = [mount(base), mount(other)]
+    parents = {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] for pid in pids}
+    assert len(parents) == 1
+    supervisor = Path("/proc") / parents.pop()
+    assert supervisor.joinpath("cmdline").read_bytes().startswith(b"pyunionfs: supervisor")
+    assert {supervisor.stat().st_uid, Path(f"/proc/{pids[0]}").stat().st_uid} == {os.getuid()}
+    run("umount", base / "merged")
+    run("umount", other / "merged")
+    shutil.rmtree(other)
+
+
 def shown(base: Path) -> None:
     """What fusermount3 takes is passed on to it."""
     mount(base, "-o", r"noexec,noatime,sync,dirsync,max_read=65536,fsname=my\, union,subtype=other")
@@ -144,6 +160,7 @@ def main(base: Path) -> None:
         (base / name).mkdir()
     (base / "lower" / "file").write_text("lower\n")
     auto_unmount(base)
+    supervised(base)
     shown(base)
     refused(base)
     without(base)

@@ -28,10 +28,11 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "options": UNION | {"transport"},
     "control": UNION | {"transport", "options"},
     "daemon": MOUNTED,
+    "supervisor": CORE | {"daemon"},
     "api": MOUNTED | {"daemon", "container"},
     "__init__": {"api", "errors"},
     "pytest_plugin": {"api", "__init__"},
-    "cli": MOUNTED | {"daemon", "offline", "image", "registry", "container", "__init__"},
+    "cli": MOUNTED | {"daemon", "offline", "image", "registry", "container", "supervisor", "__init__"},
     "__main__": {"cli"},
 }
 """Each folder and loose module of unionfs/, and what it may import besides itself."""

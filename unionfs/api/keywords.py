@@ -114,6 +114,7 @@ class Options(TypedDict, total=False):
     # The daemon.
     debug: bool
     log_file: StrOrBytesPath
+    supervise: bool
     # `make options` writes what precedes.
 
 

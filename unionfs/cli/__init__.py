@@ -10,16 +10,17 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
-from unionfs.cli.commands import ALIASES, COMMANDS, module_of
+from unionfs.cli import supervised
+from unionfs.cli.commands import ALIASES, COMMANDS, FUSE_OVERLAYFS, module_of
 from unionfs.cli.standard_streams import exit_with, open_missing
 from unionfs.cli.text import RAW_OR_ESCAPED, printable
 from unionfs.errors import OptionError, PyUnionFSError, explain
 
-_OTHER_NAME = "fuse-overlayfs"
-"""Under this name, as a symlink, the command line is that of fuse-overlayfs, whatever its first word is."""
+TYPE_CHECKING = False  # importing typing takes longer than all else here
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 
 def command() -> NoReturn:
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(errors=RAW_OR_ESCAPED)  # type: ignore[union-attr]
     try:
         try:
-            return _run(words)
+            done = supervised.ask(words, main) if arguments is None else None
+            return _run(words) if done is None else done
         finally:
             # Here, for SystemExit of argparse, too, and not at the interpreter's exit: see below.
             _flush()
@@ -68,7 +70,7 @@ def _print_error(text: str) -> None:
 
 
 def _run(words: list[str]) -> int:
-    if os.path.basename(sys.argv[0]) == _OTHER_NAME:
+    if os.path.basename(sys.argv[0]) == FUSE_OVERLAYFS:
         from unionfs.cli import fuse_overlayfs
 
         return fuse_overlayfs.run(words)

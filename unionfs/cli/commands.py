@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+FUSE_OVERLAYFS = "fuse-overlayfs"
+"""Under this name, as a symlink, the command line is that of fuse-overlayfs, whatever its first word is."""
+
 UNIONS: Mapping[str, str] = {
     "mount": "mount a union of directories as one writable tree",
     "umount": "unmount, and wait until all data is written",

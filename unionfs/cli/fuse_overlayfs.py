@@ -106,9 +106,9 @@ def run(words: Sequence[str]) -> int:
         mount_options = _parse(given)
     except OptionError as error:
         raise MountError(str(error)) from error
-    from unionfs.daemon import lifecycle
+    from unionfs.cli import supervised
 
-    return lifecycle.mount(mount_options)
+    return supervised.mount(mount_options)
 
 
 def _split_words(words: Sequence[str]) -> _Words:

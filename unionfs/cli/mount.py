@@ -98,6 +98,6 @@ def run(words: list[str]) -> int:
             log_file=given.log_file,
             image=image,
         )
-        from unionfs.daemon import lifecycle
+        from unionfs.cli import supervised
 
-        return lifecycle.mount(wanted)
+        return supervised.mount(wanted)

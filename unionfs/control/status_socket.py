@@ -14,14 +14,13 @@ import json
 import logging
 import os
 import socket
-import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from unionfs.control import run_directory
 from unionfs.control.status_schema import Status, validate
-from unionfs.linux import process
 from unionfs.linux.mount import MountPoint, mount_table
 from unionfs.transport.mount import FSTYPE
 
@@ -34,33 +33,6 @@ _KEPT_LOGS = 10
 _RECENT = 3600.0
 
 logger = logging.getLogger(__name__)
-
-
-def _directories() -> list[str]:
-    """Where this user's sockets may be, in the order in which a directory for a new one is tried."""
-    uid = os.geteuid()
-    places = ["/run/pyunionfs"] if uid == 0 else []
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isabs(runtime):
-        places.append(os.path.join(runtime, "pyunionfs"))
-    uid = process.outer_uid(uid)
-    places += [f"/run/user/{uid}/pyunionfs", f"/tmp/pyunionfs-{uid}"]
-    return list(dict.fromkeys(places))
-
-
-def make_directory() -> str | None:
-    """The directory for this user's sockets, made when it is missing; None when there is no safe place."""
-    for path in _directories():
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-            st = os.lstat(path)
-        except OSError:
-            continue  # cannot be made: the next place
-        # In /tmp another user could have made it first, or put a symlink there.
-        if stat.S_ISDIR(st.st_mode) and st.st_uid == os.geteuid() and stat.S_IMODE(st.st_mode) == 0o700:
-            return path
-    return None
 
 
 def log_path(directory: str, stem: str) -> str:
@@ -239,7 +211,7 @@ def _device_of_name(name: str) -> str | None:
 def _open_directories(user: int | None) -> Iterator[tuple[int, bool]]:
     """Descriptors of the directories that may hold sockets (of `user`), and whether they are our own."""
     me = os.geteuid()
-    places = _directories()
+    places = run_directory.directories()
     if me == 0:
         import glob  # here, because a daemon looks for no other
 

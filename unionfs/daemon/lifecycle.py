@@ -13,8 +13,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
 
+from unionfs.control.run_directory import make_directory
 from unionfs.control.status_schema import Status
-from unionfs.control.status_socket import ControlSocket, log_path, make_directory, remove_old_logs
+from unionfs.control.status_socket import ControlSocket, log_path, remove_old_logs
 from unionfs.daemon import log, other_unions
 from unionfs.daemon.access_times import AccessTimes
 from unionfs.daemon.answers import FAILED, READY
@@ -57,11 +58,13 @@ def mount(options: MountOptions, owner: OwnerProcess | None = None) -> int:
         lock.close()
 
 
-def serve_in_this_process(options: MountOptions, ready: int, owner: OwnerProcess) -> int:
+def serve_in_this_process(
+    options: MountOptions, ready: int, owner: OwnerProcess | None, *, warn: bool = False
+) -> int:
     """Mount, and serve until the end, in a process that the caller has forked for it; its exit status.
 
     The caller reads *ready* (READY, or FAILED and a message) and waits for the process. Never raises for what
-    the machine refuses: that is reported there.
+    the machine refuses: that is reported there. With *warn* it prints what `mount` prints.
     """
     lifecycle = None
     try:
@@ -69,6 +72,8 @@ def serve_in_this_process(options: MountOptions, ready: int, owner: OwnerProcess
         check(options.config, options.mountpoint)
         lock = acquire(options.config, options.lock_patience)
         other_unions.refuse_shared_layers(options.config)
+        if warn:
+            other_unions.warn_of_overlaps(options)
         lifecycle = _MountLifecycle(options, lock, ready, owner)
         return lifecycle.run()
     except PyUnionFSError as error:

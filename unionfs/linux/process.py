@@ -57,16 +57,6 @@ def in_initial_user_namespace() -> bool:
         return True
 
 
-def outer_uid(uid: int) -> int:
-    """This user's id in the initial user namespace: every namespace has a root, and they differ."""
-    with open("/proc/self/uid_map", encoding="ascii") as table:
-        for line in table:
-            inside, outside, count = map(int, line.split())
-            if inside <= uid < inside + count:
-                return outside + uid - inside
-    return uid
-
-
 def may_use_trusted_xattrs() -> bool:
     """Whether `trusted.*` can be used: that needs CAP_SYS_ADMIN in the initial user namespace."""
     return has_capability(CAP_SYS_ADMIN) and in_initial_user_namespace()

@@ -51,8 +51,9 @@ class MountOptions:
     """The configuration of one mount. All paths are absolute and free of symlinks.
 
     `lock_patience` is how long, in seconds, it waits for an upper or work that is still locked by a daemon
-    whose mount is gone. `image` is the name of the image whose layers are the lowest lowers, if there is
-    one, and `held` are descriptors that the daemon keeps open because of that.
+    whose mount is gone. With `supervise` the supervisor forks the daemon where it can. `image` is the name
+    of the image whose layers are the lowest lowers, if there is one, and `held` are descriptors that the
+    daemon keeps open because of that.
     """
 
     config: UnionConfig
@@ -63,6 +64,7 @@ class MountOptions:
     log_file: str | None = None
     transport: str = "auto"
     lock_patience: float = 10.0
+    supervise: bool = True
     image: str = ""
     held: tuple[int, ...] = ()
 

@@ -428,6 +428,14 @@ _OPTIONS = (
     # --- the daemon ------------------------------------------------------------------------------
     Option("debug", "debug", "daemon", "log every request", flag=True),
     Option("log_file", "log_file", "daemon", "log to this file instead of syslog", FILE, "FILE"),
+    Option(
+        "supervise",
+        "supervise",
+        "daemon",
+        "off: a daemon that shares nothing with those of other mounts",
+        values=_ON_OFF,
+        default="on",
+    ),
 )
 
 OPTIONS = {option.name: option for option in _OPTIONS}

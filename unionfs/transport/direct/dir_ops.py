@@ -18,13 +18,16 @@ from struct import Struct
 from unionfs.overlay.layer import NAME_MAX
 from unionfs.overlay.listing import DirHandle
 from unionfs.transport.direct import protocol as p
+from unionfs.transport.direct.buffer import Buffer
 from unionfs.transport.direct.dir_streams import SharedDirStreams
 from unionfs.transport.direct.file_ops import FileOps
 from unionfs.transport.direct.negotiate import MAX_WRITE
 from unionfs.transport.direct.protocol import BODY, IN_HEADER, Opcode
 from unionfs.transport.direct.readdirplus import ReaddirplusPolicy
 from unionfs.transport.direct.replies import ReplyPacker
-from unionfs.transport.direct.requests import Buffer, malformed
+from unionfs.transport.direct.requests import (
+    malformed,
+)
 from unionfs.transport.direct.server import Handler, Reply, Server
 
 Pack = Callable[..., bytes]

@@ -15,13 +15,20 @@ from unionfs.overlay.cred import Caller
 from unionfs.overlay.file import OpenFile
 from unionfs.overlay.inode import Inode
 from unionfs.transport.direct import protocol as p
+from unionfs.transport.direct.buffer import Buffer, new_buffer
 from unionfs.transport.direct.negotiate import MAX_WRITE
 from unionfs.transport.direct.no_open import NoOpenFiles
 from unionfs.transport.direct.nodes import NodeMap
 from unionfs.transport.direct.passthrough import Handle, Passthrough
 from unionfs.transport.direct.protocol import BODY, IN_HEADER, Opcode
 from unionfs.transport.direct.replies import ReplyPacker
-from unionfs.transport.direct.requests import Buffer, caller, creator, malformed, name_at, string_at
+from unionfs.transport.direct.requests import (
+    caller,
+    creator,
+    malformed,
+    name_at,
+    string_at,
+)
 from unionfs.transport.direct.server import Handler, Reply, Server
 from unionfs.transport.direct.writeback_errors import WritebackErrors
 
@@ -65,7 +72,7 @@ class FileOps:
         self._killpriv = killpriv
         self._handles: dict[int, Handle] = {}
         self._next = 0
-        self._read_buffer = memoryview(bytearray(MAX_WRITE))
+        self._read_buffer = memoryview(new_buffer(MAX_WRITE))
         union = server.union
         # With timeouts the layers may change underneath: each open drops what was cached.
         self._open_flags = p.FOPEN_KEEP_CACHE if union.fs.layers_static else 0

@@ -11,6 +11,7 @@ from time import time_ns
 
 from unionfs.overlay.attr import Changes, blocks
 from unionfs.transport.direct import protocol as p
+from unionfs.transport.direct.buffer import Buffer
 from unionfs.transport.direct.dir_streams import SharedDirStreams
 from unionfs.transport.direct.file_ops import FileOps
 from unionfs.transport.direct.protocol import BODY, Opcode
@@ -18,7 +19,6 @@ from unionfs.transport.direct.readdirplus import ReaddirplusPolicy
 from unionfs.transport.direct.replies import SECOND, ReplyPacker, decode_dev, join_time, split_time
 from unionfs.transport.direct.requests import (
     INVALID_ID,
-    Buffer,
     caller,
     creator,
     malformed,

@@ -18,6 +18,7 @@ from unionfs.overlay.file import BLOCKS
 from unionfs.overlay.inode import File
 from unionfs.overlay.order import Pace
 from unionfs.overlay.super import Union
+from unionfs.transport.direct.buffer import new_buffer
 from unionfs.transport.direct.nodes import NodeMap
 from unionfs.transport.direct.server import Server
 from unionfs.transport.direct.sibling_readahead import SiblingReadahead
@@ -81,7 +82,7 @@ class LowerReadPolicy:
         self._union: Union = server.union
         self._nodes = nodes
         self._policy = policy
-        self._buffer = memoryview(bytearray(STORE_MAX))
+        self._buffer = memoryview(new_buffer(STORE_MAX))
         # By node, the pending reads by workers that a decision waits for.
         self._reads: dict[int, _FirstRead] = {}
         self._pace = Pace()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unionfs.transport.direct.buffer import Buffer
 from unionfs.transport.direct.protocol import (
     BODY,
     INIT_FLAGS2,
@@ -82,7 +83,7 @@ class TooOldError(Exception):
     """The kernel speaks a protocol before 7.31 (Linux 5.4)."""
 
 
-def negotiate(request: bytes | bytearray, end: int, wanted: InitOptions) -> Connection | None:
+def negotiate(request: Buffer, end: int, wanted: InitOptions) -> Connection | None:
     """Negotiate. None where the kernel has a newer major version: it sends INIT again after our reply.
 
     Raises TooOldError.

@@ -10,6 +10,7 @@ from struct import Struct
 from typing import Any
 
 from unionfs.overlay.cred import Caller
+from unionfs.transport.direct.buffer import Buffer
 from unionfs.transport.direct.protocol import (
     CALLER_AT,
     EXT_GROUPS,
@@ -20,8 +21,6 @@ from unionfs.transport.direct.protocol import (
     SECCTX,
     SUPP_GROUPS,
 )
-
-Buffer = bytearray | bytes
 
 _EXTLEN_UNIT = 8
 INVALID_ID = 0xFFFFFFFF

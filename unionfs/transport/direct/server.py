@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from unionfs.overlay.super import Union
 from unionfs.overlay.wait import BackgroundJob, Owner, Task, Wait
+from unionfs.transport.direct.buffer import Buffer, new_buffer
 from unionfs.transport.direct.busy_poll import BusyPoll
 from unionfs.transport.direct.interrupts import Interrupts
 from unionfs.transport.direct.negotiate import MAX_WRITE
@@ -44,7 +45,6 @@ from unionfs.transport.failure import errno_for_caller
 
 log = logging.getLogger(__name__)
 
-Buffer = bytearray | bytes
 Reply = bytes | bytearray | tuple[bytes | bytearray | memoryview, ...] | None
 """The body of a reply, or its pieces; None is an empty one."""
 Handler = Callable[[Buffer, int, int], Any]
@@ -137,7 +137,7 @@ class Server:
     def run(self) -> None:
         """Read and reply until the mount is gone. OSError for what should never happen to a device."""
         readv, fd, lock, dispatch = os.readv, self.fd, self.lock, self._dispatch
-        buffer = bytearray(BUFFER_SIZE)
+        buffer = new_buffer(BUFFER_SIZE)
         buffers = [buffer]
         os.set_blocking(fd, False)
         busy_poll = BusyPoll(fd)

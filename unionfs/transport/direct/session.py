@@ -15,6 +15,7 @@ from unionfs.linux.process import may_use_backing_files
 from unionfs.linux.syscalls import filesystem_type
 from unionfs.overlay.attr import link_counter
 from unionfs.overlay.super import Union
+from unionfs.transport.direct.buffer import Buffer
 from unionfs.transport.direct.dir_ops import DirOps
 from unionfs.transport.direct.dir_streams import SharedDirStreams
 from unionfs.transport.direct.file_ops import FileOps
@@ -27,7 +28,7 @@ from unionfs.transport.direct.passthrough import Passthrough
 from unionfs.transport.direct.protocol import INIT_OUT, KERNEL_MINOR_VERSION, KERNEL_VERSION, InitFlag, Opcode
 from unionfs.transport.direct.readdirplus import ReaddirplusPolicy
 from unionfs.transport.direct.replies import ReplyPacker
-from unionfs.transport.direct.server import Buffer, Reply, Server, opcode_name
+from unionfs.transport.direct.server import Reply, Server, opcode_name
 from unionfs.transport.direct.writeback_errors import WritebackErrors
 from unionfs.transport.session import SessionOptions
 

@@ -18,8 +18,9 @@ import errno
 import os
 
 from unionfs.overlay.inode import File
+from unionfs.transport.direct.buffer import Buffer
 from unionfs.transport.direct.protocol import BODY, IN_HEADER, WRITE_CACHE, WRITE_IN
-from unionfs.transport.direct.server import Buffer, Server
+from unionfs.transport.direct.server import Server
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 

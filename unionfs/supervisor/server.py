@@ -1,0 +1,221 @@
+"""The supervisor itself: accept a connection, fork, and end some time after the last worker.
+
+It runs no loop of any framework and starts no thread, so that what is forked is a process in which nothing
+has ever run. It reads no request: that is the worker's, which may fail at it. Workers are processes of their
+own, and none ends with the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import select
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from unionfs.linux import command_line, process
+from unionfs.supervisor import caller, message
+from unionfs.supervisor.client import SocketPath
+
+IDLE = 10.0
+"""Seconds without a worker after which it ends."""
+
+_PATIENCE = 5.0
+"""Seconds in which a request must have arrived."""
+
+_STALE = 75
+"""The exit status of a worker that found other code on disk than what is loaded: no more are forked then."""
+
+Serve = Callable[[socket.socket], int]
+"""Does what sys.argv says as the process of a command, and gives its exit status. A mount that serves is
+reported before, and the connection closed."""
+
+
+def start(place: SocketPath, serve: Serve) -> None:
+    """Fork the supervisor, which listens when this returns. OSError: it cannot listen there.
+
+    To be called with all loaded that a worker needs, by a process that has no thread.
+    """
+    listener = _listen(place)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if os.fork() == 0:
+            _main(listener, place, serve)
+    finally:
+        listener.close()
+
+
+def _listen(place: SocketPath) -> socket.socket:
+    """A socket under the name of *place*; it gets that when it listens, in the place of a dead one."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    directory = os.open(place.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    first_name = f"{place.name}.{os.getpid()}"
+    try:
+        listener.bind(f"/proc/self/fd/{directory}/{first_name}")
+        try:
+            os.chmod(first_name, 0o600, dir_fd=directory)
+            listener.listen(128)
+            os.rename(first_name, place.name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            os.unlink(first_name, dir_fd=directory)
+            raise
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.close(directory)
+    return listener
+
+
+def _main(listener: socket.socket, place: SocketPath, serve: Serve) -> NoReturn:
+    """The forked process. Never returns: what it forks for a mount neither."""
+    status = 1
+    try:
+        os.setsid()
+        directory = os.open(place.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        process.drop_descriptors({listener.fileno(), directory})
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+        os.close(null) if null > 2 else None
+        os.chdir("/")
+        process.set_process_name(process.NAME)
+        code = _loaded_code()
+        # Nothing of what is loaded is garbage: a collection in a worker would only unshare its pages.
+        gc.collect()
+        gc.freeze()
+        with contextlib.suppress(AttributeError):  # a C library that keeps no free memory
+            ctypes.CDLL(None).malloc_trim(0)
+        os.environ.clear()
+        command_line.replace([b"pyunionfs: supervisor"])
+        name = os.stat(place.name, dir_fd=directory, follow_symlinks=False)
+        connection = _accept_and_fork(listener)
+        if connection is not None:
+            status = _work(connection, place, code, serve)
+        else:
+            _remove(place.name, directory, name)
+            status = 0
+    finally:
+        os._exit(status)
+
+
+def _accept_and_fork(listener: socket.socket) -> socket.socket | None:
+    """In each worker its connection; in the supervisor, when it is to end, None."""
+    listener.setblocking(False)
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    workers: set[int] = set()
+    fresh = True
+    while True:
+        events = poll.poll(None if workers else IDLE * 1000)
+        if not events:
+            return None
+        for fd, _ in events:
+            if fd != listener.fileno():
+                poll.unregister(fd)
+                workers.discard(fd)
+                ended = os.waitid(os.P_PIDFD, fd, os.WEXITED)
+                os.close(fd)
+                fresh = fresh and not (ended and ended.si_status == _STALE)
+                continue
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # the client has gone, or no descriptor is free
+                continue
+            try:
+                pid = os.fork()
+            except OSError:  # the client does it without a worker
+                connection.close()
+                continue
+            if pid == 0:
+                listener.close()
+                for worker in workers:
+                    os.close(worker)
+                return connection
+            connection.close()
+            pidfd = os.pidfd_open(pid)
+            workers.add(pidfd)
+            poll.register(pidfd, select.POLLIN)
+        if not fresh:
+            return None
+
+
+def _remove(name: str, directory: int, own: os.stat_result) -> None:
+    """Remove the socket, unless another supervisor has put its own there."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), own):
+            os.unlink(name, dir_fd=directory)
+
+
+def _loaded_code() -> dict[str, tuple[int, ...]]:
+    """What the files of this package were when they were loaded."""
+    package = __package__.partition(".")[0]
+    files = [
+        module.__file__
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] == package and getattr(module, "__file__", None)
+    ]
+    return {path: _identity(path) for path in files if path}
+
+
+def _identity(path: str) -> tuple[int, ...]:
+    try:
+        st = os.stat(path)
+    except FileNotFoundError:
+        return ()
+    return st.st_ino, st.st_size, st.st_mtime_ns
+
+
+def _work(
+    connection: socket.socket, place: SocketPath, code: dict[str, tuple[int, ...]], serve: Serve
+) -> int:
+    """A worker's whole life; its exit status."""
+    os.setsid()
+    connection.settimeout(_PATIENCE)
+    try:
+        if not _is_own_user(connection):
+            return 1
+        pidfd = os.pidfd_open(os.getpid())
+        socket.send_fds(connection, [message.READY_TO_READ], [pidfd])
+        os.close(pidfd)
+        data, descriptors = message.receive(connection)
+        request = message.Request.decode(data)
+        if any(_identity(path) != known for path, known in code.items()):
+            connection.sendall(message.DECLINED)
+            return _STALE
+        if request.likeness != place.likeness:  # two of one name: it is a checksum
+            connection.sendall(message.DECLINED)
+            return 1
+        caller.become(request, descriptors)
+    except (OSError, ValueError, EOFError):
+        return 1  # the client has given up, or is none
+    connection.settimeout(None)
+    return _serve(connection, serve)
+
+
+def _is_own_user(connection: socket.socket) -> bool:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], sys.byteorder) == os.geteuid()
+
+
+def _serve(connection: socket.socket, serve: Serve) -> int:
+    status = 1
+    try:
+        status = serve(connection)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    if connection.fileno() >= 0:  # it never served: else the descriptor was closed then
+        with contextlib.suppress(OSError):  # the command has gone
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            connection.sendall(message.ENDED + b"%d" % status)
+            connection.close()
+    return status
