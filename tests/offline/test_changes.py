@@ -207,6 +207,17 @@ def test_user_marks(stack: Stack) -> None:
     assert text(found(stack)) == "C /d, A /d/y"
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_layers_that_are_named_by_symlinks(stack: Stack, alone: bool) -> None:
+    """As a container's init layer has a name by one."""
+    stack.layers({"f": "f"}, upper={"new": "new", ".wh.f": ""})
+    (stack.base / "links").symlink_to(stack.base)
+    upper, lower = (str(stack.base / "links" / path.name) for path in (stack.upper, stack.lowers[0]))
+    found = list(changes(upper, None if alone else [lower]))
+    assert found == list(changes(str(stack.upper), None if alone else [str(stack.lowers[0])]))
+    assert found
+
+
 def test_hard_links_count_once(stack: Stack) -> None:
     from unionfs.offline.change import Totals
 

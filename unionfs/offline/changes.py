@@ -48,7 +48,7 @@ def changes(
             yield from by_lowers.changes(view)
         return
     dirfds = DirFds(_OPEN_DIRECTORIES)
-    layer = open_upper_to_look(upper, dirfds)
+    layer = open_upper_to_look(os.path.realpath(upper), dirfds)
     try:
         owners_to_look(UnionConfig((), userxattr=userxattr, owners=OVERRIDE_STAT), [layer])
         yield from by_marks.changes(layer, Format(userxattr))

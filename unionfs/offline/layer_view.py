@@ -7,6 +7,7 @@ real objects of a name, in the union and in its lowers alone.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Iterator, Sequence
 
 from unionfs.overlay.config import OwnersConfig, UnionConfig
@@ -67,15 +68,15 @@ def open_view(
     userxattr: bool,
     unpacked: Collection[str] = (),
 ) -> Iterator[LayerView]:
-    """Open the layers (absolute paths, lowers top first), one at least.
+    """Open the layers (lowers top first), one at least; symlinks in their paths are followed, now.
 
     *unpacked* are those of the lowers that a store has unpacked, in which no name begins with `.wh.`. Raises
     MountError where one cannot be opened.
     """
     config = UnionConfig(
-        tuple(lowers),
-        upper=upper,
-        data_lowers=tuple(data_lowers),
+        tuple(map(os.path.realpath, lowers)),
+        upper=None if upper is None else os.path.realpath(upper),
+        data_lowers=tuple(map(os.path.realpath, data_lowers)),
         # Whatever the mount follows: the objects exist.
         redirect_dir="follow",
         userxattr=userxattr,
@@ -86,8 +87,8 @@ def open_view(
     )
     fs = open_fs(config, Use.LOOK, most_dir_fds=_MAX_DIR_FDS)
     try:
-        for layer in fs.lowers:
-            layer.may_have_wh_files = layer.path not in unpacked
+        for layer, path in zip(fs.lowers, lowers, strict=True):
+            layer.may_have_wh_files = path not in unpacked
         yield LayerView(fs, fs.upper)
     finally:
         fs.close()
