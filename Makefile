@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-all lint fuzz malformed crash crash-images faults memory profile bench bench-images man options dist install uninstall clean
+.PHONY: help setup demo check test test-all lint fuzz malformed crash crash-images faults memory profile bench bench-images bench-mounts man options dist install uninstall clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -77,6 +77,9 @@ bench: $(VENV)/.bench ## time the same work on all union filesystems (ARGS="--qu
 bench-images: $(READY) ## time pulling, unpacking, committing and running images against podman, umoci, buildah (root)
 	@scripts/test-programs.sh rest
 	$(BIN)/python -m testing.bench.images $(ARGS)
+
+bench-mounts: $(READY) ## time mounts, and measure the memory of a hundred, beside fuse-overlayfs (root)
+	@$(BIN)/python -m testing.bench.many_mounts $(ARGS)
 
 $(VENV)/.bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[bench]'

@@ -8,7 +8,6 @@ own, and none ends with the supervisor.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import select
@@ -87,11 +86,8 @@ def _main(listener: socket.socket, place: SocketPath, serve: Serve) -> NoReturn:
         os.chdir("/")
         process.set_process_name(process.NAME)
         code = _loaded_code()
-        # Nothing of what is loaded is garbage: a collection in a worker would only unshare its pages.
-        gc.collect()
+        # Hardly any of it is garbage, and a collection in a worker would unshare its pages.
         gc.freeze()
-        with contextlib.suppress(AttributeError):  # a C library that keeps no free memory
-            ctypes.CDLL(None).malloc_trim(0)
         os.environ.clear()
         command_line.replace([b"pyunionfs: supervisor"])
         name = os.stat(place.name, dir_fd=directory, follow_symlinks=False)
