@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ import pytest
 
 from tests import tiers
 from tests.support import alone, collected, mounts, pages, transports, users
+
+# A shell that starts the run in the background has it ignored, and so would have all that the tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

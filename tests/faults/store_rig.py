@@ -15,7 +15,7 @@ from typing import Any
 
 from testing.faults.calls import Fault, planted
 from tests.faults.commands import Command, archives, run
-from tests.overlay.rig import descriptors
+from tests.overlay.rig import descriptors, leaked
 from tests.overlay.trees import disk
 from unionfs.container.record import containers
 from unionfs.image import index, layer_record
@@ -93,7 +93,7 @@ class CommandRun:
     def one(self, fault: Fault) -> bool:
         """The command with one fault; False where it has fewer calls than that."""
         self._restore()
-        start, threads = descriptors(), threading.active_count()
+        start, threads = descriptors(), set(threading.enumerate())
         what = f"{self.command.name}: {errno.errorcode.get(fault.code or 0, 'short')} at call {fault.at}"
         status, error = -1, ""
         try:
@@ -106,11 +106,10 @@ class CommandRun:
         self.faults += 1
         what += f" ({fault.reached}{', and all after' if fault.stays else ''}; {status}: {error.strip()!r})"
         gc.collect()  # what only an exception still holds
-        left = descriptors()
-        if left != start:
-            self.problems.append(f"{what}: descriptors leaked: {set(left) - set(start)}")
-        if threading.active_count() != threads:
-            self.problems.append(f"{what}: threads are left: {threading.enumerate()}")
+        if left := leaked(start):
+            self.problems.append(f"{what}: descriptors leaked: {left}")
+        if more := set(threading.enumerate()) - threads:
+            self.problems.append(f"{what}: threads are left: {more}")
         try:
             self._judge(fault, status, error, what)
         except Exception as failure:

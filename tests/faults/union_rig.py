@@ -14,7 +14,7 @@ from pathlib import Path
 
 from testing.faults.calls import Fault, planted
 from tests.faults.operations import Operation, layers
-from tests.overlay.rig import Stack, View, descriptors
+from tests.overlay.rig import Stack, View, descriptors, leaked
 from tests.overlay.trees import disk
 
 _NOW = re.compile(r" 1[7-9]\d{17}\b| [2-9]\d{18}\b")
@@ -124,10 +124,9 @@ class Run:
             self.problems.append(f"{what}: a fresh union: {error!r}")
         if [disk(lower) for lower in stack.lowers] != lowers:
             self.problems.append(f"{what}: a lower has changed")
-        left = descriptors()
-        if left != start:
-            self.problems.append(f"{what}: descriptors leaked: {set(left) - set(start)}")
-            _close_all(set(left) - set(start))
+        if left := leaked(start):
+            self.problems.append(f"{what}: descriptors leaked: {left}")
+            _close_all(set(left))
         return True
 
     def _with(self, view: View, fault: Fault) -> BaseException | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.overlay.conftest import _process_as_it_was, base, memory_ext4
-from tests.overlay.rig import Stack, descriptors
+from tests.overlay.rig import Stack, descriptors, leaked
 
 __all__ = ["_process_as_it_was", "base", "memory_ext4"]
 
@@ -26,4 +26,4 @@ def stack(base: Path) -> Iterator[Stack]:
     """Empty layers, on a filesystem that can hold them."""
     before = descriptors()
     yield Stack(base)
-    assert descriptors() == before, "descriptors leaked"
+    assert leaked(before) == [], "descriptors leaked"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.overlay.rig import Stack, descriptors
+from tests.overlay.rig import Stack, descriptors, leaked
 from tests.support.mounts import loop_fs, scratch
 
 _PR_GET_SECUREBITS = 27
@@ -46,14 +46,14 @@ def _process_as_it_was() -> Iterator[None]:
     bits = _libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
     before, numbers = descriptors(), _numbers()
     yield
-    left = descriptors()
-    if left != before:
+    left = leaked(before)
+    if left:
         # The next tests should not suffer, and the filesystem must be unmounted in the end.
         for number in _numbers() - numbers:
             os.close(number)
     os.umask(umask)
     _libc.prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0)
-    assert left == before, "descriptors leaked"
+    assert left == [], "descriptors leaked"
 
 
 @pytest.fixture(scope="session")

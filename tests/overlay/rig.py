@@ -369,6 +369,14 @@ class Stack:
         return sorted(os.listdir(index)) if index.exists() else []
 
 
+def leaked(before: list[str]) -> list[str]:
+    """Descriptors that are open now and were not *before*.
+
+    Those of another test that its garbage had kept open may have been closed meanwhile.
+    """
+    return sorted((Counter(descriptors()) - Counter(before)).elements())
+
+
 def descriptors() -> list[str]:
     """What this process has open: a list of targets, to be compared before and after."""
     found = []
