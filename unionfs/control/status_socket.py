@@ -29,6 +29,8 @@ _MAX_BYTES = 1 << 24
 _BATCH = 256
 _SUFFIX = ".sock"
 _LOG = ".log"
+LAYERS = ".layers"
+"""The end of the name of the file that says which directories a daemon's union has."""
 _KEPT_LOGS = 10
 _RECENT = 3600.0
 
@@ -98,6 +100,10 @@ class ControlSocket:
             return
         self._name = name
 
+    def directory(self) -> int:
+        """The descriptor of the directory that it is in."""
+        return self._dirfd
+
     def fileno(self) -> int:
         """For a selector: readable when a client connects."""
         return self._socket.fileno()
@@ -123,8 +129,9 @@ class ControlSocket:
 
     def close(self) -> None:
         self._socket.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._name, dir_fd=self._dirfd)
+        for name in (self._name, stem_of_name(self._name) + LAYERS):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._dirfd)
         os.close(self._dirfd)
         if os.path.dirname(self._directory) == "/tmp":
             # Not cleaned at boot everywhere; it stays while another daemon's socket or a log is in it.
@@ -153,10 +160,10 @@ def query_daemons(user: int | None = None, seconds: float | None = None) -> list
     All those in one directory that do not reply cost so many *seconds* together (3 if not given).
     """
     found: list[DaemonInfo] = []
-    for directory, trusted in _open_directories(user):
-        names = iter(_sockets(directory))
+    for directory, trusted in open_directories(user):
+        names = iter(sockets(directory))
         while batch := list(itertools.islice(names, _BATCH)):
-            found += _query(directory, batch, _TIMEOUT if seconds is None else seconds)
+            found += query(directory, batch, _TIMEOUT if seconds is None else seconds)
             if not trusted:
                 break  # another user must not keep this command busy for ever
     return found
@@ -168,9 +175,9 @@ def find_daemons(entry: MountPoint) -> list[DaemonInfo]:
     There can be two: a device number is free again before the daemon that had it is gone.
     """
     found: list[DaemonInfo] = []
-    for directory, _ in _open_directories(owner_of(entry)):
-        for name in _sockets(directory):
-            if _device_of_name(name) == _device(entry) and (client := _connect(directory, name)) is not None:
+    for directory, _ in open_directories(owner_of(entry)):
+        for name in sockets(directory):
+            if device_of_name(name) == _device(entry) and (client := _connect(directory, name)) is not None:
                 with client:
                     found.append(_daemon_info(client, name, None))
     return [each for each in found if _is_daemon_of(each, entry)]
@@ -179,9 +186,9 @@ def find_daemons(entry: MountPoint) -> list[DaemonInfo]:
 def query_mount(entry: MountPoint) -> list[DaemonInfo]:
     """The daemons of this mount with their status, each of which may take `_TIMEOUT` to reply."""
     found: list[DaemonInfo] = []
-    for directory, _ in _open_directories(owner_of(entry)):
-        names = [name for name in _sockets(directory) if _device_of_name(name) == _device(entry)]
-        found += _query(directory, names, _TIMEOUT)
+    for directory, _ in open_directories(owner_of(entry)):
+        names = [name for name in sockets(directory) if device_of_name(name) == _device(entry)]
+        found += query(directory, names, _TIMEOUT)
     return [each for each in found if _is_daemon_of(each, entry)]
 
 
@@ -204,11 +211,17 @@ def _device(entry: MountPoint) -> str:
     return f"{entry.device[0]}:{entry.device[1]}"
 
 
-def _device_of_name(name: str) -> str | None:
+def device_of_name(name: str) -> str | None:
+    """The device number of a mount in the name of its daemon's socket; None before it is mounted."""
     return name.removesuffix(_SUFFIX).partition("@")[2] or None
 
 
-def _open_directories(user: int | None) -> Iterator[tuple[int, bool]]:
+def stem_of_name(name: str) -> str:
+    """The beginning that the names of all files of one daemon have in common."""
+    return name.removesuffix(_SUFFIX).partition("@")[0]
+
+
+def open_directories(user: int | None) -> Iterator[tuple[int, bool]]:
     """Descriptors of the directories that may hold sockets (of `user`), and whether they are our own."""
     me = os.geteuid()
     places = run_directory.directories()
@@ -229,7 +242,7 @@ def _open_directories(user: int | None) -> Iterator[tuple[int, bool]]:
             os.close(fd)
 
 
-def _sockets(directory: int) -> list[str]:
+def sockets(directory: int) -> list[str]:
     return sorted(name for name in os.listdir(directory) if name.endswith(_SUFFIX))
 
 
@@ -250,10 +263,10 @@ def _connect(directory: int, name: str) -> socket.socket | None:
 def _daemon_info(client: socket.socket, name: str, status: Status | None) -> DaemonInfo:
     credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", credentials)
-    return DaemonInfo(name, pid, uid, _device_of_name(name), status)
+    return DaemonInfo(name, pid, uid, device_of_name(name), status)
 
 
-def _query(directory: int, names: list[str], seconds: float) -> list[DaemonInfo]:
+def query(directory: int, names: list[str], seconds: float) -> list[DaemonInfo]:
     """Query all of these at once: those that do not reply cost so many *seconds* together, and not each."""
     deadline = _Deadline(seconds)
     with contextlib.ExitStack() as stack:
@@ -289,7 +302,9 @@ def _remove_dead(directory: int, name: str) -> None:
     """Remove what a dead daemon left: its socket, and its log when nothing is in it."""
     with contextlib.suppress(OSError):  # another client may have been faster
         os.unlink(name, dir_fd=directory)
-        log = name.removesuffix(_SUFFIX).partition("@")[0] + _LOG
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(stem_of_name(name) + LAYERS, dir_fd=directory)
+        log = stem_of_name(name) + _LOG
         if os.stat(log, dir_fd=directory).st_size == 0:
             os.unlink(log, dir_fd=directory)
 

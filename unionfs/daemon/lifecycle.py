@@ -13,6 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
 
+from unionfs.control import union_layers
 from unionfs.control.run_directory import make_directory
 from unionfs.control.status_schema import Status
 from unionfs.control.status_socket import ControlSocket, log_path, remove_old_logs
@@ -177,6 +178,8 @@ class _MountLifecycle:
         )
         self.options = adapt_options(options, self.lock)
         control = _open_control(directory, stem)
+        if control is not None:
+            _tell_layers(control, stem, self.options)
         try:
             return self._mount_and_serve(control)
         except PyUnionFSError:
@@ -341,3 +344,14 @@ def _open_control(directory: str | None, stem: str) -> ControlSocket | None:
             "control socket: cannot listen in %s: %s; `status` will not show this mount", directory, error
         )
         return None
+
+
+def _tell_layers(control: ControlSocket, stem: str, options: MountOptions) -> None:
+    """To later mounts that look for overlaps, until this process has ended: the descriptor holds a lock."""
+    config = options.config
+    lowers = (*config.lowers, *config.data_lowers)
+    layers = union_layers.UnionLayers(options.mountpoint, config.upper, config.work, lowers)
+    try:
+        union_layers.write(control.directory(), stem, layers)
+    except OSError as error:
+        logger.warning("cannot write which layers %s has: %s; later mounts ask", options.mountpoint, error)

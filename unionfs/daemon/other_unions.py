@@ -10,8 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from unionfs.control import status_socket
-from unionfs.control.status_socket import DaemonInfo
+from unionfs.control.union_layers import Union, query_layers
 from unionfs.errors import MountError
 from unionfs.linux.mount import MountPoint, mount_table
 from unionfs.options.mount_options import MountOptions
@@ -34,7 +33,7 @@ def refuse_shared_layers(config: UnionConfig) -> None:
     """
     if not config.index or config.upper is None:
         return
-    for text in _overlaps(config, status_socket.query_daemons(seconds=_TIMEOUT)):
+    for text in _overlaps(config, _unions(_TIMEOUT)):
         raise MountError(
             f"{text}: with index=on no other union may write a layer; unmount that one, use other"
             " directories, or mount with index=off"
@@ -46,34 +45,35 @@ def warn_of_overlaps(options: MountOptions, own: int | None = None) -> None:
 
     *own* is the process of the new mount itself, which may be ready before the others have replied.
     """
-    found = status_socket.query_daemons(seconds=_WARN_TIMEOUT)
-    daemons = [each for each in found if each.pid != own]
+    unions = [each for each in _unions(_WARN_TIMEOUT) if each.pid != own]
     config = options.config
-    for text in _on_mountpoint(options.mountpoint, daemons):
+    for text in _on_mountpoint(options.mountpoint, unions):
         print(f"pyunionfs: {text}", file=sys.stderr)
     if config.any_work or (config.index and config.upper is not None):
         return  # fuse-overlayfs prints no such warning, and with an index it was refused
-    for text in _overlaps(config, daemons):
+    for text in _overlaps(config, unions):
         print(f"pyunionfs: {text}: changes made there may not be visible here", file=sys.stderr)
 
 
-def _on_mountpoint(mountpoint: str, daemons: list[DaemonInfo]) -> Iterator[str]:
+def _unions(seconds: float) -> list[Union]:
+    """Those that are mounted in this mount namespace."""
+    return query_layers({f"{entry.device[0]}:{entry.device[1]}" for entry in mount_table()}, seconds)
+
+
+def _on_mountpoint(mountpoint: str, unions: list[Union]) -> Iterator[str]:
     """Warnings about a mountpoint that is a layer: the other union goes on using what the mount hides."""
-    for each in daemons:
-        if each.status is None:
-            continue
-        kinds = [("upper", [each.status["upper"]]), ("work", [each.status["work"]])]
-        for kind, paths in [*kinds, ("a lower", [*each.status["lowers"], *each.status["data_lowers"]])]:
-            if mountpoint in paths:
-                where = each.status["mountpoint"]
+    for _, _, layers in unions:
+        kinds = [("upper", layers.upper), ("work", layers.work)]
+        for kind, path in [*kinds, *(("a lower", lower) for lower in layers.lowers)]:
+            if mountpoint == path:
                 hides = "which keeps using what this mount hides"
-                yield f"{mountpoint} is {kind} of the union on {where}, {hides}"
+                yield f"{mountpoint} is {kind} of the union on {layers.mountpoint}, {hides}"
 
 
-def _overlaps(config: UnionConfig, daemons: list[DaemonInfo]) -> Iterator[str]:
+def _overlaps(config: UnionConfig, unions: list[Union]) -> Iterator[str]:
     """A text for each layer that is, or lies in, a directory that another union writes."""
     table = mount_table()
-    written = list(_writable_layers(daemons, table))
+    written = list(_writable_layers(unions, table))
     if not written:
         return
     by_id = {entry.mount_id: entry for entry in table}
@@ -85,16 +85,13 @@ def _overlaps(config: UnionConfig, daemons: list[DaemonInfo]) -> Iterator[str]:
                 break
 
 
-def _writable_layers(daemons: list[DaemonInfo], table: list[MountPoint]) -> Iterator[tuple[Place, str]]:
+def _writable_layers(unions: list[Union], table: list[MountPoint]) -> Iterator[tuple[Place, str]]:
     """Upper and work of every other union, with a description."""
-    devices = {f"{entry.device[0]}:{entry.device[1]}" for entry in table}
-    for each in daemons:
-        if each.status is None or each.device not in devices:
-            continue
-        for kind, path in (("upper", each.status["upper"]), ("work", each.status["work"])):
+    for _, _, layers in unions:
+        for kind, path in (("upper", layers.upper), ("work", layers.work)):
             # By the mount table alone: a stat of another union's layer may hang.
             if path is not None and (place := place_by_table(path, table)) is not None:
-                yield place, f"the {kind} of the union on {each.status['mountpoint']}"
+                yield place, f"the {kind} of the union on {layers.mountpoint}"
     by_id = {entry.mount_id: entry for entry in table}
     for kind, program, path, where in foreign_directories():
         try:
