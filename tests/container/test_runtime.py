@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     assert not any(is_mounted(tree / "diff") for tree in made.trees.iterdir())
 
 
-def run(*words: str, status: int = 0, given: str = "") -> str:
+def run(*words: str, status: int = 0, given: str = "", pass_fds: Sequence[int] = ()) -> str:
     """What a command prints where runtimes work."""
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", WITH_CGROUPS, "sh", *words],
@@ -63,6 +63,7 @@ def run(*words: str, status: int = 0, given: str = "") -> str:
         text=True,
         env=environment(),
         timeout=60,
+        pass_fds=pass_fds,
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -98,6 +99,15 @@ class TestStarted:
         words = command("run", "--rm", "--runtime", runtime, "-u", "0", "-w", "/new/dir", "box", "pwd")
         assert run(*words) == "/new/dir\n"
         assert record.containers(store) == []
+
+    def test_only_standard_descriptors(self, store: Store, runtime: str, tmp_path: Path) -> None:
+        directory = os.open(tmp_path, os.O_RDONLY)
+        try:
+            words = command("run", "--rm", "--runtime", runtime, "box", "ls", "/proc/self/fd")
+            # The listing has one of its own.
+            assert run(*words, pass_fds=[directory]).split() == ["0", "1", "2", "3"]
+        finally:
+            os.close(directory)
 
     def test_volumes(self, store: Store, runtime: str, tmp_path: Path) -> None:
         mounts = [Mount("volume", "/etc/mine", "named"), Mount("volume", "/new", anonymous=True)]

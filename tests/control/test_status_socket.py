@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,28 +53,37 @@ STATUS: dict[str, Any] = {
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only directory that is looked into."""
     directory = tmp_path / "run" / "pyunionfs"
-    directory.parent.mkdir()
+    directory.parent.mkdir(mode=0o755)
     monkeypatch.setattr(run_directory, "directories", lambda: [str(directory)])
-    monkeypatch.setattr(status_socket, "_TIMEOUT", 0.3)
+    # For answers that come: a busy machine takes its time.
+    monkeypatch.setattr(status_socket, "_TIMEOUT", 30)
     monkeypatch.setattr("glob.glob", lambda _: [])
     return directory
 
 
 @contextmanager
-def answering(place: Path, answer: bytes | None, name: str = NAME) -> Iterator[None]:
-    """A server that gives everybody this answer; None: a byte now and then, for 5 seconds."""
+def answering(
+    place: Path, answer: bytes | None, name: str = NAME, answered: threading.Event | None = None
+) -> Iterator[list[str]]:
+    """A server that gives everybody this answer, and sets *answered*; None: a byte now and then, for 15 s.
+
+    Yields a list of those that were waited for up to their end.
+    """
     place.mkdir(mode=0o700, exist_ok=True)
     ended = threading.Event()
+    drained: list[str] = []
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(place / name))
         server.listen(4)
 
         def drip(client: socket.socket) -> None:
             with suppress(OSError):
-                for _ in range(100):  # an end all the same, for who would wait for it
+                for _ in range(300):  # an end all the same, for who would wait for it
                     client.send(b" ")
                     if ended.wait(0.05):
                         break
+                else:
+                    drained.append(name)
                 client.close()
 
         def serve() -> None:
@@ -88,6 +98,8 @@ def answering(place: Path, answer: bytes | None, name: str = NAME) -> Iterator[N
                     with suppress(BrokenPipeError):
                         client.sendall(answer)
                     client.close()
+                    if answered is not None:
+                        answered.set()
                 else:
                     threading.Thread(target=drip, args=(client,), daemon=True).start()
             for client in held:
@@ -96,7 +108,7 @@ def answering(place: Path, answer: bytes | None, name: str = NAME) -> Iterator[N
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
-            yield
+            yield drained
         finally:
             ended.set()
             server.shutdown(socket.SHUT_RDWR)
@@ -153,21 +165,31 @@ def test_only_the_directories_of_the_mounts_user_are_looked_into(place: Path) ->
         assert [each.uid for each in status_socket.query_daemons()] == [0]
 
 
-def test_one_that_does_not_answer_is_found(place: Path) -> None:
+def test_one_that_does_not_answer_is_found(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def receive(limit: object, client: socket.socket) -> bytes:
+        raise AssertionError("a reply is waited for")
+
+    monkeypatch.setattr(status_socket.Limit, "receive", receive)
     with answering(place, None):
-        started = time.monotonic()
         assert [each.pid for each in status_socket.find_daemons(parse_mount(entry()))] == [os.getpid()]
-        assert time.monotonic() - started < status_socket._TIMEOUT
 
 
-def test_those_that_do_not_answer_cost_their_time_once(place: Path) -> None:
+def test_those_that_do_not_answer_cost_their_time_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is over when the one that answers has done so, which is then still received."""
+    answered = threading.Event()
+
+    def clock() -> float:
+        return status_socket._TIMEOUT + 1.0 if answered.is_set() else 0.0
+
+    monkeypatch.setattr(status_socket, "time", SimpleNamespace(monotonic=clock))
     with ExitStack() as stack:
-        for number in range(6):
-            stack.enter_context(answering(place, None, f"1-a{number}@0:{number}.sock"))
-        stack.enter_context(answering(place, json.dumps(STATUS).encode(), "2-b@0:77.sock"))
-        started = time.monotonic()
+        stuck = [
+            stack.enter_context(answering(place, None, f"1-a{number}@0:{number}.sock")) for number in range(6)
+        ]
+        good = json.dumps(STATUS).encode()
+        stack.enter_context(answering(place, good, "2-b@0:77.sock", answered))
         found = status_socket.query_daemons()
-        assert time.monotonic() - started < 5 * status_socket._TIMEOUT
+        assert stuck == [[]] * 6
         assert [each.status for each in found] == [None] * 6 + [STATUS]
 
 
@@ -178,6 +200,7 @@ def test_not_everything_is_read(place: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_mount_whose_daemon_is_stuck_has_its_pid(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_socket, "_TIMEOUT", 0.3)
     monkeypatch.setattr(status_socket, "mount_table", lambda: [parse_mount(entry())])
     with answering(place, None):
         [status] = status_socket.list_mounts()
@@ -258,7 +281,11 @@ def test_a_question_that_fails_costs_nothing(place: Path, caplog: pytest.LogCapt
         "work-value",
     ],
 )
-def test_an_answer_that_makes_no_sense_is_none(place: Path, answer: bytes | None) -> None:
+def test_an_answer_that_makes_no_sense_is_none(
+    place: Path, answer: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if answer is None:
+        monkeypatch.setattr(status_socket, "_TIMEOUT", 0.3)
     with answering(place, answer):
         assert [(each.pid, each.status) for each in status_socket.query_daemons()] == [(os.getpid(), None)]
 

@@ -174,6 +174,26 @@ def test_garbage_on_the_directories_themselves(stack: Stack, where: str) -> None
                 os.removexattr(path, TRUSTED + mark)
 
 
+def test_a_lower_cannot_be_written_by_the_daemon_itself(stack: Stack) -> None:
+    """The kernel refuses it, whatever a bug or a request would have the daemon do."""
+    stack.layers({"f": "f", "d": {}})
+    with stack.open() as view:
+        lower = view.union.fs.lowers[0].root_fd
+        attempts: list[Callable[[], object]] = [
+            lambda: os.open("f", os.O_WRONLY, dir_fd=lower),
+            lambda: os.mkdir("new", dir_fd=lower),
+            lambda: os.unlink("f", dir_fd=lower),
+            lambda: os.chmod("f", 0o777, dir_fd=lower),
+            lambda: os.utime("f", (1, 1), dir_fd=lower),
+            lambda: os.rename("f", "g", src_dir_fd=lower, dst_dir_fd=lower),
+            lambda: os.setxattr(f"/proc/self/fd/{lower}/f", "user.x", b"x"),
+        ]
+        for attempt in attempts:
+            with pytest.raises(OSError) as failure:
+                attempt()
+            assert failure.value.errno == errno.EROFS
+
+
 def test_garbage_in_the_index(stack: Stack) -> None:
     stack.layers({"a": "data", "pad": ""})
     os.link(stack.lowers[0] / "a", stack.lowers[0] / "b")

@@ -10,6 +10,7 @@ import contextlib
 import os
 import stat
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 
 from tests.overlay.owners_rig import named
 from tests.overlay.rig import USER, Stack, View
-from tests.overlay.trees import directory, file
+from tests.overlay.trees import Tree, directory, file
 from tests.support.mounts import needs_root
 from unionfs.linux import fileattr, syscalls
 from unionfs.overlay.config import OwnersConfig
@@ -81,6 +82,32 @@ def test_a_file_becomes_a_symlink(
             DEEDS[deed](view)
         monkeypatch.undo()
     assert state(victim) == before
+
+
+@pytest.mark.parametrize("layer", ["lower", "upper"])
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_file_becomes_a_fifo(stack: Stack, deed: str, layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing reads from it or writes to it: a thread that waited for that would serve nothing any more."""
+    tree: Tree = {"f": file("data", mode=0o4711), "d": directory()}
+    stack.layers(tree if layer == "lower" else {}, upper=tree if layer == "upper" else {})
+    place = stack.lowers[0] if layer == "lower" else stack.upper
+    with stack.open() as view:
+        inode = view.file("f")
+        seen = inode.lstat()
+        os.rename(place / "f", place / "moved")
+        os.mkfifo(place / "f")
+        monkeypatch.setattr(File, "lstat", lambda self: seen)
+        ended = threading.Event()
+
+        def act() -> None:
+            with contextlib.suppress(OSError):
+                DEEDS[deed](view)
+                view.read("f")
+            ended.set()
+
+        threading.Thread(target=act, daemon=True).start()
+        assert ended.wait(30), "it waits for the FIFO"
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("supported", [True, False], ids=["fchmodat2", "by descriptor"])

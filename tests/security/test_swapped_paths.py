@@ -80,7 +80,7 @@ def test_a_command_goes_on_in_eves_directory_or_is_refused(
     place: Path, moment: str, front: bool, transport: str
 ) -> None:
     before = tree(place / "victim")
-    words = ["mount", *(["-f"] if front else []), "-o", f"transport={transport}"]
+    words = ["mount", *(["-f"] if front else []), "-o", f"supervise=off,transport={transport}"]
     words += [str(place / "eve" / name) for name in ("lower", "upper", "work", "merged")]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *MOMENTS[moment], str(place), *words],

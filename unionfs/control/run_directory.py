@@ -26,6 +26,8 @@ def make_directory() -> str | None:
     """The directory for this user's sockets, made when it is missing; None when there is no safe place."""
     for path in directories():
         try:
+            if not _keeps_its_names(os.path.dirname(path)):
+                continue
             _make(path)
             st = os.lstat(path)
         except OSError:
@@ -34,6 +36,19 @@ def make_directory() -> str | None:
         if stat.S_ISDIR(st.st_mode) and st.st_uid == os.geteuid() and stat.S_IMODE(st.st_mode) == 0o700:
             return path
     return None
+
+
+def _keeps_its_names(parent: str) -> bool:
+    """Whether no other user may rename what lies there: after `sudo -E` XDG_RUNTIME_DIR is another user's."""
+    st = os.stat(parent)
+    if st.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not st.st_mode & stat.S_ISVTX:
+        return False
+    if st.st_uid in (0, os.geteuid()):
+        return True
+    from unionfs.linux.overflow_id import overflow_id
+
+    # In a user namespace root outside of it is one of the ids without a meaning.
+    return st.st_uid == overflow_id("uid")
 
 
 def _make(path: str) -> None:

@@ -14,10 +14,12 @@ import json
 import logging
 import os
 import socket
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 from unionfs.control import run_directory
 from unionfs.control.status_schema import Status, validate
@@ -157,15 +159,22 @@ class DaemonInfo:
 def query_daemons(user: int | None = None, seconds: float | None = None) -> list[DaemonInfo]:
     """Query every daemon that can be reached, or every one of `user`. Sockets of dead ones are removed.
 
-    All those in one directory that do not reply cost so many *seconds* together (3 if not given).
+    All those of one user that do not reply cost so many *seconds* together (3 if not given).
     """
     found: list[DaemonInfo] = []
-    for directory, trusted in open_directories(user):
-        names = iter(sockets(directory))
-        while batch := list(itertools.islice(names, _BATCH)):
-            found += query(directory, batch, _TIMEOUT if seconds is None else seconds)
-            if not trusted:
-                break  # another user must not keep this command busy for ever
+    seconds = _TIMEOUT if seconds is None else seconds
+    limits: dict[int, Limit] = {}
+    for directory, owner in open_directories(user):
+        if owner == os.geteuid():
+            names = iter(sockets(directory))
+            while batch := list(itertools.islice(names, _BATCH)):
+                with Limit(seconds) as limit:
+                    found += query(directory, batch, limit)
+        else:
+            # Another user must not keep this command busy for ever, by many sockets or many directories.
+            with limits.setdefault(owner, Limit(seconds)) as limit:
+                if not limit.is_used_up:
+                    found += query(directory, sockets(directory)[:_BATCH], limit)
     return found
 
 
@@ -184,11 +193,13 @@ def find_daemons(entry: MountPoint) -> list[DaemonInfo]:
 
 
 def query_mount(entry: MountPoint) -> list[DaemonInfo]:
-    """The daemons of this mount with their status, each of which may take `_TIMEOUT` to reply."""
+    """The daemons of this mount with their status; they have `_TIMEOUT` to reply, all together."""
     found: list[DaemonInfo] = []
+    limit = Limit(_TIMEOUT)
     for directory, _ in open_directories(owner_of(entry)):
         names = [name for name in sockets(directory) if device_of_name(name) == _device(entry)]
-        found += query(directory, names, _TIMEOUT)
+        with limit:
+            found += query(directory, names, limit)
     return [each for each in found if _is_daemon_of(each, entry)]
 
 
@@ -221,8 +232,8 @@ def stem_of_name(name: str) -> str:
     return name.removesuffix(_SUFFIX).partition("@")[0]
 
 
-def open_directories(user: int | None) -> Iterator[tuple[int, bool]]:
-    """Descriptors of the directories that may hold sockets (of `user`), and whether they are our own."""
+def open_directories(user: int | None) -> Iterator[tuple[int, int]]:
+    """Descriptors of the directories that may hold sockets (of `user`), and who owns them."""
     me = os.geteuid()
     places = run_directory.directories()
     if me == 0:
@@ -237,7 +248,7 @@ def open_directories(user: int | None) -> Iterator[tuple[int, bool]]:
         try:
             owner = os.fstat(fd).st_uid
             if owner == user or (user is None and me in (0, owner)):
-                yield fd, owner == me
+                yield fd, owner
         finally:
             os.close(fd)
 
@@ -247,15 +258,26 @@ def sockets(directory: int) -> list[str]:
 
 
 def _connect(directory: int, name: str) -> socket.socket | None:
-    """A connection, without waiting; None: no daemon listens, or its queue is full."""
+    """A connection, without waiting; None: no daemon listens, or its queue is full.
+
+    Never by a symlink: another user's could lead to a socket that is root's alone, and its credentials are
+    root's then.
+    """
+    try:
+        place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:  # it is gone
+        return None
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        client.connect(f"/proc/self/fd/{directory}/{name}")
-        return client
+        if stat.S_ISSOCK(os.fstat(place).st_mode):
+            client.connect(f"/proc/self/fd/{place}")
+            return client
     except ConnectionRefusedError:
         _remove_dead(directory, name)
-    except OSError:  # not a socket, or its queue is full
+    except OSError:  # its queue is full, or there is no descriptor left
         pass
+    finally:
+        os.close(place)
     client.close()
     return None
 
@@ -266,30 +288,41 @@ def _daemon_info(client: socket.socket, name: str, status: Status | None) -> Dae
     return DaemonInfo(name, pid, uid, device_of_name(name), status)
 
 
-def query(directory: int, names: list[str], seconds: float) -> list[DaemonInfo]:
-    """Query all of these at once: those that do not reply cost so many *seconds* together, and not each."""
-    deadline = _Deadline(seconds)
+def query(directory: int, names: list[str], limit: Limit) -> list[DaemonInfo]:
+    """Query all of these at once: those that do not reply cost the *limit* together, and not each."""
     with contextlib.ExitStack() as stack:
         clients = [(name, client) for name in names if (client := _connect(directory, name)) is not None]
         for _, client in clients:
             stack.enter_context(client)
-        return [_daemon_info(client, name, validate(deadline.receive(client))) for name, client in clients]
+        return [_daemon_info(client, name, validate(limit.receive(client))) for name, client in clients]
 
 
-class _Deadline:
-    """Limits for some replies together: the time that they take, and their size."""
+class Limit:
+    """Limits for some replies together: the time that they take within blocks of it, and their size."""
 
     def __init__(self, seconds: float) -> None:
-        self._at = time.monotonic() + seconds
+        self._seconds = seconds
+        self._until = 0.0
         self._bytes = _MAX_BYTES
+
+    def __enter__(self) -> Self:
+        self._until = time.monotonic() + self._seconds
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._seconds = max(self._until - time.monotonic(), 0)
+
+    @property
+    def is_used_up(self) -> bool:
+        return self._seconds <= 0 or self._bytes <= 0
 
     def receive(self, client: socket.socket) -> bytes:
         """Everything that is sent; nothing when it is not complete in time."""
         received = bytearray()
         with contextlib.suppress(OSError):  # the time is over, or it ended meanwhile
             while self._bytes > 0:
-                # After the deadline, what other daemons have sent meanwhile is still received.
-                client.settimeout(max(self._at - time.monotonic(), 0))
+                # After the time, what other daemons have sent meanwhile is still received.
+                client.settimeout(max(self._until - time.monotonic(), 0))
                 part = client.recv(65536)
                 if not part:
                     return bytes(received)
@@ -305,7 +338,7 @@ def _remove_dead(directory: int, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(stem_of_name(name) + LAYERS, dir_fd=directory)
         log = stem_of_name(name) + _LOG
-        if os.stat(log, dir_fd=directory).st_size == 0:
+        if os.stat(log, dir_fd=directory, follow_symlinks=False).st_size == 0:
             os.unlink(log, dir_fd=directory)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import json
 import os
 import stat
@@ -20,7 +19,7 @@ from unionfs.control import status_socket
 
 SUFFIX = status_socket.LAYERS
 _MAX_BYTES = 1 << 24
-"""Of all files in one directory together."""
+"""Of all files of one user together."""
 
 
 class UnionLayers(NamedTuple):
@@ -62,32 +61,54 @@ def query_layers(devices: Collection[str], seconds: float) -> list[Union]:
     A daemon of an older version has no such file, and is queried: all cost so many *seconds* together.
     """
     found: list[Union] = []
-    for directory, trusted in status_socket.open_directories(None):
-        names = (name for name in status_socket.sockets(directory) if _device(name) in devices)
-        found += _read_all(directory, names if trusted else itertools.islice(names, 256), seconds)
+    budgets: dict[int, _Budget] = {}
+    for directory, owner in status_socket.open_directories(None):
+        names = [name for name in status_socket.sockets(directory) if _device(name) in devices]
+        # Another user must not keep this command busy for ever, by many files or many directories.
+        budget = (
+            _Budget(seconds) if owner == os.geteuid() else budgets.setdefault(owner, _Budget(seconds, 256))
+        )
+        found += _read_all(directory, names, budget)
     return found
+
+
+class _Budget:
+    """What the files of one user may cost."""
+
+    def __init__(self, seconds: float, files: int | None = None) -> None:
+        self.files = files
+        self.bytes = _MAX_BYTES
+        self.queries = status_socket.Limit(seconds)
+
+    def admit(self, names: list[str]) -> list[str]:
+        """As many of them as it has not yet had."""
+        admitted = names[: self.files]
+        if self.files is not None:
+            self.files -= len(admitted)
+        return admitted
 
 
 def _device(name: str) -> str:
     return status_socket.device_of_name(name) or ""
 
 
-def _read_all(directory: int, names: Iterator[str], seconds: float) -> Iterator[Union]:
-    left = _MAX_BYTES
+def _read_all(directory: int, names: list[str], budget: _Budget) -> Iterator[Union]:
     older = []
-    for name in names:
+    for name in budget.admit(names):
         stem = status_socket.stem_of_name(name)
         try:
-            data = _read(directory, stem + SUFFIX, left)
+            data = _read(directory, stem + SUFFIX, budget.bytes)
         except FileNotFoundError:
             older.append(name)
             continue
-        left -= len(data)
+        budget.bytes -= len(data)
         layers = _parse(data)
         if layers is not None:
             with contextlib.suppress(ValueError):  # no daemon's name
                 yield Union(int(stem.partition("-")[0]), _device(name), layers)
-    for each in status_socket.query(directory, older, seconds):
+    with budget.queries as limit:
+        replies = status_socket.query(directory, older, limit) if older and not limit.is_used_up else []
+    for each in replies:
         if each.status is not None and each.device is not None:
             lowers = (*each.status["lowers"], *each.status["data_lowers"])
             layers = UnionLayers(each.status["mountpoint"], each.status["upper"], each.status["work"], lowers)

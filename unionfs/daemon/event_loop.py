@@ -21,6 +21,7 @@ from unionfs.control.status_schema import Status
 from unionfs.control.status_socket import ControlSocket
 from unionfs.daemon.access_times import AccessTimes
 from unionfs.daemon.owner_process import OwnerProcess
+from unionfs.daemon.privileges import give_up
 from unionfs.daemon.readiness import SIGNALS, Outcome, Readiness
 from unionfs.transport.mount import FuseMount
 from unionfs.transport.session import Session
@@ -74,7 +75,8 @@ class EventLoop:
     _drained_since: float = 0.0
 
     def start(self) -> None:
-        """Have the session serve requests."""
+        """Have the session serve requests, by threads that can do no more than that takes."""
+        give_up(may_exec_set_ids=self.fuse.by_fusermount)
         self.session.start(self._end)
 
     def _end(self) -> None:

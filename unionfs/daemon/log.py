@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import stat
 import time
 import traceback
 from io import TextIOWrapper
@@ -60,6 +61,19 @@ def _frames(tb: TracebackType | None) -> list[str]:
     return frames
 
 
+def _is_planted(path: str) -> bool:
+    """Whether a symlink in a directory such as /tmp is another user's: may_follow_link() of the kernel.
+
+    That sees to it only with fs.protected_symlinks.
+    """
+    try:
+        link, parent = os.lstat(path), os.stat(os.path.dirname(path))
+    except OSError:
+        return True  # there is none yet; what the path is to be, opening says
+    shared = parent.st_mode & stat.S_ISVTX and parent.st_mode & stat.S_IWOTH
+    return bool(shared) and link.st_uid not in (os.geteuid(), parent.st_uid)
+
+
 class _File(logging.FileHandler):
     """A file that is created with this mode, because the daemon's umask is 0."""
 
@@ -69,7 +83,11 @@ class _File(logging.FileHandler):
 
     def _open(self) -> TextIOWrapper:
         def opener(path: str, flags: int) -> int:
-            return os.open(path, flags, self._permissions)
+            # A FIFO that nothing reads would be waited for.
+            flags |= os.O_NONBLOCK | (os.O_NOFOLLOW if _is_planted(path) else 0)
+            fd = os.open(path, flags, self._permissions)
+            os.set_blocking(fd, True)
+            return fd
 
         return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=opener)
 

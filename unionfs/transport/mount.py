@@ -11,7 +11,7 @@ import errno
 import os
 import select
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unionfs.errors import MountError, explain
 from unionfs.linux import mount, syscalls
@@ -105,6 +105,8 @@ class FuseMount:
     """Detaches the mount when this process dies; to be released after a regular end."""
     entry: mount.MountPoint | None = None
     """Its line of the mount table when it was made."""
+    by_fusermount: bool = False
+    """fusermount3 has mounted it, and has to unmount it."""
 
     def detach(self) -> None:
         """Detach it wherever it still is."""
@@ -180,7 +182,7 @@ def open_fuse(mountpoint: str, options: FuseMountOptions) -> FuseMount:
 
     _refuse_contexts(mountpoint, options)
     fd = fusermount.mount(mountpoint, _fusermount_options(options))
-    return _made(fd, mount.mount_at(mountpoint), options)
+    return replace(_made(fd, mount.mount_at(mountpoint), options), by_fusermount=True)
 
 
 def _mount_by_descriptor(fd: int, mountpoint: str, options: FuseMountOptions) -> FuseMount:
