@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, socket
 from binascii import crc32
 
 from unionfs.daemon.answers import FAILED, READY
@@ -39,6 +39,10 @@ class SocketPath:
             # By descriptor, because a socket's path must be shorter than 108 bytes.
             directory = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             connection.connect(f"/proc/self/fd/{directory}/{self.name}")
+            credentials = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+            if int.from_bytes(credentials[4:8], sys.byteorder) != os.geteuid():
+                # It would be given this process's environment and files.
+                raise PermissionError("the socket of another user")
         except OSError:
             connection.close()
             return None

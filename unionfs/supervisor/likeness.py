@@ -19,7 +19,7 @@ _NAMESPACES = (
 _STATUS = (
     *(b"Uid:", b"Gid:", b"Groups:", b"NoNewPrivs:", b"Seccomp:", b"Seccomp_filters:"),
     *(b"CapInh:", b"CapPrm:", b"CapEff:", b"CapBnd:", b"CapAmb:"),
-    *(b"SigBlk:", b"SigIgn:", b"Cpus_allowed:", b"Mems_allowed:"),
+    *(b"Cpus_allowed:", b"Mems_allowed:"),
 )
 """Of proc_pid_status(5). A process that was given one seccomp filter more has another number of them."""
 
@@ -31,12 +31,22 @@ _VARIABLES = ("PYTHON", "LC_", "LANG")
 
 def likeness() -> bytes:
     """All of it, as bytes without a NUL: equal for processes that are alike."""
-    parts = [_interpreter(), _status(), b"%d" % os.getpriority(os.PRIO_PROCESS, 0)]
-    parts += [_namespace(name) for name in _NAMESPACES]
-    parts += [_file(name) for name in _FILES]
-    root = os.stat("/")
-    parts.append(b"%d:%d:%d" % (root.st_dev, root.st_ino, os.sched_getscheduler(0)))
+    parts = [_interpreter(), _status("self", (b"SigBlk:", b"SigIgn:")), standing("self")]
     return b"\n".join(parts).replace(b"\0", b"\n")
+
+
+def standing(pid: str) -> bytes:
+    """What of it the kernel says of a process, which that cannot make up: what it may, and where it is.
+
+    *pid* is one of our pid namespace, or "self". OSError: that process cannot be looked at.
+    """
+    number = 0 if pid == "self" else int(pid)
+    root = os.stat(f"/proc/{pid}/root")
+    parts = [_status(pid, _STATUS), b"%d" % os.getpriority(os.PRIO_PROCESS, number)]
+    parts += [_namespace(pid, name) for name in _NAMESPACES]
+    parts += [_file(pid, name) for name in _FILES]
+    parts.append(b"%d:%d:%d" % (root.st_dev, root.st_ino, os.sched_getscheduler(number)))
+    return b"\n".join(parts)
 
 
 def _interpreter() -> bytes:
@@ -48,20 +58,20 @@ def _interpreter() -> bytes:
     )
 
 
-def _status() -> bytes:
-    return b"\n".join(line for line in _file("status").split(b"\n") if line.startswith(_STATUS))
+def _status(pid: str, fields: tuple[bytes, ...]) -> bytes:
+    return b"\n".join(line for line in _file(pid, "status").split(b"\n") if line.startswith(fields))
 
 
-def _namespace(name: str) -> bytes:
+def _namespace(pid: str, name: str) -> bytes:
     try:
-        return os.fsencode(os.readlink(f"/proc/self/ns/{name}"))
+        return os.fsencode(os.readlink(f"/proc/{pid}/ns/{name}"))
     except OSError:
         return b"-"  # this kernel has none of that kind
 
 
-def _file(name: str) -> bytes:
+def _file(pid: str, name: str) -> bytes:
     try:
-        fd = os.open(f"/proc/self/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b"-"
     try:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from unionfs.linux import command_line, process
-from unionfs.supervisor import caller, message
+from unionfs.supervisor import caller, likeness, message
 from unionfs.supervisor.client import SocketPath
 
 IDLE = 10.0
@@ -26,6 +26,8 @@ IDLE = 10.0
 
 _PATIENCE = 5.0
 """Seconds in which a request must have arrived."""
+
+_SO_PEERPIDFD = 77
 
 _STALE = 75
 """The exit status of a worker that found other code on disk than what is loaded: no more are forked then."""
@@ -177,6 +179,9 @@ def _work(
     try:
         if not _is_own_user(connection):
             return 1
+        if not _is_alike(connection):
+            connection.sendall(message.DECLINED)
+            return 1
         pidfd = os.pidfd_open(os.getpid())
         socket.send_fds(connection, [message.READY_TO_READ], [pidfd])
         os.close(pidfd)
@@ -193,6 +198,27 @@ def _work(
         return 1  # the client has given up, or is none
     connection.settimeout(None)
     return _serve(connection, serve)
+
+
+def _is_alike(connection: socket.socket) -> bool:
+    """Whether the process that has connected may what this one may, by the kernel's word.
+
+    Its own word, the request's likeness, could be made up by a process of the same user with less: root's
+    without capabilities, in a sandbox or in other namespaces.
+    """
+    pid = int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
+    if pid <= 0:
+        return False  # of another pid namespace
+    try:
+        peer = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:  # before Linux 6.5
+        peer = os.pidfd_open(pid)
+    try:
+        alike = likeness.standing(str(pid)) == likeness.standing("self")
+        # Has it ended, the number may be another process's by now.
+        return alike and not process.wait_for_exit(peer, 0)
+    finally:
+        os.close(peer)
 
 
 def _is_own_user(connection: socket.socket) -> bool:
