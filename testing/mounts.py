@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from testing import transports
 
@@ -163,8 +164,12 @@ def pyunionfs(
     options: Sequence[str] = (),
     user: int | None = None,
     foreground: bool = True,
+    log_file: bool = True,
 ) -> Iterator[Daemon]:
-    """Mount with pyunionfs, as `user` if given; unmount at the end and assert that the daemon ended well."""
+    """Mount with pyunionfs, as `user` if given; unmount at the end and assert that the daemon ended well.
+
+    Without `log_file` a daemon in the background logs where it does when it is not asked for anything else.
+    """
     stderr = tempfile.NamedTemporaryFile(prefix="pyunionfs-", suffix=".log", delete=False)
     log_path = Path(stderr.name)
     if user is not None:
@@ -172,7 +177,7 @@ def pyunionfs(
     arguments = ["mount"]
     if foreground:
         arguments.append("-f")
-    else:
+    elif log_file:
         arguments += ["--log-file", str(log_path)]
     if options:
         arguments += ["-o", ",".join(options)]
@@ -199,7 +204,10 @@ def pyunionfs(
                 _wait_until_served(daemon, process)
             else:
                 _wait_for_command(process, log_path)
-                daemon.pid = status_pid(merged, user=user)
+                status = _status(merged, user)
+                daemon.pid = int(status["pid"])
+                if not log_file and status["log"].startswith("/"):
+                    daemon.log_path = Path(status["log"])
             yield daemon
         finally:
             body_failed = sys.exc_info()[0] is not None
@@ -210,7 +218,12 @@ def pyunionfs(
 
 
 def status_pid(merged: Path, *, user: int | None = None) -> int:
-    """The daemon's pid by `pyunionfs status --json`, whose answer is one mount or a list of mounts."""
+    """The daemon's pid by `pyunionfs status --json`."""
+    return int(_status(merged, user)["pid"])
+
+
+def _status(merged: Path, user: int | None) -> dict[str, Any]:
+    """What `pyunionfs status --json` says, whose answer is one mount or a list of mounts."""
     done = subprocess.run(
         command("status", "--json", str(merged)),
         capture_output=True,
@@ -221,8 +234,8 @@ def status_pid(merged: Path, *, user: int | None = None) -> int:
         check=True,
     )
     answer = json.loads(done.stdout)
-    entry = answer[0] if isinstance(answer, list) else answer
-    return int(entry["pid"])
+    entry: dict[str, Any] = answer[0] if isinstance(answer, list) else answer
+    return entry
 
 
 def _wait_until_served(daemon: Daemon, process: subprocess.Popen[bytes]) -> None:

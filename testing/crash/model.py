@@ -44,7 +44,9 @@ class Node:
     def edited(self, edit: Edit) -> Node:
         """The file after a write or a truncation. Writes by root keep mode bits that matter here."""
         size = edit[1] if edit[0] == "truncate" else max(self.size, edit[1] + edit[3])
-        return replace(self, edits=(*self.edits, edit), size=size, mtime_ns=None)
+        # Nothing of what was there before is left then, and a long run must not remember it.
+        edits = () if edit == ("truncate", 0, 0, 0) else (*self.edits, edit)
+        return replace(self, edits=edits, size=size, mtime_ns=None)
 
     def digest(self) -> str:
         """Hash of the data."""

@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from testing import mounts, transports
-from testing.crash import load
-from testing.crash.model import Model, Node, Op, data_of, pattern
+from testing.crash import load, parts
+from testing.crash.model import Model, Op, data_of
 from testing.oracle import snapshot
 
 PARTS = 3
-BIG = 6 << 20
 RETURN_TIMEOUT = 15.0
 """How long a call may take to return after the daemon was killed."""
 MOST_WRITTEN = 100_000
@@ -37,8 +36,11 @@ MOMENT_TIMEOUT = 10.0
 GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ENODEV, errno.ESTALE}
 """What a call may answer when the daemon was killed under it."""
 
-_OURS = {"passthrough", "writeback", "fsync", "coherent", "timeout", "rename_copy_bytes"}
+_OURS = {"passthrough", "writeback", "fsync", "coherent", "timeout", "rename_copy_bytes", "transport"}
 """Mount options that the kernel's overlayfs does not have."""
+
+_BY_DAEMON = {"passthrough=off", "transport=pyfuse3"}
+"""Mount options with which the daemon writes."""
 
 
 @dataclass(frozen=True)
@@ -96,25 +98,8 @@ class Rig:
         self.operations = 0
 
     def _build(self, part: str) -> Model:
-        """This part's lower files; directories lie in both lowers, so that they merge."""
-        rng = self.rng
-        model = Model(metacopy="metacopy=on" in self.options, writes_die=not _by_passthrough(self.options))
-        for directory in (part, f"{part}/dir-a", f"{part}/dir-b", f"{part}/dir-b/inner"):
-            for lower in self.lowers:
-                os.mkdir(lower / directory)
-                os.chmod(lower / directory, 0o755)
-            model.add(directory, Node("dir", 0o755))
-        for number in range(14):
-            home = rng.choice([part, f"{part}/dir-a", f"{part}/dir-b", f"{part}/dir-b/inner"])
-            path = f"{home}/{part}-file{number}"
-            size = BIG + rng.randrange(5000) if number < 3 else rng.randrange(0, 30_000)
-            node = Node("file", 0o644).edited(("write", 0, rng.randrange(1_000_000), size))
-            times = rng.randrange(10**9, 15 * 10**17)
-            for lower in self.lowers if rng.random() < 0.2 else [rng.choice(self.lowers)]:
-                (lower / path).write_bytes(pattern(node.edits[0][2], size))
-                os.chmod(lower / path, 0o644)
-                os.utime(lower / path, ns=(times, times))
-            model.add(path, _with_time(node, times))
+        model = Model(metacopy="metacopy=on" in self.options, writes_die=not by_passthrough(self.options))
+        parts.build(self.rng, self.lowers, part, model)
         return model
 
     # A round ----------------------------------------------------------------------------------------------
@@ -188,7 +173,7 @@ class Rig:
         if "whiteouts=aufs" in self.options:
             return losses  # which the kernel does not know
         # The kernel's mount of the same upper must show the same tree; a mount changes nothing that counts.
-        shared = [option for option in self.options if option.partition("=")[0] not in _OURS]
+        shared = kernel_options(self.options)
         with mounts.overlayfs(self.lowers, self.upper, self.work, self.merged, options=shared):
             theirs = snapshot.take(os.fsencode(self.merged))
         for path, what, left, right in snapshot.differences(theirs, ours):
@@ -246,14 +231,15 @@ class Rig:
         )
 
 
-def _by_passthrough(options: Sequence[str]) -> bool:
+def kernel_options(options: Sequence[str]) -> list[str]:
+    """Those of these mount options that kernel overlayfs has, too."""
+    return [option for option in options if option.partition("=")[0] not in _OURS]
+
+
+def by_passthrough(options: Sequence[str]) -> bool:
     """Whether data is written by the callers themselves, which live on, and not by the daemon."""
     release = tuple(map(int, platform.release().split(".")[:2]))
-    return release >= (6, 9) and transports.chosen() != "pyfuse3" and "passthrough=off" not in options
-
-
-def _with_time(node: Node, mtime_ns: int) -> Node:
-    return Node(node.kind, node.mode, edits=node.edits, size=node.size, mtime_ns=mtime_ns)
+    return release >= (6, 9) and transports.chosen() != "pyfuse3" and not _BY_DAEMON.intersection(options)
 
 
 def _killed(daemon: mounts.Daemon) -> list[Loss]:

@@ -102,12 +102,13 @@ def objects_in_work(work: Path) -> int:
     return sum(len(names) + len(files) for _, names, files in os.walk(work / "work"))
 
 
-def of_union(work: Path, log: Path | None) -> dict[str, float]:
-    """Of one union's directories."""
-    found: dict[str, float] = {"work": objects_in_work(work)}
-    if log is not None:
-        found["log"] = log.stat().st_size if log.exists() else 0
-    return found
+def of_directories(work: Path, log: Path) -> dict[str, float]:
+    """What a daemon has on disk. It takes its log along where that has a place of its own and is empty."""
+    try:
+        size = log.stat().st_size
+    except FileNotFoundError:
+        size = 0
+    return {"work": objects_in_work(work), "log": size}
 
 
 def inodes_by_mountpoint() -> dict[str, float]:
@@ -135,10 +136,15 @@ def of_all(base: Path, control: Path) -> dict[str, float]:
         "sockets": sockets,
         "logs": len(sizes),
         "log bytes": sum(sizes),
-        "mounts": len(Path("/proc/self/mountinfo").read_bytes().splitlines()),
+        "mounts": mounts_here(),
         "disk": (space.f_blocks - space.f_bfree) * space.f_frsize / KIB,
         "objects": space.f_files - space.f_ffree,
     }
+
+
+def mounts_here() -> int:
+    """The mounts in this process's namespace."""
+    return len(Path("/proc/self/mountinfo").read_bytes().splitlines())
 
 
 def of_machine() -> dict[str, float]:

@@ -19,7 +19,7 @@ class Writer:
     """Appends to the file of a run."""
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        self._path = path
+        self.path = path
         self._append({"about": about})
 
     def sample(self, at: float, values: dict[str, float]) -> None:
@@ -32,7 +32,7 @@ class Writer:
 
     def _append(self, entry: dict[str, Any]) -> None:
         # One write of a whole line: the sampler's thread and the conductor's both append.
-        with self._path.open("ab", buffering=0) as file:
+        with self.path.open("ab", buffering=0) as file:
             file.write(json.dumps(entry).encode() + b"\n")
 
 
