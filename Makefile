@@ -4,6 +4,7 @@
 
 PYTHON ?=
 PREFIX ?= /usr/local
+HOURS  ?= 1
 VENV   := .venv
 READY  := $(VENV)/.ready
 BIN    := $(VENV)/bin
@@ -17,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-all lint fuzz malformed crash crash-images faults memory profile bench bench-images bench-mounts man options dist install uninstall clean
+.PHONY: help setup demo check test test-all lint fuzz malformed crash crash-images faults soak memory profile bench bench-images bench-mounts man options dist install uninstall clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -64,6 +65,9 @@ crash-images: $(READY) ## SIGKILL commands that change the store of images and l
 
 faults: $(READY) ## each system call of each operation and command fails, with each errno (ARGS="-k rename"; root)
 	PYUNIONFS_FAULTS=all $(PYTEST) tests/faults $(ARGS)
+
+soak: $(READY) ## a mixed load for hours, and whether anything grows: HOURS=8 (ARGS="--shared"; root)
+	$(BIN)/python -m testing.soak --hours $(HOURS) $(ARGS)
 
 memory: $(READY) ## the daemon's memory for each inode that the kernel knows
 	$(BIN)/python scripts/memory.py $(ARGS)

@@ -124,6 +124,9 @@ REST: dict[str, str] = {
     "tests/programs/test_sqlite.py::test_several_processes_on_a_lower_database[pyfuse3-*": VARIANT,
     "tests/registry/test_access.py": REGISTRIES,
     "tests/registry/test_interop.py": ENGINES,
+    "tests/soak/test_jobs.py": LONG,
+    "tests/soak/test_run.py": LONG,
+    "tests/soak/test_union.py": LONG,
     "tests/systemd/test_units.py": SYSTEMD,
     "tests/test_tiers.py::test_a_failure_says_what_runs_it_alone": LONG,
 }

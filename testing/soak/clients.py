@@ -68,13 +68,13 @@ class Client:
         try:
             while not stop.is_set() and os.getppid() == conductor:
                 # Some gate is open mostly; all are closed for the first moment and the last.
-                if not self._work(self.rng.choice(self.desks)):
+                if not self.work(self.rng.choice(self.desks)):
                     stop.wait(0.05)
         except Exception:
             self._note(FAULT, f"client {self.number}: {traceback.format_exc()}")
             stop.set()
 
-    def _work(self, desk: Desk) -> bool:
+    def work(self, desk: Desk) -> bool:
         """One job in this union; False where it is closed."""
         age = desk.union.gate.enter()
         if age is None:

@@ -145,6 +145,7 @@ class Git(Job):
                 ground.GIT,
             )
             self._commits = ground.COMMITS
+        self._check([self._commits])
         for _ in range(2):
             number = self._commits
             (self.home / "changing").write_text(f"{number}\n" * 200)
