@@ -61,6 +61,31 @@ def test_times_are_those_that_were_asked_for(way: str) -> None:
     assert {name: times for name, times in found.items() if times != wanted[name]} == {}
 
 
+@pytest.mark.parametrize("way", ["overlayfs", *WAYS])
+def test_a_truncation_to_the_same_size_stores_the_time_that_it_shows(way: str) -> None:
+    """The kernel leaves the time where it keeps it (docs/semantics.md): the next mount must show the same."""
+
+    def populate(lower: Path, upper: Path) -> None:
+        for directory, size in itertools.product((lower, upper), (0, 5000)):
+            path = directory / f"{directory.name}-{size}"
+            path.write_bytes(b"x" * size)
+            os.utime(path, ns=(BEFORE, BEFORE))
+
+    wanted = "as before" if way == "cached" else "now"
+    with loop_fs("ext4") as directory, side(way, populate, directory=directory) as mounted:
+        paths = sorted(mounted.merged.iterdir())
+        assert len(paths) == 4
+        for path in paths:
+            os.truncate(path, path.stat().st_size)
+        os.sync()
+        assert {path.name: read(path)[1] for path in paths} == dict.fromkeys(
+            (path.name for path in paths), wanted
+        )
+        assert {path.name: read(mounted.upper / path.name)[1] for path in paths} == dict.fromkeys(
+            (path.name for path in paths), wanted
+        )
+
+
 ZERO_RANGE = 16
 
 

@@ -210,10 +210,19 @@ class View:
         touch: bool = False,
         by_handle: bool = False,
         kept: bool = False,
+        keeps_mtime: bool = False,
         **fields: int,
     ) -> os.stat_result:
         """setattr: mode=, uid=, gid=, size=, atime_ns=, mtime_ns=."""
-        changes = Changes(**fields, kill=kill, writing=writing, touch=touch, by_handle=by_handle, kept=kept)
+        changes = Changes(
+            **fields,
+            kill=kill,
+            writing=writing,
+            touch=touch,
+            by_handle=by_handle,
+            kept=kept,
+            keeps_mtime=keeps_mtime,
+        )
         return complete(self.union.setattr, self.ino(path), changes, caller or self.caller, handle)[1]
 
     def chmod(self, path: str, mode: int) -> None:

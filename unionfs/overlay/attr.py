@@ -31,9 +31,10 @@ class Changes:
 
     `touch`: the times are those of now, which takes less right than others do. `by_handle`: it comes by an
     open file, also where that is not at hand. `kept`: the kernel keeps this file's times, and may be writing
-    them back. `kill` goes with `size`: whether the caller lacks CAP_FSETID, where the kernel says so
-    (`drop_set_ids`). `writing` counts where nothing is to be set: True says that the file is open for
-    writing, False that it is not, None that it is not known.
+    them back. `keeps_mtime` goes with `size`: where that is the size already, the kernel goes on showing the
+    modification time that it has. `kill` goes with `size`: whether the caller lacks CAP_FSETID, where the
+    kernel says so (`drop_set_ids`). `writing` counts where nothing is to be set: True says that the file is
+    open for writing, False that it is not, None that it is not known.
     """
 
     mode: int | None = None
@@ -45,6 +46,7 @@ class Changes:
     touch: bool = False
     by_handle: bool = False
     kept: bool = False
+    keeps_mtime: bool = False
     kill: bool | None = None
     writing: bool | None = None
 
@@ -140,7 +142,8 @@ def change(
         return inode.lstat()
     _check(fs, inode, changes, handle)
     owner = inode.owner_to_store(changes.uid, changes.gid)
-    size_changes = size is not None and inode.lstat().st_size != size
+    before = inode.lstat()
+    size_changes = size is not None and before.st_size != size
     ensure_upper(fs, inode, data=size is not None, truncate=size == 0)
     if size is not None:
         assert isinstance(inode, File)
@@ -148,6 +151,8 @@ def change(
         path, follow = inode.proc_path()
         fs.owner_store.drop_capability(path, follow=follow)
         _truncate(fs, inode, size, size_changes, handle)
+        if changes.keeps_mtime and not size_changes:
+            _put_back_mtime(inode, before.st_mtime_ns)
     if changes.uid is not None or changes.gid is not None:
         # The filesystem drops the capability by itself, and setuid and setgid but for one case that it
         # allows to privileged callers: setgid without group execute.
@@ -277,6 +282,19 @@ def _truncate_path(path: bytes, size: int, *, follow: bool) -> None:
         os.truncate(b"/proc/self/fd/%d" % fd, size)
     finally:
         os.close(fd)
+
+
+def _put_back_mtime(inode: File, mtime_ns: int) -> None:
+    """Let upper have the time that the mount goes on showing."""
+    now = inode.lstat()
+    if now.st_mtime_ns == mtime_ns:
+        return
+    path, at, follow = inode.place()
+    try:
+        os.utime(path, ns=(now.st_atime_ns, mtime_ns), dir_fd=at, follow_symlinks=follow)
+    except OSError:
+        # The truncation is done, and an ordinary user's daemon may not own the file: the time is new then.
+        pass
 
 
 def readlink(inode: Inode) -> bytes:

@@ -56,6 +56,7 @@ class InodeOps:
         *,
         setxattr_ext: bool,
         killpriv: bool,
+        writeback: bool,
     ) -> None:
         self._server = server
         self._union = server.union
@@ -67,6 +68,7 @@ class InodeOps:
         self._dir_usage = policy.usage
         self._writeback_errors = file_ops.writeback_errors
         self._killpriv = killpriv
+        self._writeback = writeback
         self._setxattr_in = p.SETXATTR_IN if setxattr_ext else p.SETXATTR_IN_COMPAT
 
     def handlers(self) -> dict[Opcode, Handler]:
@@ -220,6 +222,8 @@ class InodeOps:
             touch=_is_touch(valid),
             by_handle=bool(valid & p.FATTR_FH),
             kept=bool(valid & p.FATTR_CTIME),
+            # fuse.ko sends a time of its own with every other size (fuse_do_setattr()).
+            keeps_mtime=self._writeback and not valid & p.FATTR_MTIME,
         )
         if valid & p.FATTR_ATIME:
             changes.atime_ns = now if valid & p.FATTR_ATIME_NOW else join_time(atime, atime_ns)

@@ -221,6 +221,7 @@ class Session:
             policy,
             setxattr_ext=InitFlag.SETXATTR_EXT in flags,
             killpriv=killpriv,
+            writeback=writeback,
         )
         server.register({**inode_ops.handlers(), **file_ops.handlers(), **dir_ops.handlers()})
         if not union.fs.config.fsync:
