@@ -22,6 +22,7 @@ from testing import mounts
 from testing.bench import machine
 from testing.soak import report, samples
 from testing.soak.conductor import Conductor, Settings
+from testing.soak.union import KINDS
 
 SAMPLES = "samples.jsonl"
 
@@ -113,6 +114,7 @@ def _run(options: argparse.Namespace) -> int:
         "between samples": f"{options.interval:g} s",
         "between disturbances": f"{options.pace:g} s on the average",
         "shared": options.shared,
+        "restarted": [kind.name for kind in KINDS if not kind.steady],
         **machine.facts(Path("/")),
     }
     del about["filesystem"]

@@ -200,6 +200,8 @@ class Conductor:
             self._mount(union)
             self._say(union.litter())
         self._look(union)
+        if self.stop.is_set():
+            return  # something is wrong: what the layers hold is kept as it is
         if self.rng.random() < _RENEWED:
             union.renew()
             self.note("uppers begun anew", union.kind.name)

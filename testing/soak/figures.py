@@ -56,6 +56,8 @@ FIGURES: Mapping[str, Figure] = {
     figure.name: Figure(figure.name, figure.unit, figure.slack, figure.text, place)
     for place, figure in enumerate([*_DAEMON, *_ALL, *_MACHINE])
 }
+OF_PROCESSES = frozenset({"resident", "private", "descriptors", "threads", "inodes"})
+"""What begins anew with each daemon."""
 ALL, MACHINE = "all", "machine"
 """Owners that are no daemons."""
 

@@ -20,7 +20,7 @@ from testing.soak.trees import ProgramFailed, check
 TOTAL = sum(range(ground.UNITS)) * 3
 MODULES_TOTAL = sum(range(ground.MODULES)) * 3
 _ROWS = 40
-_MOST_ROWS = 2_000
+_MOST_ROWS = 400
 _MOST_COMMITS = 12
 
 

@@ -1,7 +1,8 @@
 """What a run has found, as Markdown: a table of quarters, the rule, what was done, and what was wrong.
 
-Must say `GROWS` of a run in which a single figure grows; figures of the machine count too, unless the run was
-asked to share it.
+Must say `GROWS` of a run in which a figure grows that counts. Two kinds do not: figures of the machine, where
+the run was asked to share it, and those of processes that are begun anew all the time: they say how old one
+was when it was measured.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testing.soak import plot
-from testing.soak.figures import MACHINE, figure_of
+from testing.soak.figures import MACHINE, OF_PROCESSES, figure_of
 from testing.soak.samples import Run
 from testing.soak.verdict import GROWS, RULE, UNKNOWN, Point, Verdict, judge
 
 FAULT = "fault"
 """The kind of note that says that something is wrong."""
 
+_NOT_COUNTED = (
+    "What has a word in brackets decides nothing: `shared` is the machine's, which other programs use, too;"
+    " `restarted` a process's that is begun anew all the time, so that it says how old that was."
+)
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 24
 
@@ -42,7 +47,14 @@ def rows(run: Run) -> list[Row]:
 
 def counts(run: Run, row: Row) -> bool:
     """Whether the verdict on this figure is one on the unions."""
-    return not (run.about.get("shared") and row.series.startswith(f"{MACHINE} "))
+    return not _why_not(run, row)
+
+
+def _why_not(run: Run, row: Row) -> str:
+    owner, _, figure = row.series.partition(" ")
+    if owner == MACHINE and run.about.get("shared"):
+        return "shared"
+    return "restarted" if owner in run.about.get("restarted", ()) and figure in OF_PROCESSES else ""
 
 
 def passed(run: Run) -> bool:
@@ -70,7 +82,7 @@ def as_markdown(run: Run) -> str:
     lines += ["", "## What was done", "", *_done(run), "", "## First quarter against last", ""]
     lines += ["| figure | unit | first | last | change | verdict | course |", "|---|---|--:|--:|--:|---|---|"]
     lines += [_line(run, row) for row in table]
-    lines += ["", RULE, "", "![all figures over the time](plot.svg)", ""]
+    lines += ["", RULE, "", _NOT_COUNTED, "", "![all figures over the time](plot.svg)", ""]
     return "\n".join(lines)
 
 
@@ -90,8 +102,8 @@ def _done(run: Run) -> list[str]:
 def _line(run: Run, row: Row) -> str:
     verdict = row.verdict
     word = f"**{verdict.word}**" if verdict.word == GROWS and counts(run, row) else verdict.word
-    if not counts(run, row) and verdict.word != UNKNOWN:
-        word += " (shared)"
+    if verdict.word != UNKNOWN and (reason := _why_not(run, row)):
+        word += f" ({reason})"
     if verdict.first is None or verdict.last is None:
         cells = ["", "", ""]
     else:

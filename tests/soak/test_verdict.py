@@ -117,6 +117,14 @@ def test_figures_of_the_machine_count_unless_it_is_shared(tmp_path: Path, shared
     assert ("grows (shared)" in report.as_markdown(run)) == shared
 
 
+@pytest.mark.parametrize("figure", ["descriptors", "work"])
+def test_figures_of_a_process_that_is_begun_anew_do_not_count(tmp_path: Path, figure: str) -> None:
+    run = written(tmp_path / "samples.jsonl", f"steady {figure}", restarted=["steady"])
+    begins_anew = figure == "descriptors"
+    assert report.passed(run) == begins_anew
+    assert ("grows (restarted)" in report.as_markdown(run)) == begins_anew
+
+
 def test_a_run_that_was_cut_short_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     written(path, "")
