@@ -25,7 +25,7 @@ from testing.soak.clients import Client
 from testing.soak.gate import Gate
 from testing.soak.report import FAULT
 from testing.soak.union import KINDS, SoakUnion, brief
-from unionfs.control import status_socket
+from unionfs.control import run_directory
 
 LEAVE_TIMEOUT = 400.0
 """How long the jobs in a union may go on once its gate is closed. Longer than any program of a job may take:
@@ -273,7 +273,14 @@ def _kill(clients: Sequence[ForkProcess]) -> None:
 @contextmanager
 def _control_directory() -> Iterator[Path]:
     """The directory of the daemons' sockets, in which there is nothing but those of this run."""
-    path = status_socket.make_directory()
+    path = run_directory.make_directory()
     assert path is not None, "there is no directory for the sockets of daemons"
     with mounts.mounted("tmpfs", Path(path), data="mode=700"):
-        yield Path(path)
+        try:
+            yield Path(path)
+        finally:
+            # The supervisors end some time after their last daemon.
+            deadline = time.monotonic() + 60
+            while list(Path(path).glob("*.supervisor")):
+                assert time.monotonic() < deadline, "a supervisor has not ended"
+                time.sleep(0.1)

@@ -142,8 +142,8 @@ def change(
         return inode.lstat()
     _check(fs, inode, changes, handle)
     owner = inode.owner_to_store(changes.uid, changes.gid)
-    before = inode.lstat()
-    size_changes = size is not None and before.st_size != size
+    before = None if size is None else inode.lstat()
+    size_changes = before is not None and before.st_size != size
     ensure_upper(fs, inode, data=size is not None, truncate=size == 0)
     if size is not None:
         assert isinstance(inode, File)
@@ -151,7 +151,7 @@ def change(
         path, follow = inode.proc_path()
         fs.owner_store.drop_capability(path, follow=follow)
         _truncate(fs, inode, size, size_changes, handle)
-        if changes.keeps_mtime and not size_changes:
+        if changes.keeps_mtime and before is not None and not size_changes:
             _put_back_mtime(inode, before.st_mtime_ns)
     if changes.uid is not None or changes.gid is not None:
         # The filesystem drops the capability by itself, and setuid and setgid but for one case that it
