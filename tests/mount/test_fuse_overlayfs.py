@@ -78,7 +78,9 @@ def test_a_failure_of_the_mount_itself_lets_go_of_the_pipes_too(base: Path, merg
 def test_in_the_foreground_it_ends_with_the_mount(base: Path, merged: Path) -> None:
     words = command("-f", "-o", "allow_other,lowerdir=lower,upperdir=upper,workdir=work", "merged")
     daemon = subprocess.Popen(words, cwd=base, env=environment(), stderr=subprocess.PIPE, text=True)
-    assert eventually(lambda: mount_types(merged) == ["fuse.pyunionfs"])
+    assert daemon.stderr is not None
+    assert "is mounted" in daemon.stderr.readline()
+    assert mount_types(merged) == ["fuse.pyunionfs"]
     assert (merged / "file").exists()
     umount(merged)
     _, log = daemon.communicate(timeout=30)
