@@ -6,6 +6,7 @@ are not readable are ignored.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from unionfs.linux.mount import parse_mount
@@ -56,8 +57,13 @@ def _sees(pid: str, device: tuple[int, int], namespaces: dict[str, bool]) -> boo
 
 def _mounts_of(pid: str, device: tuple[int, int]) -> set[int]:
     needle = b" %d:%d " % device
-    with open(f"/proc/{pid}/mountinfo", "rb") as table:
-        entries = [parse_mount(os.fsdecode(line)) for line in table if needle in line]
+    try:
+        with open(f"/proc/{pid}/mountinfo", "rb") as table:
+            entries = [parse_mount(os.fsdecode(line)) for line in table if needle in line]
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # it is ending and has left its namespaces: mounts_open_common()
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from error
+        raise
     return {entry.mount_id for entry in entries if entry.device == device}
 
 
