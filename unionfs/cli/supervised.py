@@ -41,16 +41,18 @@ def ask(words: list[str], main: Callable[[], int]) -> int | None:
     if _connection is not None or not _may_be_supervised(words):
         return None
     from unionfs.control.run_directory import make_directory
-    from unionfs.supervisor.client import SocketPath, ask
+    from unionfs.supervisor import client
 
     directory = make_directory()
     if directory is None:
         return None
-    place = SocketPath(directory)
+    place = client.SocketPath(directory)
     connection = place.connect()
     if connection is None:
         connection = _start_supervisor(place, main)
-    return None if connection is None else ask(connection, place.likeness, sys.argv[0], words)
+    if connection is None:
+        return None
+    return client.ask(connection, place.likeness, sys.argv[0], words)
 
 
 def _may_be_supervised(words: list[str]) -> bool:

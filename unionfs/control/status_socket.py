@@ -15,7 +15,6 @@ import logging
 import os
 import socket
 import stat
-import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Self
 
 from unionfs.control import run_directory
 from unionfs.control.status_schema import Status, validate
+from unionfs.linux import unix_socket
 from unionfs.linux.mount import MountPoint, mount_table
 from unionfs.transport.mount import FSTYPE
 
@@ -72,25 +72,12 @@ class ControlSocket:
         self._dirfd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._name = self._listen(stem)
+            self._name = stem + _SUFFIX
+            unix_socket.listen(self._socket, self._dirfd, stem, self._name)
         except BaseException:
             self._socket.close()
             os.close(self._dirfd)
             raise
-
-    def _listen(self, name: str) -> str:
-        # By descriptor, because a socket's path must be shorter than 108 bytes. It gets its last name when it
-        # listens: a client takes a socket that refuses connections for a dead daemon's.
-        self._socket.bind(f"/proc/self/fd/{self._dirfd}/{name}")
-        try:
-            os.chmod(name, 0o600, dir_fd=self._dirfd)
-            self._socket.listen(128)
-            self._socket.setblocking(False)
-            os.rename(name, name + _SUFFIX, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
-        except BaseException:
-            os.unlink(name, dir_fd=self._dirfd)
-            raise
-        return name + _SUFFIX
 
     def set_device(self, device: tuple[int, int]) -> None:
         """Put the mount's device number into the socket's name."""
@@ -283,8 +270,7 @@ def _connect(directory: int, name: str) -> socket.socket | None:
 
 
 def _daemon_info(client: socket.socket, name: str, status: Status | None) -> DaemonInfo:
-    credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _ = struct.unpack("3i", credentials)
+    pid, uid = unix_socket.peer(client)
     return DaemonInfo(name, pid, uid, device_of_name(name), status)
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import sys
-from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, socket
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 from binascii import crc32
 
 from unionfs.daemon.answers import FAILED, READY
 from unionfs.errors import MountError
+from unionfs.linux import unix_socket
 from unionfs.supervisor import message
 from unionfs.supervisor.likeness import likeness as own_likeness
 
 _PATIENCE = 2.0
-"""Seconds in which a worker is forked and has read its request; after them a mount is served without it."""
+"""Seconds in which a worker must be ready to read; after them the mount is served without one."""
 
 
 class SocketPath:
@@ -36,11 +37,9 @@ class SocketPath:
         connection.settimeout(_PATIENCE)
         directory = -1
         try:
-            # By descriptor, because a socket's path must be shorter than 108 bytes.
             directory = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            connection.connect(f"/proc/self/fd/{directory}/{self.name}")
-            credentials = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
-            if int.from_bytes(credentials[4:8], sys.byteorder) != os.geteuid():
+            connection.connect(unix_socket.path_in(directory, self.name))
+            if unix_socket.peer(connection)[1] != os.geteuid():
                 # It would be given this process's environment and files.
                 raise PermissionError("the socket of another user")
         except OSError:
@@ -55,8 +54,7 @@ class SocketPath:
 def ask(connection: socket, likeness: bytes, program: str, words: list[str]) -> int | None:
     """The exit status of the command line, once its mount serves or was refused; None: nothing was done.
 
-    *connection* is closed then.
-    MountError: it was refused, with the reason.
+    *connection* is closed then. MountError: it was refused, with the reason.
     """
     try:
         worker = _worker(connection)

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from unionfs.linux import command_line, process
+from unionfs.linux import command_line, process, unix_socket
 from unionfs.supervisor import caller, likeness, message
 from unionfs.supervisor.client import SocketPath
 
@@ -53,19 +53,11 @@ def start(place: SocketPath, serve: Serve) -> None:
 
 
 def _listen(place: SocketPath) -> socket.socket:
-    """A socket under the name of *place*; it gets that when it listens, in the place of a dead one."""
+    """A socket under the name of *place*, where a dead one may be."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     directory = os.open(place.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    first_name = f"{place.name}.{os.getpid()}"
     try:
-        listener.bind(f"/proc/self/fd/{directory}/{first_name}")
-        try:
-            os.chmod(first_name, 0o600, dir_fd=directory)
-            listener.listen(128)
-            os.rename(first_name, place.name, src_dir_fd=directory, dst_dir_fd=directory)
-        except BaseException:
-            os.unlink(first_name, dir_fd=directory)
-            raise
+        unix_socket.listen(listener, directory, f"{place.name}.{os.getpid()}", place.name)
     except BaseException:
         listener.close()
         raise
@@ -81,10 +73,6 @@ def _main(listener: socket.socket, place: SocketPath, serve: Serve) -> NoReturn:
         os.setsid()
         directory = os.open(place.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         process.drop_descriptors({listener.fileno(), directory})
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in range(3):
-            os.dup2(null, fd)
-        os.close(null) if null > 2 else None
         os.chdir("/")
         process.set_process_name(process.NAME)
         code = _loaded_code()
@@ -105,11 +93,9 @@ def _main(listener: socket.socket, place: SocketPath, serve: Serve) -> NoReturn:
 
 def _accept_and_fork(listener: socket.socket) -> socket.socket | None:
     """In each worker its connection; in the supervisor, when it is to end, None."""
-    listener.setblocking(False)
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     workers: set[int] = set()
-    fresh = True
     while True:
         events = poll.poll(None if workers else IDLE * 1000)
         if not events:
@@ -120,7 +106,8 @@ def _accept_and_fork(listener: socket.socket) -> socket.socket | None:
                 workers.discard(fd)
                 ended = os.waitid(os.P_PIDFD, fd, os.WEXITED)
                 os.close(fd)
-                fresh = fresh and not (ended and ended.si_status == _STALE)
+                if ended and ended.si_status == _STALE:
+                    return None
                 continue
             try:
                 connection, _ = listener.accept()
@@ -140,8 +127,6 @@ def _accept_and_fork(listener: socket.socket) -> socket.socket | None:
             pidfd = os.pidfd_open(pid)
             workers.add(pidfd)
             poll.register(pidfd, select.POLLIN)
-        if not fresh:
-            return None
 
 
 def _remove(name: str, directory: int, own: os.stat_result) -> None:
@@ -177,9 +162,10 @@ def _work(
     os.setsid()
     connection.settimeout(_PATIENCE)
     try:
-        if not _is_own_user(connection):
+        pid, uid = unix_socket.peer(connection)
+        if uid != os.geteuid():
             return 1
-        if not _is_alike(connection):
+        if not _is_alike(connection, pid):
             connection.sendall(message.DECLINED)
             return 1
         pidfd = os.pidfd_open(os.getpid())
@@ -200,14 +186,13 @@ def _work(
     return _serve(connection, serve)
 
 
-def _is_alike(connection: socket.socket) -> bool:
-    """Whether the process that has connected may what this one may, by the kernel's word.
+def _is_alike(connection: socket.socket, pid: int) -> bool:
+    """Whether the process that has connected, *pid*, may what this one may, by the kernel's word.
 
     Its own word, the request's likeness, could be made up by a process of the same user with less: root's
     without capabilities, in a sandbox or in other namespaces.
     """
-    pid = int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
-    if pid <= 0:
+    if pid == 0:
         return False  # of another pid namespace
     try:
         peer = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
@@ -219,11 +204,6 @@ def _is_alike(connection: socket.socket) -> bool:
         return alike and not process.wait_for_exit(peer, 0)
     finally:
         os.close(peer)
-
-
-def _is_own_user(connection: socket.socket) -> bool:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int.from_bytes(credentials[4:8], sys.byteorder) == os.geteuid()
 
 
 def _serve(connection: socket.socket, serve: Serve) -> int:
