@@ -173,7 +173,7 @@ def find_daemons(entry: MountPoint) -> list[DaemonInfo]:
     found: list[DaemonInfo] = []
     for directory, _ in open_directories(owner_of(entry)):
         for name in sockets(directory):
-            if device_of_name(name) == _device(entry) and (client := _connect(directory, name)) is not None:
+            if device_of_name(name) == device_of(entry) and (client := _connect(directory, name)) is not None:
                 with client:
                     found.append(_daemon_info(client, name, None))
     return [each for each in found if _is_daemon_of(each, entry)]
@@ -184,7 +184,7 @@ def query_mount(entry: MountPoint) -> list[DaemonInfo]:
     found: list[DaemonInfo] = []
     limit = Limit(_TIMEOUT)
     for directory, _ in open_directories(owner_of(entry)):
-        names = [name for name in sockets(directory) if device_of_name(name) == _device(entry)]
+        names = [name for name in sockets(directory) if device_of_name(name) == device_of(entry)]
         with limit:
             found += query(directory, names, limit)
     return [each for each in found if _is_daemon_of(each, entry)]
@@ -202,10 +202,11 @@ def owner_of(entry: MountPoint) -> int:
 
 def _is_daemon_of(daemon: DaemonInfo, entry: MountPoint) -> bool:
     """Whether it claims so and is the owner's: another user's socket must not pass for the daemon."""
-    return daemon.device == _device(entry) and daemon.uid == owner_of(entry)
+    return daemon.device == device_of(entry) and daemon.uid == owner_of(entry)
 
 
-def _device(entry: MountPoint) -> str:
+def device_of(entry: MountPoint) -> str:
+    """The device number of a mount, as it stands in the name of its daemon's socket."""
     return f"{entry.device[0]}:{entry.device[1]}"
 
 
@@ -367,7 +368,7 @@ def _mount_status(entry: MountPoint, daemons: list[DaemonInfo]) -> Status:
             }
     return {
         "mountpoint": entry.path,
-        "device": _device(entry),
+        "device": device_of(entry),
         "state": "unreachable",
         "pid": next((daemon.pid for daemon in mine if daemon.pid), None),
         "user": owner_of(entry),

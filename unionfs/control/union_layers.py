@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 from unionfs.control import status_socket
 
-SUFFIX = status_socket.LAYERS
 _MAX_BYTES = 1 << 24
 """Of all files of one user together."""
 
@@ -41,7 +40,7 @@ class Union(NamedTuple):
 
 def write(directory: int, stem: str, layers: UnionLayers) -> int:
     """Write the file of the daemon with the socket *stem*; the descriptor that keeps it locked."""
-    name = stem + SUFFIX
+    name = stem + status_socket.LAYERS
     fd = os.open(f"{name}.new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -97,7 +96,7 @@ def _read_all(directory: int, names: list[str], budget: _Budget) -> Iterator[Uni
     for name in budget.admit(names):
         stem = status_socket.stem_of_name(name)
         try:
-            data = _read(directory, stem + SUFFIX, budget.bytes)
+            data = _read(directory, stem + status_socket.LAYERS, budget.bytes)
         except FileNotFoundError:
             older.append(name)
             continue

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 
+from unionfs.control.status_socket import device_of
 from unionfs.control.union_layers import Union, query_layers
 from unionfs.errors import MountError
 from unionfs.linux.mount import MountPoint, mount_table
@@ -33,7 +34,8 @@ def refuse_shared_layers(config: UnionConfig) -> None:
     """
     if not config.index or config.upper is None:
         return
-    for text in _overlaps(config, _unions(_TIMEOUT)):
+    table = mount_table()
+    for text in _overlaps(config, _unions(table, _TIMEOUT), table):
         raise MountError(
             f"{text}: with index=on no other union may write a layer; unmount that one, use other"
             " directories, or mount with index=off"
@@ -45,19 +47,20 @@ def warn_of_overlaps(options: MountOptions, own: int | None = None) -> None:
 
     *own* is the process of the new mount itself, which may be ready before the others have replied.
     """
-    unions = [each for each in _unions(_WARN_TIMEOUT) if each.pid != own]
+    table = mount_table()
+    unions = [each for each in _unions(table, _WARN_TIMEOUT) if each.pid != own]
     config = options.config
     for text in _on_mountpoint(options.mountpoint, unions):
         print(f"pyunionfs: {text}", file=sys.stderr)
     if config.any_work or (config.index and config.upper is not None):
         return  # fuse-overlayfs prints no such warning, and with an index it was refused
-    for text in _overlaps(config, unions):
+    for text in _overlaps(config, unions, table):
         print(f"pyunionfs: {text}: changes made there may not be visible here", file=sys.stderr)
 
 
-def _unions(seconds: float) -> list[Union]:
+def _unions(table: list[MountPoint], seconds: float) -> list[Union]:
     """Those that are mounted in this mount namespace."""
-    return query_layers({f"{entry.device[0]}:{entry.device[1]}" for entry in mount_table()}, seconds)
+    return query_layers(set(map(device_of, table)), seconds)
 
 
 def _on_mountpoint(mountpoint: str, unions: list[Union]) -> Iterator[str]:
@@ -70,9 +73,8 @@ def _on_mountpoint(mountpoint: str, unions: list[Union]) -> Iterator[str]:
                 yield f"{mountpoint} is {kind} of the union on {layers.mountpoint}, {hides}"
 
 
-def _overlaps(config: UnionConfig, unions: list[Union]) -> Iterator[str]:
+def _overlaps(config: UnionConfig, unions: list[Union], table: list[MountPoint]) -> Iterator[str]:
     """A text for each layer that is, or lies in, a directory that another union writes."""
-    table = mount_table()
     written = list(_writable_layers(unions, table))
     if not written:
         return

@@ -104,6 +104,8 @@ def _is_ready(fs: OverlayFs, inode: File, *, needs_data: bool) -> bool:
 
 def upper_dir(fs: OverlayFs, directory: Directory) -> RealDir:
     """The directory in upper, copied up if need be, parents first."""
+    if directory.upper is not None:
+        return directory.upper
     missing = []
     at = directory
     while at.upper is None:

@@ -22,13 +22,7 @@ from unionfs.transport.direct.nodes import NodeMap
 from unionfs.transport.direct.passthrough import Handle, Passthrough
 from unionfs.transport.direct.protocol import BODY, IN_HEADER, Opcode
 from unionfs.transport.direct.replies import ReplyPacker
-from unionfs.transport.direct.requests import (
-    caller,
-    creator,
-    malformed,
-    name_at,
-    string_at,
-)
+from unionfs.transport.direct.requests import caller, creator, malformed, name_at, string_at
 from unionfs.transport.direct.server import Handler, Reply, Server
 from unionfs.transport.direct.writeback_errors import WritebackErrors
 
